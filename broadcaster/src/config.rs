@@ -1,0 +1,263 @@
+//! Flags and configuration file: flags win over file, file over defaults.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use protocol::link::{Secret, parse_host_port};
+use protocol::units::Bitrate;
+use serde::{Deserialize, Serialize};
+use service::exit::Failure;
+use service::log::LogFormat;
+
+use crate::media::{AudioConfig, SourceSpec, VideoConfig};
+
+/// UDP port of an embedded rendezvous where none is named: STUN's.
+pub const EMBEDDED_PORT: u16 = 3478;
+
+/// Streams a camera, a test picture, a file or a GStreamer pipeline straight to many viewers.
+#[derive(Debug, Default, clap::Parser)]
+#[command(name = "punchcast-broadcaster", version)]
+pub struct Args {
+    /// Configuration file (YAML); see configs/broadcaster.yaml.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The rendezvous that introduces viewers.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "embedded_rendezvous")]
+    pub rendezvous: Option<String>,
+    /// Run a rendezvous in this process, for a machine with a public address or on a LAN.
+    #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "[::]:3478")]
+    pub embedded_rendezvous: Option<SocketAddr>,
+    /// What to stream: test, camera[:DEVICE], file:PATH (looped) or pipeline:GST-LAUNCH-FRAGMENT.
+    #[arg(long, value_name = "SOURCE")]
+    pub source: Option<SourceSpec>,
+    /// Name of the channel, the last part of its link.
+    #[arg(long, value_name = "NAME")]
+    pub channel: Option<String>,
+    /// What the uplink carries, as in 20M: bounds viewers and joining bursts.
+    #[arg(long, value_name = "RATE")]
+    pub uplink: Option<Bitrate>,
+    /// UDP address for media and control [default: any port, both IP versions].
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub bind: Option<SocketAddr>,
+    /// Serve /metrics, /healthz and /readyz on this TCP address.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
+    /// Write the watch links to this file, one a line.
+    #[arg(long, value_name = "FILE")]
+    pub link_file: Option<PathBuf>,
+    /// Folder of the broadcaster's key [default: $XDG_STATE_HOME/punchcast].
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// How log lines look.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+/// All settings of a broadcaster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// The rendezvous, as HOST:PORT.
+    pub rendezvous: Option<String>,
+    /// UDP address of a rendezvous within this process.
+    pub embedded_rendezvous: Option<SocketAddr>,
+    /// Host that links name for an embedded rendezvous, where it is not this machine's own address.
+    pub advertise: Option<String>,
+    /// What to stream.
+    pub source: SourceSpec,
+    /// Name of the channel.
+    pub channel: String,
+    /// Who does not show this secret is refused: base64url text of 1–64 bytes. None: open to all.
+    pub secret: Option<String>,
+    /// How raw pictures are encoded.
+    pub video: VideoConfig,
+    /// How raw sound is encoded.
+    pub audio: AudioConfig,
+    /// What the uplink carries.
+    pub uplink: Option<Bitrate>,
+    /// How fast one joining viewer gets the GOP so far, at most.
+    pub join_rate: Bitrate,
+    /// Most viewers at once.
+    pub max_viewers: usize,
+    /// Private addresses named by viewers of other networks are tried too.
+    pub allow_private: bool,
+    /// UDP address for media and control.
+    pub bind: Option<SocketAddr>,
+    /// TCP address of the metrics listener.
+    pub metrics: Option<SocketAddr>,
+    /// Where the watch links are written to.
+    pub link_file: Option<PathBuf>,
+    /// Folder of the broadcaster's key.
+    pub state: Option<PathBuf>,
+    /// Where the channel's keys are written to, for decrypting captures. For tests only.
+    pub key_log: Option<PathBuf>,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            rendezvous: None,
+            embedded_rendezvous: None,
+            advertise: None,
+            source: SourceSpec::default(),
+            channel: "live".into(),
+            secret: None,
+            video: VideoConfig::default(),
+            audio: AudioConfig::default(),
+            uplink: None,
+            join_rate: Bitrate::bits_per_second(40_000_000),
+            max_viewers: 1000,
+            allow_private: false,
+            bind: None,
+            metrics: None,
+            link_file: None,
+            state: None,
+            key_log: None,
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+/// Where viewers find the rendezvous.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rendezvous {
+    /// Somewhere else.
+    At {
+        /// Name or address.
+        host: String,
+        /// UDP port.
+        port: u16,
+    },
+    /// In this process, on this UDP address.
+    Embedded(SocketAddr),
+}
+
+impl Config {
+    /// The settings that these flags ask for.
+    pub fn load(args: Args) -> Result<Self, Failure> {
+        let mut config: Self = service::config::load(args.config.as_deref())?;
+        if args.rendezvous.is_some() || args.embedded_rendezvous.is_some() {
+            config.rendezvous = args.rendezvous;
+            config.embedded_rendezvous = args.embedded_rendezvous;
+        }
+        config.source = args.source.unwrap_or(config.source);
+        config.channel = args.channel.unwrap_or(config.channel);
+        config.uplink = args.uplink.or(config.uplink);
+        config.bind = args.bind.or(config.bind);
+        config.metrics = args.metrics.or(config.metrics);
+        config.link_file = args.link_file.or(config.link_file);
+        config.state = args.state.or(config.state);
+        config.log_format = args.log_format.unwrap_or(config.log_format);
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), Failure> {
+        let legal = |name: &str| !name.is_empty() && !name.contains('/') && name.len() <= 100;
+        if !legal(&self.channel) {
+            return Err(Failure::usage(format!(
+                "'{}' is no channel name: 1 to 100 bytes without a slash",
+                self.channel
+            )));
+        }
+        self.rendezvous()?;
+        self.secret()?;
+        Ok(())
+    }
+
+    /// Where the rendezvous is.
+    pub fn rendezvous(&self) -> Result<Rendezvous, Failure> {
+        match (&self.rendezvous, self.embedded_rendezvous) {
+            (Some(_), Some(_)) => Err(Failure::usage(
+                "both a rendezvous and an embedded one are named; choose one of them",
+            )),
+            (Some(text), None) => {
+                let (host, port) = parse_host_port(text).ok_or_else(|| {
+                    Failure::usage(format!("'{text}' is no HOST:PORT of a rendezvous"))
+                })?;
+                Ok(Rendezvous::At { host, port })
+            }
+            (None, Some(address)) => Ok(Rendezvous::Embedded(address)),
+            (None, None) => Err(Failure::usage(
+                "no rendezvous is named: give --rendezvous HOST:PORT, or --embedded-rendezvous to \
+                 run one here",
+            )),
+        }
+    }
+
+    /// The channel's secret.
+    pub fn secret(&self) -> Result<Option<Secret>, Failure> {
+        let parse = |text: &String| {
+            Secret::parse(text)
+                .map_err(|_| Failure::usage("secret is not base64url text of 1 to 64 bytes"))
+        };
+        self.secret.as_ref().map(parse).transpose()
+    }
+
+    /// The folder of the broadcaster's key.
+    pub fn state_folder(&self) -> Result<PathBuf, Failure> {
+        let from =
+            |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|p| p.is_absolute());
+        self.state
+            .clone()
+            .or_else(|| from("STATE_DIRECTORY"))
+            .or_else(|| from("XDG_STATE_HOME").map(|path| path.join("punchcast")))
+            .or_else(|| from("HOME").map(|home| home.join(Path::new(".local/state/punchcast"))))
+            .ok_or_else(|| Failure::usage("no state folder: give one with --state DIR"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_equals_the_defaults() {
+        let text = include_str!("../../configs/broadcaster.yaml");
+        let config: Config = service::config::parse(text).expect("parses");
+        assert_eq!(config, Config::default());
+        let keys = serde_yaml::to_value(Config::default()).expect("serializes");
+        for key in keys.as_mapping().expect("a mapping").keys() {
+            let key = key.as_str().expect("a name");
+            assert!(text.contains(&format!("{key}:")), "configs/broadcaster.yaml lacks {key}");
+        }
+    }
+
+    #[test]
+    fn a_rendezvous_must_be_named_and_only_one() {
+        let missing = Config::load(Args::default()).expect_err("none named");
+        assert!(missing.message.contains("--embedded-rendezvous"), "{missing}");
+        let address = SocketAddr::from(([127, 0, 0, 1], 9));
+        let both = Config {
+            rendezvous: Some("a:1".into()),
+            embedded_rendezvous: Some(address),
+            ..Config::default()
+        };
+        assert!(both.check().is_err());
+        let embedded = Args { embedded_rendezvous: Some(address), ..Args::default() };
+        let config = Config::load(embedded).expect("loads");
+        assert_eq!(config.rendezvous().expect("one"), Rendezvous::Embedded(address));
+    }
+
+    #[test]
+    fn bad_values_say_what_was_expected() {
+        let config = |channel: &str, rendezvous: &str, secret: Option<&str>| Config {
+            channel: channel.into(),
+            rendezvous: Some(rendezvous.into()),
+            secret: secret.map(Into::into),
+            ..Config::default()
+        };
+        let table = [
+            (config("a/b", "h:1", None), "channel name"),
+            (config("", "h:1", None), "channel name"),
+            (config("a", "h", None), "HOST:PORT"),
+            (config("a", "h:1", Some("not base64!")), "base64url"),
+        ];
+        for (config, expected) in table {
+            let failure = config.check().expect_err(expected);
+            assert!(failure.message.contains(expected), "{failure}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The broadcaster: streams one source to many viewers.
+//!
+//! A frame's way is one straight line: [`media`] captures, encodes and packetizes; the channel's
+//! [`fanout`] thread seals each burst once, keeps it in the history and hands it to the kernel for
+//! all viewers at once. Everything else serves joining and leaving: [`registration`] keeps the
+//! broadcaster known to the rendezvous, [`session`] is one viewer's life from introduction to end.
+
+pub mod config;
+pub mod fanout;
+pub mod media;
+mod metrics;
+mod registration;
+mod run;
+mod session;
+mod shared;
+mod source;
+
+pub use config::{Args, Config};
+pub use run::run;

@@ -1,0 +1,22 @@
+//! `punchcast-broadcaster`.
+
+use std::process::ExitCode;
+
+use broadcaster::{Args, Config};
+use clap::Parser;
+use service::exit::{Failure, finish};
+
+fn main() -> ExitCode {
+    finish("punchcast-broadcaster", start(Args::parse()))
+}
+
+fn start(args: Args) -> Result<(), Failure> {
+    let config = Config::load(args)?;
+    service::log::init(config.log_format);
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::runtime(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(broadcaster::run(config));
+    // Name look-ups may still be under way; nobody waits for them.
+    runtime.shutdown_background();
+    result
+}

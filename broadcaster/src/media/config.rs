@@ -1,0 +1,131 @@
+//! What the user may set about the source and its encoding.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::quantity;
+use super::spec::SourceSpec;
+
+/// A source and how it is encoded.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MediaConfig {
+    /// What is broadcast.
+    pub source: SourceSpec,
+    /// How raw pictures are encoded.
+    pub video: VideoConfig,
+    /// How raw sound is encoded.
+    pub audio: AudioConfig,
+}
+
+/// How raw pictures are encoded. Pictures that come encoded are passed through as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct VideoConfig {
+    /// What encodes.
+    pub encoder: Encoder,
+    /// Bits per second (`2.5M`, `800k` or a number).
+    #[serde(with = "quantity::rate")]
+    pub bitrate: u32,
+    /// Greatest width in pixels. A larger picture is scaled down, keeping its shape; a smaller one
+    /// is left alone. The test picture and a camera's are asked for in this size.
+    pub width: u32,
+    /// Greatest height in pixels, likewise.
+    pub height: u32,
+    /// Greatest number of pictures a second; those that come faster are thinned out.
+    pub framerate: u32,
+    /// Time from one keyframe to the next. A short one costs bits, a long one makes each viewer's
+    /// joining burst longer.
+    #[serde(with = "quantity::duration")]
+    pub keyframe_interval: Duration,
+}
+
+/// The video encoders that there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoder {
+    /// H.264 in software.
+    #[default]
+    X264,
+}
+
+/// How raw sound is encoded: Opus at 48 kHz, one or two channels, 20 ms to a packet.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AudioConfig {
+    /// Bits per second, constant (`96k` or a number).
+    #[serde(with = "quantity::rate")]
+    pub bitrate: u32,
+}
+
+impl Default for VideoConfig {
+    fn default() -> Self {
+        Self {
+            encoder: Encoder::X264,
+            bitrate: 2_500_000,
+            width: 1280,
+            height: 720,
+            framerate: 30,
+            keyframe_interval: Duration::from_secs(2),
+        }
+    }
+}
+
+impl Default for AudioConfig {
+    fn default() -> Self {
+        Self { bitrate: 96_000 }
+    }
+}
+
+impl MediaConfig {
+    /// Names the first setting that no encoder could honour.
+    pub(super) fn problem(&self) -> Option<String> {
+        let Self { video, audio, .. } = self;
+        let keyframe_interval = video.keyframe_interval.as_secs_f64();
+        let checks = [
+            ("video.bitrate", f64::from(video.bitrate), 10_000.0..=100e6, "bit/s"),
+            ("video.width", f64::from(video.width), 16.0..=8192.0, "pixels"),
+            ("video.height", f64::from(video.height), 16.0..=8192.0, "pixels"),
+            ("video.framerate", f64::from(video.framerate), 1.0..=240.0, "pictures a second"),
+            ("video.keyframe_interval", keyframe_interval, 0.1..=60.0, "s"),
+            // Above this an Opus packet of 20 ms outgrows an RTP packet.
+            ("audio.bitrate", f64::from(audio.bitrate), 6_000.0..=400e3, "bit/s"),
+        ];
+        checks.into_iter().find(|(_, value, range, _)| !range.contains(value)).map(
+            |(name, value, range, unit)| {
+                format!("{name} is {value}; expected {} to {} {unit}", range.start(), range.end())
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_legal_and_odd_values_are_named() {
+        assert_eq!(MediaConfig::default().problem(), None);
+        let wrong = MediaConfig {
+            video: VideoConfig { framerate: 0, ..VideoConfig::default() },
+            ..MediaConfig::default()
+        };
+        let problem = wrong.problem().expect("0 pictures a second");
+        assert!(problem.contains("video.framerate"), "{problem}");
+    }
+
+    #[test]
+    fn configuration_reads_as_documented() {
+        let text = "source: pipeline:videotestsrc\nvideo: {bitrate: 4M, keyframe_interval: 500ms}\naudio: {bitrate: 64000}\n";
+        let config: MediaConfig = serde_yaml::from_str(text).expect("legal");
+        assert_eq!(config.source, SourceSpec::Pipeline("videotestsrc".to_owned()));
+        assert_eq!(config.video.bitrate, 4_000_000);
+        assert_eq!(config.video.keyframe_interval, Duration::from_millis(500));
+        assert_eq!(config.audio.bitrate, 64_000);
+        let again = serde_yaml::to_string(&config).expect("serializes");
+        assert_eq!(serde_yaml::from_str::<MediaConfig>(&again).expect("legal"), config);
+        let unknown = serde_yaml::from_str::<MediaConfig>("video: {bitrat: 1M}").expect_err("typo");
+        assert!(unknown.to_string().contains("bitrat"), "{unknown}");
+    }
+}

@@ -1,0 +1,199 @@
+//! Raw pictures to H.264 and raw sound to Opus, with as little delay as the encoders allow.
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use super::config::{AudioConfig, VideoConfig};
+use super::elements::{caps_filter, make};
+use super::error::MediaError;
+
+/// Elements to be linked in order, the last of which encodes.
+pub(super) type Chain = Vec<gst::Element>;
+
+/// Opus works at 48 kHz inside, whatever it is given (RFC 7587, section 4.1).
+pub(super) const OPUS_RATE: i32 = 48_000;
+
+/// The picture that is encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Picture {
+    width: i32,
+    height: i32,
+    framerate: gst::Fraction,
+    pace: Pace,
+}
+
+/// How the pictures' rate compares to what is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Slow enough.
+    Right,
+    /// Pictures have to be thinned out.
+    TooFast,
+    /// Not known, or changing.
+    Unknown,
+}
+
+/// Scales, thins out and encodes pictures of these raw caps. `pace` makes them wait for their time.
+pub(super) fn video(
+    caps: &gst::CapsRef,
+    config: &VideoConfig,
+    pace: Option<gst::Element>,
+) -> Result<Chain, MediaError> {
+    let picture = fit(caps, config);
+    let mut chain = Chain::new();
+    let interlace = caps.structure(0).and_then(|raw| raw.get::<String>("interlace-mode").ok());
+    if interlace.is_some_and(|mode| mode != "progressive") {
+        chain.push(make("deinterlace", &[("fields", "top")])?);
+    }
+    if picture.pace != Pace::Right {
+        // Filling up holds each picture back until the next one is there: only where it must be.
+        let drop_only = if picture.pace == Pace::TooFast { "true" } else { "false" };
+        let regulator = make("videorate", &[("drop-only", drop_only), ("skip-to-first", "true")])?;
+        if let Some(pad) = regulator.static_pad("sink") {
+            give_durations(&pad, picture.framerate);
+        }
+        chain.push(regulator);
+    }
+    chain.extend(pace);
+    chain.push(make("videoconvert", &[("n-threads", "1")])?);
+    chain.push(make("videoscale", &[])?);
+    let target = gst::Caps::builder("video/x-raw")
+        .field("format", "I420")
+        .field("width", picture.width)
+        .field("height", picture.height)
+        .field("framerate", picture.framerate)
+        .build();
+    chain.push(caps_filter(&target)?);
+    chain.push(h264(picture.framerate, config)?);
+    Ok(chain)
+}
+
+/// Gives pictures without a duration one: `videorate` aborts the process when it meets them, as
+/// images and some screens come.
+fn give_durations(pad: &gst::Pad, framerate: gst::Fraction) {
+    let seconds = f64::from(framerate.denom()) / f64::from(framerate.numer());
+    let duration = gst::ClockTime::from_nseconds((seconds * 1e9) as u64);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if let Some(buffer) = info.buffer_mut()
+            && buffer.duration().is_none()
+        {
+            buffer.make_mut().set_duration(duration);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// x264 set so that a picture comes out as soon as it went in, as one slice (so that its packets
+/// have one size), and so that keyframes come at the configured interval only.
+fn h264(framerate: gst::Fraction, config: &VideoConfig) -> Result<gst::Element, MediaError> {
+    let pictures_a_second = f64::from(framerate.numer()) / f64::from(framerate.denom());
+    let keyframe_distance = (config.keyframe_interval.as_secs_f64() * pictures_a_second).round();
+    make(
+        "x264enc",
+        &[
+            ("tune", "zerolatency"),
+            ("speed-preset", "superfast"),
+            // More threads would mean slices, or a picture of delay for each.
+            ("threads", "1"),
+            ("sliced-threads", "false"),
+            ("aud", "false"),
+            ("byte-stream", "true"),
+            ("bitrate", &config.bitrate.div_ceil(1000).to_string()),
+            ("key-int-max", &format!("{}", keyframe_distance.max(1.0))),
+            ("option-string", "scenecut=0"),
+        ],
+    )
+}
+
+/// Resamples and encodes sound of these raw caps.
+pub(super) fn audio(
+    caps: &gst::CapsRef,
+    config: &AudioConfig,
+    pace: Option<gst::Element>,
+) -> Result<Chain, MediaError> {
+    let mut chain = Chain::from_iter(pace);
+    chain.push(make("audioconvert", &[])?);
+    chain.push(make("audioresample", &[])?);
+    chain.push(caps_filter(&opus_input(caps))?);
+    chain.push(make(
+        "opusenc",
+        &[("bitrate", &config.bitrate.to_string()), ("bitrate-type", "cbr"), ("frame-size", "20")],
+    )?);
+    Ok(chain)
+}
+
+/// The form in which sound of these raw caps is given to the encoder: at most two channels.
+pub(super) fn opus_input(caps: &gst::CapsRef) -> gst::Caps {
+    let channels = caps.structure(0).and_then(|raw| raw.get::<i32>("channels").ok()).unwrap_or(2);
+    gst::Caps::builder("audio/x-raw")
+        .field("format", "S16LE")
+        .field("layout", "interleaved")
+        .field("rate", OPUS_RATE)
+        .field("channels", channels.clamp(1, 2))
+        .build()
+}
+
+/// The largest picture of the same shape that the configuration allows. 4:2:0 needs even sides.
+fn fit(caps: &gst::CapsRef, config: &VideoConfig) -> Picture {
+    let raw = caps.structure(0);
+    let side = |field| raw.and_then(|raw| raw.get::<i32>(field).ok()).filter(|&side| side > 0);
+    let limit = |side: u32| i32::try_from(side).unwrap_or(i32::MAX);
+    let (widest, highest) = (limit(config.width), limit(config.height));
+    let width = side("width").unwrap_or(widest);
+    let height = side("height").unwrap_or(highest);
+    let scale =
+        (f64::from(widest) / f64::from(width)).min(f64::from(highest) / f64::from(height)).min(1.0);
+    let even = |side: i32| ((f64::from(side) * scale / 2.0).round() as i32 * 2).max(2);
+    // Rounding up must not add a line that is not there.
+    let within = |scaled: i32, original: i32| scaled.min((original & !1).max(2));
+
+    let fastest = gst::Fraction::new(limit(config.framerate), 1);
+    let known = raw
+        .and_then(|raw| raw.get::<gst::Fraction>("framerate").ok())
+        .filter(|rate| rate.numer() > 0);
+    Picture {
+        width: within(even(width), width),
+        height: within(even(height), height),
+        framerate: known.map_or(fastest, |rate| rate.min(fastest)),
+        pace: match known {
+            Some(rate) if rate > fastest => Pace::TooFast,
+            Some(_) => Pace::Right,
+            None => Pace::Unknown,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::str::FromStr;
+
+    use super::*;
+
+    #[test]
+    fn pictures_fit_the_configuration() {
+        gst::init().expect("GStreamer starts");
+        for (raw, width, height, framerate, pace) in [
+            ("width=640,height=360,framerate=25/1", 640, 360, (25, 1), Pace::Right),
+            ("width=1920,height=1080,framerate=30000/1001", 1280, 720, (30_000, 1001), Pace::Right),
+            ("width=1080,height=1920,framerate=60/1", 406, 720, (30, 1), Pace::TooFast),
+            ("width=321,height=241,framerate=0/1", 320, 240, (30, 1), Pace::Unknown),
+            ("width=1,height=1,framerate=1/1", 2, 2, (1, 1), Pace::Right),
+        ] {
+            let caps = gst::Caps::from_str(&format!("video/x-raw,{raw}")).expect("legal caps");
+            let framerate = gst::Fraction::new(framerate.0, framerate.1);
+            let expected = Picture { width, height, framerate, pace };
+            assert_eq!(fit(&caps, &VideoConfig::default()), expected, "{raw}");
+        }
+    }
+
+    #[test]
+    fn sound_is_mixed_down_to_stereo() {
+        gst::init().expect("GStreamer starts");
+        for (channels, expected) in [(1, 1), (2, 2), (6, 2)] {
+            let caps = gst::Caps::builder("audio/x-raw").field("channels", channels).build();
+            let input = opus_input(&caps);
+            let structure = input.structure(0).expect("one structure");
+            assert_eq!(structure.get::<i32>("channels"), Ok(expected));
+        }
+    }
+}

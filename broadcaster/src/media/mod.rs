@@ -1,0 +1,41 @@
+//! From a source to encoded RTP: the only part of the broadcaster that knows GStreamer.
+//!
+//! A [`SourceSpec`] becomes pads, each pad becomes a track, and each track's packets come out as
+//! [`Unit`]s, one for each access unit:
+//!
+//! ```text
+//! test, camera, pipeline ─ pads ─┐                 raw:     scale ─ encode ─┐
+//!                                ├─ queue ─ what? ─                         ├─ payload ─ Unit
+//! file ─ turns ─ appsrc ─ pads ──┘                 encoded: parse ──────────┘
+//! ```
+//!
+//! Encoded sources pass through where there is an RTP payload format that viewers know; everything
+//! else becomes H.264 or Opus. A stored file is read turn after turn, and its turns are laid end to
+//! end on one clock. Every queue is bounded: a live source whose encoder can't keep up loses raw
+//! pictures, never memory.
+
+mod camera;
+mod config;
+mod elements;
+mod encode;
+mod error;
+mod file;
+mod fragment;
+mod gate;
+mod nal;
+mod payload;
+mod plan;
+mod producer;
+mod quantity;
+mod spec;
+#[cfg(test)]
+mod tests;
+mod track;
+mod unit;
+
+pub use config::{AudioConfig, Encoder, MediaConfig, VideoConfig};
+pub use elements::check_environment;
+pub use error::MediaError;
+pub use producer::{EncoderStats, Event, EventSink, Producer};
+pub use spec::{ParseSourceError, SourceSpec};
+pub use unit::Unit;

@@ -1,0 +1,124 @@
+//! Encoded access units into RTP packets, and the description of the packets in SDP's words.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use protocol::media::{Format, Kind};
+use protocol::size::MAX_RTP_PACKET;
+
+use super::elements::{caps_filter, make};
+use super::error::{MediaError, one_line};
+use super::nal;
+use super::plan::Codec;
+
+/// First dynamic payload type (RFC 3551, section 6); each track has its own.
+const FIRST_PAYLOAD_TYPE: usize = 96;
+
+/// How many dynamic payload types there are.
+pub(super) const MAX_TRACKS: usize = 32;
+
+/// What brings data of any source into the form that [`payloader`] wants.
+pub(super) fn parser(codec: Codec) -> Result<Vec<gst::Element>, MediaError> {
+    // Parameter sets before each keyframe, so that a viewer can join at any of them.
+    let repeat: &[(&str, &str)] = &[("config-interval", "-1")];
+    let (parser, caps) = match codec {
+        Codec::H264 => (make("h264parse", repeat)?, "video/x-h264,stream-format=avc,alignment=au"),
+        Codec::H265 => (make("h265parse", repeat)?, "video/x-h265,stream-format=hvc1,alignment=au"),
+        Codec::Vp8 | Codec::Vp9 => return Ok(Vec::new()),
+        Codec::Opus => return Ok(vec![make("opusparse", &[])?]),
+        Codec::Aac => (make("aacparse", &[])?, "audio/mpeg,mpegversion=4,stream-format=raw"),
+    };
+    let caps = gst::Caps::from_str(caps)
+        .map_err(|error| MediaError::Track { reason: one_line(&error.to_string()) })?;
+    let filter = caps_filter(&caps)?;
+    if codec.kind() == Kind::Video
+        && let Some(pad) = filter.static_pad("src")
+    {
+        nal::tidy(codec, &pad);
+    }
+    Ok(vec![parser, filter])
+}
+
+/// Makes the payloader of a track. RTP timestamps are running time in clock ticks plus a random
+/// offset, for every track alike.
+pub(super) fn payloader(codec: Codec, slot: usize) -> Result<gst::Element, MediaError> {
+    // Small NAL units wait for the slice behind them and no longer.
+    const NAL_UNITS: Option<(&str, &str)> = Some(("aggregate-mode", "zero-latency"));
+    const PICTURES: Option<(&str, &str)> = Some(("picture-id-mode", "15-bit"));
+    let (name, own) = match codec {
+        Codec::H264 => ("rtph264pay", NAL_UNITS),
+        Codec::H265 => ("rtph265pay", NAL_UNITS),
+        Codec::Vp8 => ("rtpvp8pay", PICTURES),
+        Codec::Vp9 => ("rtpvp9pay", PICTURES),
+        Codec::Opus => ("rtpopuspay", None),
+        Codec::Aac => ("rtpmp4gpay", None),
+    };
+    let mtu = MAX_RTP_PACKET.to_string();
+    let payload_type = (FIRST_PAYLOAD_TYPE + slot % MAX_TRACKS).to_string();
+    // The highest value would ask the payloader to choose for itself.
+    let offset = rand::random_range(0..u32::MAX).to_string();
+    let mut properties = vec![
+        ("mtu", mtu.as_str()),
+        ("pt", &payload_type),
+        ("timestamp-offset", &offset),
+        ("perfect-rtptime", "false"),
+    ];
+    properties.extend(own);
+    make(name, &properties)
+}
+
+/// Reads a payloader's caps.
+pub(super) fn format(caps: &gst::CapsRef) -> Option<Format> {
+    let structure = caps.structure(0).filter(|rtp| rtp.name() == "application/x-rtp")?;
+    let text = |field| structure.get::<&str>(field).ok();
+    let kind = match text("media")? {
+        "video" => Kind::Video,
+        "audio" => Kind::Audio,
+        _ => return None,
+    };
+    // The other texts are the payloader's format parameters, save for attributes of their own.
+    let is_parameter = |name: &str| {
+        !["media", "encoding-name", "encoding-params", "profile", "level"].contains(&name)
+            && !["a-", "x-"].iter().any(|start| name.starts_with(start))
+    };
+    let parameters: BTreeMap<_, _> = structure
+        .iter()
+        .filter(|(name, _)| is_parameter(name))
+        .filter_map(|(name, value)| Some((name.to_string(), value.get::<String>().ok()?)))
+        .collect();
+    Some(Format {
+        kind,
+        encoding_name: text("encoding-name")?.to_ascii_uppercase(),
+        payload_type: structure.get::<i32>("payload").ok()?.try_into().ok()?,
+        clock_rate: structure.get::<i32>("clock-rate").ok()?.try_into().ok()?,
+        channels: text("encoding-params").and_then(|channels| channels.parse().ok()),
+        parameters,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn caps_read_as_a_format() {
+        gst::init().expect("GStreamer starts");
+        let caps = gst::Caps::from_str(
+            "application/x-rtp,media=video,clock-rate=90000,encoding-name=H264,payload=96,\
+             packetization-mode=(string)1,sprop-parameter-sets=(string)\"a,b\",ssrc=(uint)1,\
+             a-framerate=(string)25",
+        )
+        .expect("legal caps");
+        let format = format(&caps).expect("an RTP format");
+        assert_eq!(
+            (format.kind, format.clock_rate, format.payload_type),
+            (Kind::Video, 90_000, 96)
+        );
+        assert_eq!(format.channels, None);
+        let parameters = [("packetization-mode", "1"), ("sprop-parameter-sets", "a,b")];
+        let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(format.parameters, BTreeMap::from(parameters));
+    }
+}

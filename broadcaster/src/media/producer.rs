@@ -1,0 +1,229 @@
+//! A running source: starting it, watching it, stopping it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use protocol::burst::PlainBurst;
+use protocol::media::Format;
+
+use super::config::MediaConfig;
+use super::elements::init;
+use super::error::{MediaError, reason};
+use super::file::Looper;
+use super::gate::Gate;
+use super::spec::SourceSpec;
+use super::track::Live;
+use super::unit::{Epoch, Unit};
+use super::{camera, file, fragment};
+
+/// What a source reports.
+#[derive(Debug)]
+pub enum Event {
+    /// All tracks and what their packets are; once, before any unit.
+    Ready(Vec<Format>),
+    /// The packets of one access unit.
+    Unit(Unit),
+    /// The source came to its end; nothing follows.
+    Ended,
+    /// The source failed; nothing follows.
+    Failed(MediaError),
+}
+
+/// Where events go. It is called from the threads that encode, one for each track: what blocks it
+/// blocks them, and it must not stop the producer.
+pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
+
+/// What has been encoded so far. Counters never go down.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EncoderStats {
+    /// Pictures given to the encoder; of a source that comes encoded, its coded pictures.
+    pub frames_in: u64,
+    /// Coded pictures that came out.
+    pub frames_encoded: u64,
+    /// Keyframes among them.
+    pub keyframes: u64,
+    /// Bytes of coded pictures, before they became packets.
+    pub video_bytes: u64,
+    /// RTP packets of all tracks.
+    pub packets: u64,
+    /// Bytes of those packets, before sealing.
+    pub packet_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    frames_in: AtomicU64,
+    frames_encoded: AtomicU64,
+    keyframes: AtomicU64,
+    video_bytes: AtomicU64,
+    packets: AtomicU64,
+    packet_bytes: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn count_in(&self) {
+        self.frames_in.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_encoded(&self, keyframe: bool, bytes: usize) {
+        self.frames_encoded.fetch_add(1, Ordering::Relaxed);
+        self.keyframes.fetch_add(keyframe.into(), Ordering::Relaxed);
+        self.video_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_unit(&self, packets: &PlainBurst) {
+        let bytes: usize = packets.packets().map(<[u8]>::len).sum();
+        self.packets.fetch_add(packets.len() as u64, Ordering::Relaxed);
+        self.packet_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn read(&self) -> EncoderStats {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        EncoderStats {
+            frames_in: read(&self.frames_in),
+            frames_encoded: read(&self.frames_encoded),
+            keyframes: read(&self.keyframes),
+            video_bytes: read(&self.video_bytes),
+            packets: read(&self.packets),
+            packet_bytes: read(&self.packet_bytes),
+        }
+    }
+}
+
+/// A running source. Dropping it stops it.
+pub struct Producer {
+    pipeline: gst::Pipeline,
+    live: Arc<Live>,
+    counters: Arc<Counters>,
+    looper: Option<Looper>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl Producer {
+    /// Starts a source. What is wrong with it at first sight is returned; what shows later comes
+    /// as [`Event::Failed`].
+    pub fn start(config: MediaConfig, events: EventSink) -> Result<Self, MediaError> {
+        init()?;
+        if let Some(problem) = config.problem() {
+            return Err(MediaError::Config { problem });
+        }
+        let pipeline = gst::Pipeline::new();
+        let epoch = Epoch::set(&pipeline);
+        let gate = Arc::new(Gate::new(events, format!("source {}", config.source), Instant::now()));
+        let counters = Arc::new(Counters::default());
+        let live = Arc::new(Live::new(&pipeline, config, gate, counters.clone(), epoch));
+        // From here on, leaving early stops what has been started.
+        let mut producer = Self { pipeline, live, counters, looper: None, watcher: None };
+        producer.run()?;
+        Ok(producer)
+    }
+
+    fn run(&mut self) -> Result<(), MediaError> {
+        let live = &self.live;
+        let looped = match &live.config().source {
+            SourceSpec::Test => {
+                fragment::attach(live, &fragment::test_pattern(&live.config().video))?;
+                None
+            }
+            SourceSpec::Camera(device) => {
+                camera::attach(live, device.as_deref())?;
+                None
+            }
+            SourceSpec::Pipeline(description) => {
+                fragment::attach(live, description)?;
+                None
+            }
+            SourceSpec::File(path) => Some(file::attach(live, path)?),
+        };
+        let bus = self.pipeline.bus().ok_or_else(|| unable("a pipeline without a bus"))?;
+        if self.pipeline.set_state(gst::State::Playing).is_err() {
+            return Err(match bus.pop_filtered(&[gst::MessageType::Error]) {
+                Some(message) => match message.view() {
+                    gst::MessageView::Error(error) => MediaError::from_bus(error),
+                    _ => unable("it does not start"),
+                },
+                None => unable("it does not start"),
+            });
+        }
+        self.looper = looped.map(file::Looped::start).transpose()?;
+        let live = self.live.clone();
+        let watcher = thread::Builder::new().name("media-watch".to_owned());
+        self.watcher = Some(watcher.spawn(move || watch(&bus, &live)).map_err(unable)?);
+        Ok(())
+    }
+
+    /// Asks the encoder for a keyframe. Sources that come encoded elsewhere, such as files, go on
+    /// as they are.
+    pub fn request_keyframe(&self) {
+        self.live.request_keyframe();
+    }
+
+    /// What has been encoded so far.
+    pub fn encoder_stats(&self) -> EncoderStats {
+        self.counters.read()
+    }
+
+    /// Stops the source and waits until its threads are gone; no event comes afterwards.
+    pub fn stop(self) {}
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        if let Some(watcher) = self.watcher.take() {
+            let farewell = gst::message::Application::new(gst::Structure::new_empty(FAREWELL));
+            if self.pipeline.post_message(farewell).is_ok() && watcher.join().is_err() {
+                tracing::error!("the thread that watches the source panicked");
+            }
+        }
+        if let Some(looper) = &self.looper {
+            looper.ask_to_stop();
+        }
+        if self.pipeline.set_state(gst::State::Null).is_err() {
+            tracing::warn!("the source did not stop in order");
+        }
+        // The looper ends when the pipeline refuses what it pushes.
+        self.looper = None;
+    }
+}
+
+/// Tells the watching thread to go.
+const FAREWELL: &str = "farewell";
+
+/// How often it is looked at whether a starting source is late.
+const START_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Turns the bus's messages into events until the source ends or is stopped.
+fn watch(bus: &gst::Bus, live: &Live) {
+    loop {
+        let timeout = if live.gate.is_settled() { None } else { Some(START_CHECK_INTERVAL) };
+        let timeout =
+            timeout.map(|timeout| gst::ClockTime::from_nseconds(timeout.as_nanos() as u64));
+        let Some(message) = bus.timed_pop(timeout) else {
+            live.gate.handle_timeout(Instant::now());
+            continue;
+        };
+        match message.view() {
+            gst::MessageView::Error(error) => live.fail(MediaError::from_bus(error)),
+            gst::MessageView::Eos(_) => live.gate.finish(Event::Ended),
+            gst::MessageView::Warning(warning) => {
+                let text = reason(&warning.error(), warning.debug().as_deref());
+                tracing::warn!(text, "source");
+            }
+            gst::MessageView::Application(message)
+                if message.structure().is_some_and(|structure| structure.name() == FAREWELL) =>
+            {
+                return;
+            }
+            _ => {}
+        }
+        live.gate.handle_timeout(Instant::now());
+    }
+}
+
+fn unable(problem: impl std::fmt::Display) -> MediaError {
+    MediaError::Pipeline { element: "the pipeline".to_owned(), reason: problem.to_string() }
+}

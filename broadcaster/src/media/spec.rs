@@ -1,0 +1,151 @@
+//! What is broadcast: the SOURCE of the command line and the configuration.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A source as written by the user.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum SourceSpec {
+    /// `test`: a moving picture with a burnt-in clock, and a tone.
+    #[default]
+    Test,
+    /// `camera`: the first camera found, or `camera:DEVICE`: that device node.
+    Camera(Option<String>),
+    /// `file:PATH`: a stored file, looped live without a gap.
+    File(PathBuf),
+    /// `pipeline:FRAGMENT`: a pipeline description in the words of `gst-launch-1.0`; each source
+    /// pad that it leaves unlinked is a track.
+    Pipeline(String),
+}
+
+/// A source that can't be broadcast as written.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ParseSourceError {
+    /// A kind of source that is planned and not there yet.
+    #[error("source {given:?} is not supported yet; use {instead}")]
+    NotYet {
+        /// What the user wrote.
+        given: String,
+        /// What does the same today.
+        instead: String,
+    },
+    /// A source that lacks its second half.
+    #[error("source {given:?} names nothing; write {expected}")]
+    Incomplete {
+        /// What the user wrote.
+        given: String,
+        /// The form that was expected.
+        expected: &'static str,
+    },
+    /// No kind of source at all.
+    #[error(
+        "unknown source {given:?}; expected test, camera, camera:DEVICE, file:PATH or \
+         pipeline:FRAGMENT"
+    )]
+    Unknown {
+        /// What the user wrote.
+        given: String,
+    },
+}
+
+impl FromStr for SourceSpec {
+    type Err = ParseSourceError;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        let incomplete =
+            |expected| Err(ParseSourceError::Incomplete { given: given.to_owned(), expected });
+        let not_yet =
+            |instead: String| Err(ParseSourceError::NotYet { given: given.to_owned(), instead });
+        let (scheme, rest) = match given.split_once(':') {
+            Some((scheme, rest)) => (scheme, Some(rest.trim())),
+            None => (given, None),
+        };
+        match (scheme, rest) {
+            ("test", None) => Ok(Self::Test),
+            ("camera", None) => Ok(Self::Camera(None)),
+            ("camera", Some("")) => incomplete("camera or camera:DEVICE"),
+            ("camera", Some(device)) => Ok(Self::Camera(Some(device.to_owned()))),
+            ("file", None | Some("")) => incomplete("file:PATH"),
+            ("file", Some(path)) => Ok(Self::File(path.into())),
+            ("pipeline", None | Some("")) => incomplete("pipeline:FRAGMENT"),
+            ("pipeline", Some(fragment)) => Ok(Self::Pipeline(fragment.to_owned())),
+            ("screen", None) => not_yet("pipeline:ximagesrc".to_owned()),
+            ("rtsp" | "rtsps", Some(_)) => not_yet(format!("'pipeline:rtspsrc location={given}'")),
+            ("srt", Some(_)) => not_yet(format!("'pipeline:srtsrc uri={given} ! tsdemux'")),
+            ("rtmp" | "rtmps", Some(_)) => {
+                not_yet(format!("'pipeline:rtmp2src location={given} ! flvdemux'"))
+            }
+            ("rtp", Some(_)) => not_yet(
+                "'pipeline:udpsrc port=PORT caps=\"…\" ! rtpjitterbuffer ! rtph264depay'"
+                    .to_owned(),
+            ),
+            _ => Err(ParseSourceError::Unknown { given: given.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for SourceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Test => f.write_str("test"),
+            Self::Camera(None) => f.write_str("camera"),
+            Self::Camera(Some(device)) => write!(f, "camera:{device}"),
+            Self::File(path) => write!(f, "file:{}", path.display()),
+            Self::Pipeline(fragment) => write!(f, "pipeline:{fragment}"),
+        }
+    }
+}
+
+impl TryFrom<String> for SourceSpec {
+    type Error = ParseSourceError;
+
+    fn try_from(given: String) -> Result<Self, Self::Error> {
+        given.parse()
+    }
+}
+
+impl From<SourceSpec> for String {
+    fn from(spec: SourceSpec) -> Self {
+        spec.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sources_come_back_as_written() {
+        for written in
+            ["test", "camera", "camera:/dev/video2", "file:a b.mp4", "pipeline:a ! b name=x:y"]
+        {
+            let spec: SourceSpec = written.parse().expect(written);
+            assert_eq!(spec.to_string(), written);
+        }
+    }
+
+    #[test]
+    fn wrong_sources_say_what_to_write() {
+        for (written, expected) in [
+            ("", "unknown source \"\"; expected test"),
+            ("tset", "expected test, camera"),
+            ("test:1", "unknown source"),
+            ("file:", "write file:PATH"),
+            ("file", "write file:PATH"),
+            ("pipeline: ", "write pipeline:FRAGMENT"),
+            ("screen", "not supported yet; use pipeline:ximagesrc"),
+            ("rtsp://h/x", "not supported yet; use 'pipeline:rtspsrc location=rtsp://h/x'"),
+            ("srt://h:1", "not supported yet; use 'pipeline:srtsrc uri=srt://h:1"),
+            ("rtmp://h/x", "not supported yet"),
+            ("rtp://h:1", "not supported yet"),
+        ] {
+            let error = written.parse::<SourceSpec>().expect_err(written).to_string();
+            assert!(error.contains(expected), "{written}: {error}");
+            assert!(!error.contains('\n'));
+        }
+    }
+}

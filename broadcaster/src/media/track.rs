@@ -1,0 +1,342 @@
+//! A track: what is built behind a source pad once the pad says what it carries.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use gstreamer as gst;
+use gstreamer::glib;
+use gstreamer::prelude::*;
+use gstreamer_video as gst_video;
+use protocol::media::Kind;
+
+use super::config::MediaConfig;
+use super::elements::make;
+use super::encode;
+use super::error::MediaError;
+use super::gate::Gate;
+use super::payload;
+use super::plan::{Codec, Plan};
+use super::producer::{Counters, Event};
+use super::unit::{self, Epoch, Track};
+
+/// How a pad's timestamps relate to the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Timing {
+    /// The source's own: it is asked whether it is live. If it is not, its time begins when its
+    /// first track begins, and it is made to wait for the clock.
+    Source,
+    /// Running time already, to be waited for.
+    Stamped,
+}
+
+/// Raw pictures that may wait for the encoder of a live source.
+const LIVE_PICTURES: u32 = 3;
+
+/// Buffers of raw sound that may wait, of 10–20 ms as sources give them.
+const LIVE_SOUND: u32 = 25;
+
+/// Where a track waits for the clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pacing {
+    /// Nowhere: it is live.
+    None,
+    /// As soon as it comes, by the decoding times that it was stamped with.
+    First,
+    /// Once it has been parsed, which may be what gives it times.
+    Parsed,
+}
+
+/// The running pipeline as its tracks see it.
+pub(super) struct Live {
+    /// Weak, since the pipeline owns the callbacks that hold this.
+    pipeline: glib::WeakRef<gst::Pipeline>,
+    config: MediaConfig,
+    pub(super) gate: Arc<Gate>,
+    counters: Arc<Counters>,
+    pub(super) epoch: Epoch,
+    /// Running time at which sources that are not live began.
+    began: OnceLock<i64>,
+    /// Where requests for keyframes go in.
+    payloaders: Mutex<Vec<glib::WeakRef<gst::Pad>>>,
+}
+
+impl Live {
+    pub(super) fn new(
+        pipeline: &gst::Pipeline,
+        config: MediaConfig,
+        gate: Arc<Gate>,
+        counters: Arc<Counters>,
+        epoch: Epoch,
+    ) -> Self {
+        Self {
+            pipeline: pipeline.downgrade(),
+            config,
+            gate,
+            counters,
+            epoch,
+            began: OnceLock::new(),
+            payloaders: Mutex::default(),
+        }
+    }
+
+    pub(super) fn config(&self) -> &MediaConfig {
+        &self.config
+    }
+
+    /// Adds an element, or a bin of them, to the pipeline.
+    pub(super) fn add(&self, element: &impl IsA<gst::Element>) -> Result<(), MediaError> {
+        let Some(pipeline) = self.pipeline.upgrade() else { return Ok(()) };
+        pipeline.add(element).map_err(cannot_build)
+    }
+
+    /// Makes a track of a source pad.
+    pub(super) fn attach(
+        self: &Arc<Self>,
+        pad: &gst::Pad,
+        timing: Timing,
+    ) -> Result<(), MediaError> {
+        let Some(slot) = self.gate.add_slot() else {
+            tracing::warn!(pad = %pad.name(), "track left out; it came after the others had begun");
+            return self.leave_out(pad);
+        };
+        if slot >= payload::MAX_TRACKS {
+            let reason = format!("more than {} tracks", payload::MAX_TRACKS);
+            return Err(MediaError::Track { reason });
+        }
+        // A thread of its own for each track, and room for what a demuxer hands over unevenly.
+        let queue = make(
+            "queue",
+            &[
+                ("max-size-buffers", "0"),
+                ("max-size-bytes", "33554432"),
+                ("max-size-time", "2000000000"),
+            ],
+        )?;
+        self.add(&queue)?;
+        let (Some(sink), Some(source)) = (queue.static_pad("sink"), queue.static_pad("src")) else {
+            return Err(cannot_build("a queue without pads"));
+        };
+        let live = self.clone();
+        let weak_queue = queue.downgrade();
+        source.add_probe(
+            gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER,
+            move |pad, info| {
+                let caps = match &info.data {
+                    Some(gst::PadProbeData::Event(event)) => match event.view() {
+                        gst::EventView::Caps(caps) => caps.caps_owned(),
+                        _ => return gst::PadProbeReturn::Ok,
+                    },
+                    _ => {
+                        let reason =
+                            "its type is not known; end the fragment with parsebin".to_owned();
+                        live.fail(MediaError::Track { reason });
+                        return gst::PadProbeReturn::Drop;
+                    }
+                };
+                if let Some(queue) = weak_queue.upgrade()
+                    && let Err(error) = live.begin(&queue, pad, &caps, slot, timing)
+                {
+                    live.fail(error);
+                }
+                gst::PadProbeReturn::Remove
+            },
+        );
+        queue.sync_state_with_parent().map_err(cannot_build)?;
+        pad.link_maybe_ghosting(&sink).map_err(cannot_build)
+    }
+
+    /// Lets a pad's data go nowhere.
+    fn leave_out(&self, pad: &gst::Pad) -> Result<(), MediaError> {
+        let sink = make("fakesink", &[("sync", "false"), ("async", "false")])?;
+        self.add(&sink)?;
+        sink.sync_state_with_parent().map_err(cannot_build)?;
+        let sink = sink.static_pad("sink").ok_or_else(|| cannot_build("a sink without a pad"))?;
+        pad.link_maybe_ghosting(&sink).map_err(cannot_build)
+    }
+
+    /// The pad has said what it carries.
+    fn begin(
+        self: &Arc<Self>,
+        queue: &gst::Element,
+        pad: &gst::Pad,
+        caps: &gst::Caps,
+        slot: usize,
+        timing: Timing,
+    ) -> Result<(), MediaError> {
+        let pacing = match timing {
+            Timing::Stamped => Pacing::First,
+            Timing::Source if is_live(pad) => Pacing::None,
+            Timing::Source => Pacing::Parsed,
+        };
+        match (pacing, Plan::for_caps(caps)) {
+            // An encoder that can't keep up loses the oldest; delay does not grow.
+            (Pacing::None, Plan::Encode(kind)) => {
+                let room = match kind {
+                    Kind::Video => LIVE_PICTURES,
+                    Kind::Audio => LIVE_SOUND,
+                };
+                queue.set_property("max-size-buffers", room);
+                queue.set_property_from_str("leaky", "downstream");
+            }
+            (Pacing::Parsed, _) => pad.set_offset(*self.began.get_or_init(|| self.epoch.now())),
+            _ => {}
+        }
+        self.extend(pad, caps, slot, pacing)
+    }
+
+    fn extend(
+        self: &Arc<Self>,
+        pad: &gst::Pad,
+        caps: &gst::Caps,
+        slot: usize,
+        pacing: Pacing,
+    ) -> Result<(), MediaError> {
+        tracing::debug!(slot, %caps, "track");
+        let pace = || match pacing {
+            Pacing::None => Ok(None),
+            Pacing::First | Pacing::Parsed => make("clocksync", &[]).map(Some),
+        };
+        let (mut chain, codec) = match Plan::for_caps(caps) {
+            Plan::PassThrough(codec) => {
+                let mut chain = payload::parser(codec)?;
+                if pacing == Pacing::First {
+                    let pace = make("clocksync", &[])?;
+                    clear_decoding_times(&pace);
+                    chain.insert(0, pace);
+                } else {
+                    chain.extend(pace()?);
+                }
+                (chain, codec)
+            }
+            Plan::Encode(Kind::Video) => {
+                let chain = encode::video(caps, &self.config.video, pace()?)?;
+                (chain, Codec::H264)
+            }
+            Plan::Encode(Kind::Audio) => {
+                let chain = encode::audio(caps, &self.config.audio, pace()?)?;
+                (chain, Codec::Opus)
+            }
+            Plan::Decode => return self.decode(pad, slot, pacing),
+            Plan::LeaveOut => {
+                tracing::info!(%caps, "track left out; it is neither picture nor sound");
+                self.leave_out(pad)?;
+                self.gate.leave_out(slot);
+                return Ok(());
+            }
+        };
+        let payloader = payload::payloader(codec, slot)?;
+        if codec.kind() == Kind::Video {
+            // What the encoder is given, or the payloader where nothing is encoded.
+            let encodes = matches!(Plan::for_caps(caps), Plan::Encode(_));
+            self.count_pictures(chain.last().filter(|_| encodes).unwrap_or(&payloader));
+            let pad = payloader.static_pad("sink").map(|pad| pad.downgrade());
+            self.payloaders.lock().unwrap_or_else(PoisonError::into_inner).extend(pad);
+        }
+        let track = Track {
+            slot,
+            codec,
+            gate: self.gate.clone(),
+            counters: self.counters.clone(),
+            epoch: self.epoch,
+        };
+        let sink = unit::sink(track, &payloader);
+        chain.push(payloader);
+        chain.push(sink.upcast());
+        self.link(pad, &chain)
+            .map_err(|error| MediaError::Track { reason: format!("{error}: {caps}") })
+    }
+
+    /// Takes a pad's data apart or decodes it; the first picture or sound in it is the track.
+    fn decode(
+        self: &Arc<Self>,
+        pad: &gst::Pad,
+        slot: usize,
+        pacing: Pacing,
+    ) -> Result<(), MediaError> {
+        let decoder = make("decodebin", &[("force-sw-decoders", "true")])?;
+        stop_at_final_form(&decoder);
+        let taken = AtomicBool::new(false);
+        let live = self.clone();
+        decoder.connect_pad_added(move |_, pad| {
+            if pad.direction() != gst::PadDirection::Src {
+                return;
+            }
+            let usable = pad.current_caps().filter(|caps| Plan::for_caps(caps) != Plan::LeaveOut);
+            let outcome = match usable {
+                Some(caps) if !taken.swap(true, Ordering::AcqRel) => {
+                    live.extend(pad, &caps, slot, pacing)
+                }
+                _ => live.leave_out(pad),
+            };
+            if let Err(error) = outcome {
+                live.fail(error);
+            }
+        });
+        self.link(pad, std::slice::from_ref(&decoder))
+    }
+
+    /// Adds elements behind a pad and starts them, the last one first.
+    fn link(&self, pad: &gst::Pad, chain: &[gst::Element]) -> Result<(), MediaError> {
+        let Some(pipeline) = self.pipeline.upgrade() else { return Ok(()) };
+        pipeline.add_many(chain).map_err(cannot_build)?;
+        gst::Element::link_many(chain).map_err(cannot_build)?;
+        for element in chain.iter().rev() {
+            element.sync_state_with_parent().map_err(cannot_build)?;
+        }
+        let first = chain.first().and_then(|element| element.static_pad("sink"));
+        let first = first.ok_or_else(|| cannot_build("a chain without an entry"))?;
+        pad.link_maybe_ghosting(&first).map_err(cannot_build)
+    }
+
+    fn count_pictures(&self, element: &gst::Element) {
+        let Some(pad) = element.static_pad("sink") else { return };
+        let counters = self.counters.clone();
+        pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            counters.count_in();
+            gst::PadProbeReturn::Ok
+        });
+    }
+
+    /// Asks every encoder of pictures for a keyframe.
+    pub(super) fn request_keyframe(&self) {
+        for pad in self.payloaders.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+            if !pad.upgrade().is_some_and(|pad| pad.push_event(event)) {
+                tracing::debug!("nothing here makes keyframes when asked");
+            }
+        }
+    }
+
+    pub(super) fn fail(&self, error: MediaError) {
+        self.gate.finish(Event::Failed(error));
+    }
+}
+
+/// Makes a `decodebin` stop as soon as there is something that needs no decoding.
+pub(super) fn stop_at_final_form(decodebin: &gst::Element) {
+    decodebin.connect("autoplug-continue", false, |arguments| {
+        let caps = arguments.get(2).and_then(|caps| caps.get::<gst::Caps>().ok());
+        Some(caps.is_none_or(|caps| !Plan::is_final(&caps)).to_value())
+    });
+}
+
+/// Takes decoding times away behind an element. Parsers work presentation times out from them, and
+/// get it wrong where the times were made up for a file that has none.
+fn clear_decoding_times(element: &gst::Element) {
+    let Some(pad) = element.static_pad("src") else { return };
+    pad.add_probe(gst::PadProbeType::BUFFER, |_, info| {
+        if let Some(buffer) = info.buffer_mut() {
+            buffer.make_mut().set_dts(gst::ClockTime::NONE);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+fn is_live(pad: &gst::Pad) -> bool {
+    let mut latency = gst::query::Latency::new();
+    pad.query(&mut latency) && latency.result().0
+}
+
+pub(super) fn cannot_build(problem: impl std::fmt::Display) -> MediaError {
+    MediaError::Track { reason: problem.to_string() }
+}

@@ -1,0 +1,386 @@
+//! What the broadcaster counts.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+};
+use protocol::channel::ViewerId;
+use protocol::control::Refusal;
+use protocol::feedback::Totals;
+use transport::kernel::Sent;
+
+/// Most viewers with series of their own, the worst loss first.
+const VIEWER_SERIES: usize = 100;
+
+/// All that a broadcaster counts.
+pub(crate) struct Metrics {
+    /// Where the metrics listener reads.
+    pub registry: Registry,
+    /// The channel's own counters.
+    pub channel: Arc<ChannelMetrics>,
+    /// Viewers that are admitted now.
+    pub viewers: IntGauge,
+    /// Introductions received to path proved.
+    pub path_open: Histogram,
+    path_attempts: IntCounterVec,
+    refusals: IntCounterVec,
+    /// Frames and keyframes of the encoder, set before each scrape.
+    pub encoder: Encoder,
+    uplink_used: Gauge,
+    used_before: Mutex<Option<(std::time::Instant, u64)>>,
+    lost: IntCounter,
+    unrecovered: IntCounter,
+    per_viewer: Mutex<PerViewer>,
+    /// Viewers whose media is paused for want of feedback.
+    pub paused: IntGauge,
+}
+
+/// What became of the encoder's work.
+pub(crate) struct Encoder {
+    /// Pictures given to it.
+    pub frames_in: IntGauge,
+    /// Pictures coded.
+    pub frames_encoded: IntGauge,
+    /// Keyframes among them.
+    pub keyframes: IntGauge,
+}
+
+/// Counters of one channel's fan-out.
+#[derive(Debug)]
+pub struct ChannelMetrics {
+    packets: IntCounter,
+    bytes: IntCounter,
+    errors: IntCounterVec,
+    /// Packets sent again on request.
+    pub retransmitted: IntCounter,
+    /// Bytes of joining bursts.
+    pub join_bytes: IntCounter,
+    /// Access units dropped before sealing.
+    pub bursts_dropped: IntCounter,
+    /// Requests of viewers dropped.
+    pub requests_dropped: IntCounter,
+    /// Keyframes asked of the encoder.
+    pub keyframes_requested: IntCounter,
+    /// Bytes in the history.
+    pub history_bytes: IntGauge,
+    /// Viewers that are catching up.
+    pub joining: IntGauge,
+    /// What the stream needs for each viewer.
+    pub live_rate: Gauge,
+}
+
+/// One viewer's reception, from its reports.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct ViewerSample {
+    /// Share of packets lost since its last report, 0–1.
+    pub fraction_lost: f64,
+    /// Round-trip time of its connection.
+    pub rtt: Duration,
+    /// Interarrival jitter of its video.
+    pub jitter: Duration,
+    /// Its totals.
+    pub totals: Totals,
+}
+
+struct PerViewer {
+    samples: HashMap<ViewerId, ViewerSample>,
+    fraction_lost: GaugeVec,
+    rtt: GaugeVec,
+    jitter: GaugeVec,
+}
+
+/// How an attempt to open a path ended: the `result` label.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Attempt {
+    /// A path opened.
+    Opened,
+    /// None did before the deadline.
+    Failed,
+}
+
+impl Attempt {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Opened => "opened",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> C {
+    registry.register(Box::new(metric.clone())).expect("the first of its name");
+    metric
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help).expect("a legal name"))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help).expect("a legal name"))
+}
+
+fn rate(registry: &Registry, name: &str, help: &str) -> Gauge {
+    register(registry, Gauge::new(name, help).expect("a legal name"))
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCounterVec {
+    let vec = IntCounterVec::new(Opts::new(name, help), &[label]).expect("a legal name");
+    register(registry, vec)
+}
+
+impl ChannelMetrics {
+    fn new(registry: &Registry) -> Self {
+        let errors = counters(
+            registry,
+            "punchcast_send_errors_total",
+            "Packets that the kernel did not take, by reason; they were not sent again by us.",
+            "reason",
+        );
+        for reason in ["blocked", "failed"] {
+            errors.with_label_values(&[reason]);
+        }
+        Self {
+            packets: counter(
+                registry,
+                "punchcast_packets_sent_total",
+                "Media packets handed to the kernel, joining bursts and retransmissions included; \
+                 control traffic not.",
+            ),
+            bytes: counter(
+                registry,
+                "punchcast_bytes_sent_total",
+                "Bytes of UDP payload of these packets.",
+            ),
+            errors,
+            retransmitted: counter(
+                registry,
+                "punchcast_packets_retransmitted_total",
+                "Packets sent again because a viewer asked for them.",
+            ),
+            join_bytes: counter(
+                registry,
+                "punchcast_join_bytes_sent_total",
+                "Bytes sent to joining viewers from the history.",
+            ),
+            bursts_dropped: counter(
+                registry,
+                "punchcast_access_units_dropped_total",
+                "Access units dropped before sealing because the fan-out was behind or they were \
+                 not sealable.",
+            ),
+            requests_dropped: counter(
+                registry,
+                "punchcast_repair_requests_dropped_total",
+                "NACKs dropped because too many were waiting.",
+            ),
+            keyframes_requested: counter(
+                registry,
+                "punchcast_keyframes_requested_total",
+                "Keyframes asked of the encoder for joining viewers.",
+            ),
+            history_bytes: gauge(
+                registry,
+                "punchcast_history_bytes",
+                "Bytes of sealed packets kept for joining and repair.",
+            ),
+            joining: gauge(
+                registry,
+                "punchcast_viewers_joining",
+                "Viewers that are catching up with the live edge.",
+            ),
+            live_rate: rate(
+                registry,
+                "punchcast_channel_bytes_per_second",
+                "What the channel needs for each viewer, over the last 2 s.",
+            ),
+        }
+    }
+
+    /// Counts what became of a send.
+    pub fn count(&self, sent: &Sent) {
+        self.packets.inc_by(sent.datagrams);
+        self.bytes.inc_by(sent.bytes);
+        if sent.blocked > 0 {
+            self.errors.with_label_values(&["blocked"]).inc_by(sent.blocked);
+        }
+        if sent.failed > 0 {
+            self.errors.with_label_values(&["failed"]).inc_by(sent.failed);
+        }
+    }
+}
+
+impl Metrics {
+    /// Metrics in a registry of their own.
+    pub(crate) fn new(uplink_bytes_per_second: Option<f64>) -> Self {
+        let registry = service::metrics::registry("broadcaster");
+        let path_open = Histogram::with_opts(
+            HistogramOpts::new(
+                "punchcast_path_open_seconds",
+                "From introduction received to path proved, of paths that opened.",
+            )
+            .buckets(vec![0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4]),
+        )
+        .expect("a legal name");
+        let path_attempts = counters(
+            &registry,
+            "punchcast_path_attempts_total",
+            "Introductions that came to an end of opening, by result.",
+            "result",
+        );
+        for attempt in [Attempt::Opened, Attempt::Failed] {
+            path_attempts.with_label_values(&[attempt.as_str()]);
+        }
+        let refusals = counters(
+            &registry,
+            "punchcast_refusals_total",
+            "Viewers refused, by reason.",
+            "reason",
+        );
+        for reason in [
+            Refusal::UnknownChannel,
+            Refusal::Secret,
+            Refusal::Full,
+            Refusal::Removed,
+            Refusal::NotReady,
+            Refusal::Malformed,
+        ] {
+            refusals.with_label_values(&[reason.as_str()]);
+        }
+        let per_viewer = |name: &str, help: &str| {
+            let vec = GaugeVec::new(Opts::new(name, help), &["viewer"]).expect("a legal name");
+            register(&registry, vec)
+        };
+        let uplink_budget = rate(
+            &registry,
+            "punchcast_uplink_budget_bytes_per_second",
+            "What --uplink allows; 0 where it was not given.",
+        );
+        uplink_budget.set(uplink_bytes_per_second.unwrap_or(0.0));
+        Self {
+            channel: Arc::new(ChannelMetrics::new(&registry)),
+            viewers: gauge(&registry, "punchcast_viewers", "Viewers admitted now."),
+            path_open: register(&registry, path_open),
+            path_attempts,
+            refusals,
+            encoder: Encoder {
+                frames_in: gauge(
+                    &registry,
+                    "punchcast_encoder_frames_in",
+                    "Pictures given to the encoder since the start; of a source that comes \
+                     encoded, its coded pictures.",
+                ),
+                frames_encoded: gauge(
+                    &registry,
+                    "punchcast_encoder_frames_encoded",
+                    "Coded pictures since the start.",
+                ),
+                keyframes: gauge(
+                    &registry,
+                    "punchcast_encoder_keyframes",
+                    "Keyframes since the start.",
+                ),
+            },
+            uplink_used: rate(
+                &registry,
+                "punchcast_uplink_used_bytes_per_second",
+                "Media bytes handed to the kernel, averaged since the scrape before.",
+            ),
+            used_before: Mutex::new(None),
+            lost: counter(
+                &registry,
+                "punchcast_viewer_packets_lost_total",
+                "Packets that viewers reported as lost on the network, before repair, over all \
+                 viewers.",
+            ),
+            unrecovered: counter(
+                &registry,
+                "punchcast_viewer_packets_unrecovered_total",
+                "Packets that viewers reported as missing at their deadline, over all viewers.",
+            ),
+            per_viewer: Mutex::new(PerViewer {
+                samples: HashMap::new(),
+                fraction_lost: per_viewer(
+                    "punchcast_viewer_fraction_lost",
+                    "Share of packets lost before repair in the viewer's last report, 0 to 1; the \
+                     viewers with the worst loss only.",
+                ),
+                rtt: per_viewer(
+                    "punchcast_viewer_rtt_seconds",
+                    "Round-trip time to the viewer; the viewers with the worst loss only.",
+                ),
+                jitter: per_viewer(
+                    "punchcast_viewer_jitter_seconds",
+                    "Interarrival jitter of the viewer's video; the viewers with the worst loss \
+                     only.",
+                ),
+            }),
+            paused: gauge(
+                &registry,
+                "punchcast_viewers_paused",
+                "Viewers whose media is paused because they have said nothing for 3 s.",
+            ),
+            registry,
+        }
+    }
+
+    /// An attempt to open a path came to its end.
+    pub(crate) fn attempt(&self, attempt: Attempt) {
+        self.path_attempts.with_label_values(&[attempt.as_str()]).inc();
+    }
+
+    /// A viewer was refused.
+    pub(crate) fn refuse(&self, reason: Refusal) {
+        self.refusals.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A viewer reported. Its totals are hostile input: only growth counts.
+    pub(crate) fn report(&self, viewer: ViewerId, sample: ViewerSample) {
+        let mut per_viewer = self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = per_viewer.samples.insert(viewer, sample).unwrap_or_default().totals;
+        let grown = |now: u64, before: u64| now.saturating_sub(before).min(1 << 24);
+        self.lost.inc_by(grown(sample.totals.lost, before.lost));
+        self.unrecovered.inc_by(grown(sample.totals.unrecovered, before.unrecovered));
+    }
+
+    /// A viewer is gone, and its series with it.
+    pub(crate) fn forget(&self, viewer: ViewerId) {
+        let mut per_viewer = self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner);
+        per_viewer.samples.remove(&viewer);
+    }
+
+    /// Sets what is not counted as it happens. Before each scrape.
+    pub(crate) fn refresh(&self) {
+        let now = std::time::Instant::now();
+        let bytes = self.channel.bytes.get();
+        let mut used = self.used_before.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, before)) = used.replace((now, bytes)) {
+            let seconds = now.duration_since(at).as_secs_f64().max(0.001);
+            self.uplink_used.set((bytes - before) as f64 / seconds);
+        }
+        drop(used);
+        self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner).publish();
+    }
+}
+
+impl PerViewer {
+    fn publish(&self) {
+        let mut worst: Vec<_> = self.samples.iter().collect();
+        worst.sort_by(|(id, a), (other, b)| {
+            b.fraction_lost.total_cmp(&a.fraction_lost).then(id.cmp(other))
+        });
+        for gauges in [&self.fraction_lost, &self.rtt, &self.jitter] {
+            gauges.reset();
+        }
+        for (viewer, sample) in worst.into_iter().take(VIEWER_SERIES) {
+            let label = viewer.to_string();
+            self.fraction_lost.with_label_values(&[&label]).set(sample.fraction_lost);
+            self.rtt.with_label_values(&[&label]).set(sample.rtt.as_secs_f64());
+            self.jitter.with_label_values(&[&label]).set(sample.jitter.as_secs_f64());
+        }
+    }
+}

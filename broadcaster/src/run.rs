@@ -1,0 +1,352 @@
+//! Starting a broadcaster, and stopping it.
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use protocol::channel::{Channel, History, JoinPacing};
+use protocol::control::{ALPN, Notice, close};
+use protocol::link::{Link, Target};
+use protocol::media::Format;
+use protocol::seal::{Epoch, MasterKey};
+use protocol::units::Bitrate;
+use quinn::VarInt;
+use rand::RngExt;
+use service::exit::Failure;
+use service::metrics::Readiness;
+use tokio::sync::{mpsc, watch};
+use transport::identity::Identity;
+use transport::openings::Openings;
+use transport::paths::Peer;
+use transport::port::{self, Inbound, Port};
+
+use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
+use crate::fanout::FanOut;
+use crate::media::{MediaConfig, MediaError, Producer, check_environment};
+use crate::metrics::Metrics;
+use crate::registration::{Introduced, Registrar};
+use crate::session;
+use crate::shared::{LiveChannel, Shared};
+use crate::source::{Feed, SourceEnd};
+
+/// How long viewers get to hear that the broadcast ends.
+const GOODBYE: Duration = Duration::from_millis(800);
+
+/// Share of the uplink that joining bursts may use together: live packets come first.
+const JOIN_SHARE: f64 = 0.5;
+
+impl From<MediaError> for Failure {
+    fn from(error: MediaError) -> Self {
+        Self::runtime(error)
+    }
+}
+
+/// Runs a broadcaster until its source ends or it is asked to stop.
+pub async fn run(config: Config) -> Result<(), Failure> {
+    check_environment()?;
+    let identity = Identity::load_or_create(&config.state_folder()?).map_err(Failure::runtime)?;
+    let embedded = Embedded::start(&config).await?;
+    let metrics = Arc::new(Metrics::new(config.uplink.map(Bitrate::as_bytes_per_second)));
+    let readiness = Readiness::default();
+    if let Some(address) = config.metrics {
+        let refreshed = Arc::clone(&metrics);
+        let registry = metrics.registry.clone();
+        let refresh = move || refreshed.refresh();
+        service::metrics::serve(address, registry, readiness.clone(), refresh).await?;
+    }
+    let (port, openings) = open_port(&config, &identity)?;
+
+    let (feed, mut formats, mut source_end) = Feed::new();
+    let media = MediaConfig {
+        source: config.source.clone(),
+        video: config.video.clone(),
+        audio: config.audio.clone(),
+    };
+    let producer = Arc::new(Producer::start(media, feed.sink())?);
+    let (channel, channel_known) = watch::channel(None);
+    let shared = Arc::new(Shared {
+        openings,
+        metrics: Arc::clone(&metrics),
+        name: config.channel.clone(),
+        secret: config.secret()?,
+        max_viewers: config.max_viewers,
+        uplink: config.uplink,
+        allow_private: config.allow_private,
+        channel: channel_known,
+        arrivals: DashMap::new(),
+        viewers: DashMap::new(),
+        next_viewer: AtomicU32::new(1),
+    });
+
+    let shutdown = service::shutdown::requested();
+    let result = tokio::select! {
+        result = shutdown => result.map_err(|error| {
+            Failure::runtime(format!("cannot listen for signals: {error}"))
+        }),
+        end = source_end.recv() => source_result(end),
+        result = async {
+            let known = formats.wait_for(Option::is_some).await;
+            let known = known.ok().and_then(|formats| formats.clone());
+            let formats = known.ok_or_else(|| Failure::runtime("the source ended before it began"))?;
+            let live = start_channel(&config, &formats, &port, &metrics, &producer)?;
+            feed.connect(live.fan_out.clone(), &formats);
+            channel.send_replace(Some(live));
+            let (host, number) = match &embedded {
+                Some(embedded) => (embedded.host.clone(), embedded.port),
+                None => match config.rendezvous()? {
+                    Rendezvous::At { host, port } => (host, port),
+                    Rendezvous::Embedded(_) => unreachable!("it was started above"),
+                },
+            };
+            let registrar = Registrar {
+                port: Arc::clone(&port),
+                identity: identity.clone(),
+                host: embedded.as_ref().map_or(host.clone(), |embedded| embedded.reached_at.clone()),
+                number,
+                readiness,
+            };
+            let introductions = registrar.start().await?;
+            announce(&config, &identity, &host, number)?;
+            tokio::join!(
+                serve_introductions(introductions, &shared),
+                accept(port.endpoint().clone(), &shared),
+                watch_encoder(&producer, &metrics),
+            );
+            Ok(())
+        } => result,
+    };
+    tracing::info!("stopping");
+    stop(&shared, &port).await;
+    drop(producer);
+    if let Some(embedded) = embedded {
+        embedded.server.stop().await;
+    }
+    result
+}
+
+fn source_result(end: Option<SourceEnd>) -> Result<(), Failure> {
+    match end {
+        Some(SourceEnd::Failed(error)) => Err(error.into()),
+        Some(SourceEnd::Ended) | None => {
+            tracing::info!("the source came to its end");
+            Ok(())
+        }
+    }
+}
+
+/// A rendezvous within this process.
+struct Embedded {
+    server: rendezvous::Server,
+    /// What links name.
+    host: String,
+    port: u16,
+    /// What the broadcaster itself connects to.
+    reached_at: String,
+}
+
+impl Embedded {
+    async fn start(config: &Config) -> Result<Option<Self>, Failure> {
+        let Rendezvous::Embedded(listen) = config.rendezvous()? else { return Ok(None) };
+        let directory = Arc::new(rendezvous::Directory::default());
+        let settings = rendezvous::Config { listen, ..rendezvous::Config::default() };
+        let server = rendezvous::Server::start(&settings, directory)?;
+        let port = match server.local_addr().port() {
+            0 => EMBEDDED_PORT,
+            port => port,
+        };
+        let reached_at = match listen.ip().to_canonical() {
+            ip if ip.is_unspecified() => own_address(ip.is_ipv4()).to_string(),
+            ip => ip.to_string(),
+        };
+        let host = config.advertise.clone().unwrap_or_else(|| reached_at.clone());
+        Ok(Some(Self { server, host, port, reached_at }))
+    }
+}
+
+/// The address with which this machine reaches others; loopback where it reaches nobody. Nothing is
+/// sent: connecting a UDP socket only looks up the route.
+fn own_address(only_v4: bool) -> IpAddr {
+    let route = |bind: &str, towards: &str| -> Option<IpAddr> {
+        let socket = UdpSocket::bind(bind).ok()?;
+        socket.connect(towards).ok()?;
+        let ip = socket.local_addr().ok()?.ip();
+        (!ip.is_unspecified()).then_some(ip)
+    };
+    // Documentation addresses (RFC 5737, RFC 3849): routed like any public one.
+    let v4 = || route("0.0.0.0:0", "192.0.2.1:9");
+    let v6 = || if only_v4 { None } else { route("[::]:0", "[2001:db8::1]:9") };
+    let interface = || {
+        let candidates = transport::addresses::host_candidates(([0, 0, 0, 0], 9).into(), false);
+        candidates.first().map(|candidate| candidate.address.ip())
+    };
+    v4().or_else(v6).or_else(interface).unwrap_or(IpAddr::from([127, 0, 0, 1]))
+}
+
+struct Dispatch {
+    openings: Arc<Openings>,
+}
+
+impl Inbound for Dispatch {
+    fn stun(&self, from: SocketAddr, datagram: &[u8]) {
+        self.openings.handle(from, datagram);
+    }
+
+    fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {
+        // Viewers send no media.
+    }
+}
+
+fn open_port(config: &Config, identity: &Identity) -> Result<(Arc<Port>, Arc<Openings>), Failure> {
+    let server = port::Server { identity, ask_client: false, alpn: ALPN, strangers: false };
+    let mut openings = None;
+    let port = Port::open(config.bind, Some(server), |socket, paths| {
+        let driver = Openings::new(Arc::clone(socket), Arc::clone(paths));
+        openings = Some(Arc::clone(&driver));
+        Arc::new(Dispatch { openings: driver })
+    })
+    .map_err(|error| {
+        let address = config.bind.map_or("any port".to_owned(), |bind| bind.to_string());
+        Failure::runtime(format!("cannot open UDP {address}: {error}; choose another with --bind"))
+    })?;
+    let openings = openings.expect("the port makes its inbound side at once");
+    Ok((Arc::new(port), openings))
+}
+
+fn start_channel(
+    config: &Config,
+    formats: &Arc<[Format]>,
+    port: &Port,
+    metrics: &Metrics,
+    producer: &Arc<Producer>,
+) -> Result<LiveChannel, Failure> {
+    let mut rng = rand::rng();
+    let key = MasterKey::random(Epoch::FIRST, &mut rng);
+    let first: u32 = rng.random();
+    // Neighbours differ, whatever the first is.
+    let ssrcs: Arc<[u32]> = (0..formats.len() as u32).map(|at| first.wrapping_add(at)).collect();
+    if let Some(path) = &config.key_log {
+        log_keys(path, &key, &ssrcs).map_err(|error| {
+            Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))
+        })?;
+    }
+    let total = config.uplink.map(|uplink| {
+        Bitrate::bits_per_second((uplink.as_bits_per_second() as f64 * JOIN_SHARE) as u64)
+    });
+    let pacing = JoinPacing { each: config.join_rate, total };
+    let channel = Channel::new(&key, &ssrcs, History::default(), pacing);
+    let sender = port
+        .sender()
+        .map_err(|error| Failure::runtime(format!("cannot share the UDP socket: {error}")))?;
+    let producer = Arc::downgrade(producer);
+    let request_keyframe = move || {
+        if let Some(producer) = producer.upgrade() {
+            producer.request_keyframe();
+        }
+    };
+    let metrics = Arc::clone(&metrics.channel);
+    let (fan_out, _thread) =
+        FanOut::start(channel, formats.len(), sender, metrics, request_keyframe)
+            .map_err(|error| Failure::runtime(format!("cannot start the fan-out: {error}")))?;
+    for format in formats.iter() {
+        tracing::info!(kind = %format.kind, encoding = format.encoding_name, "track");
+    }
+    Ok(LiveChannel { formats: Arc::clone(formats), ssrcs, key: Arc::new(key), fan_out })
+}
+
+/// One line for each track: SSRC, epoch, and key with salt, in hexadecimal.
+fn log_keys(path: &Path, key: &MasterKey, ssrcs: &[u32]) -> std::io::Result<()> {
+    tracing::warn!(
+        "writing the channel's keys to {}: who reads it can read the broadcast",
+        path.display()
+    );
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    let hex: String = key.export().iter().map(|byte| format!("{byte:02x}")).collect();
+    for ssrc in ssrcs {
+        writeln!(file, "{ssrc:08x} {} {hex}", u32::from_be_bytes(key.epoch.mki()))?;
+    }
+    Ok(())
+}
+
+/// Prints the channel's link, and writes it where it was asked for.
+fn announce(config: &Config, identity: &Identity, host: &str, port: u16) -> Result<(), Failure> {
+    let link = Link {
+        host: host.to_owned(),
+        port,
+        broadcaster: identity.id(),
+        target: Target::Channel(config.channel.clone()),
+        secret: config.secret()?,
+    };
+    let line = format!("{link}\n");
+    if let Some(path) = &config.link_file {
+        // Whole or not at all: whoever waits for the file must not read half a link.
+        let temporary = path.with_extension("new");
+        let written =
+            std::fs::write(&temporary, &line).and_then(|()| std::fs::rename(&temporary, path));
+        written.map_err(|error| {
+            Failure::runtime(format!("cannot write the link to {}: {error}", path.display()))
+        })?;
+    }
+    let mut out = std::io::stdout().lock();
+    // A closed standard output is no reason not to broadcast.
+    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    Ok(())
+}
+
+async fn serve_introductions(mut introductions: mpsc::Receiver<Introduced>, shared: &Arc<Shared>) {
+    while let Some(Introduced { introduction, own, rendezvous }) = introductions.recv().await {
+        tokio::spawn(session::serve(introduction, own, rendezvous, Arc::clone(shared)));
+    }
+}
+
+/// Hands viewers' connections to the sessions that wait for them.
+async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
+    while let Some(incoming) = endpoint.accept().await {
+        let peer = Peer::from_address(incoming.remote_address());
+        let waiting = peer.and_then(|peer| shared.arrivals.get(&peer).map(|entry| entry.clone()));
+        let Some(waiting) = waiting else {
+            incoming.ignore();
+            continue;
+        };
+        tokio::spawn(async move {
+            match incoming.await {
+                Ok(connection) => {
+                    // A full queue means that this viewer connected several times at once.
+                    let _ = waiting.try_send(connection);
+                }
+                Err(error) => tracing::debug!(%error, "viewer's handshake failed"),
+            }
+        });
+    }
+}
+
+/// Copies the encoder's counters into the metrics, each second.
+async fn watch_encoder(producer: &Producer, metrics: &Metrics) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        ticks.tick().await;
+        let stats = producer.encoder_stats();
+        metrics.encoder.frames_in.set(stats.frames_in as i64);
+        metrics.encoder.frames_encoded.set(stats.frames_encoded as i64);
+        metrics.encoder.keyframes.set(stats.keyframes as i64);
+    }
+}
+
+async fn stop(shared: &Shared, port: &Port) {
+    shared.tell_all(&Notice::Ended);
+    let all_gone = async {
+        while !shared.viewers.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let _ = tokio::time::timeout(GOODBYE / 2, all_gone).await;
+    port.endpoint().close(VarInt::from_u32(close::DONE), b"the broadcaster stops");
+    let _ = tokio::time::timeout(GOODBYE / 2, port.endpoint().wait_idle()).await;
+}

@@ -1,0 +1,354 @@
+//! One viewer's life at the broadcaster: introduced, path opened, connected, admitted, gone.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use protocol::address::{Policy, Surroundings};
+use protocol::candidate::Candidate;
+use protocol::channel::ViewerId;
+use protocol::control::{Notice, Refusal, Request, Response, close};
+use protocol::feedback::{self, Feedback};
+use protocol::opening::{Config, Credentials, Event, IntroductionId, Path, Role, Setup};
+use protocol::signalling::Introduction;
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::sync::mpsc;
+use transport::openings::Opening;
+use transport::paths::Peer;
+use transport::stream;
+
+use crate::metrics::{Attempt, ViewerSample};
+use crate::shared::{LiveChannel, Shared};
+
+/// No authenticated word for this long pauses media.
+const PAUSE_AFTER: Duration = Duration::from_secs(3);
+
+/// How long a viewer with a path may take to connect and ask for something.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Notices waiting for one viewer, at most.
+const MOST_NOTICES: usize = 16;
+
+/// Serves one introduced viewer to its end. `own` are the candidates that it was told of us,
+/// `rendezvous` is where both met.
+pub(crate) async fn serve(
+    introduction: Introduction,
+    own: Vec<Candidate>,
+    rendezvous: SocketAddr,
+    shared: Arc<Shared>,
+) {
+    let id = IntroductionId(introduction.id);
+    let opening = shared.openings.start(setup(introduction, own, rendezvous, &shared));
+    let peer = opening.peer();
+    let (arrival, connections) = mpsc::channel(2);
+    shared.arrivals.insert(peer, arrival);
+    let mut session = Session { shared, peer, opening, path: None, connections, watching: None };
+    let end = session.run().await;
+    session.close();
+    tracing::debug!(introduction = %id, "viewer's session ended: {end}");
+}
+
+fn setup(
+    introduction: Introduction,
+    own: Vec<Candidate>,
+    rendezvous: SocketAddr,
+    shared: &Shared,
+) -> Setup {
+    let reflexive = |candidates: &[Candidate]| -> Vec<_> {
+        candidates.last().map(|candidate| candidate.address.ip()).into_iter().collect()
+    };
+    let policy = Policy::for_introduction(Surroundings {
+        rendezvous: rendezvous.ip(),
+        own_reflexive: &[introduction.observed.address.ip()],
+        peer_reflexive: &reflexive(&introduction.peer),
+        allow_private: shared.allow_private,
+    });
+    Setup {
+        role: Role::Broadcaster,
+        credentials: Credentials {
+            id: IntroductionId(introduction.id),
+            secret: introduction.secret,
+        },
+        local: own.into_iter().chain([introduction.observed]).collect(),
+        remote: introduction.peer,
+        policy,
+        config: Config::for_role(Role::Broadcaster),
+    }
+}
+
+struct Session {
+    shared: Arc<Shared>,
+    peer: Peer,
+    opening: Opening,
+    path: Option<Path>,
+    connections: mpsc::Receiver<Connection>,
+    watching: Option<Watching>,
+}
+
+/// An admitted viewer.
+struct Watching {
+    viewer: ViewerId,
+    channel: LiveChannel,
+    send: SendStream,
+    notices: mpsc::Receiver<Notice>,
+    heard_at: Instant,
+    paused: bool,
+}
+
+impl Session {
+    /// Runs to the end; says why it came.
+    async fn run(&mut self) -> &'static str {
+        let connection = match self.connected().await {
+            Ok(connection) => connection,
+            Err(end) => return end,
+        };
+        let asked_by = Instant::now() + CONNECT_PATIENCE;
+        loop {
+            let wake = match &self.watching {
+                Some(watching) if !watching.paused => watching.heard_at + PAUSE_AFTER,
+                Some(_) => Instant::now() + PAUSE_AFTER,
+                None => asked_by,
+            };
+            let notice = async {
+                match &mut self.watching {
+                    Some(watching) => watching.notices.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.opening.event() => {
+                    if let Err(end) = self.path_event(event) {
+                        connection.close(VarInt::from_u32(close::CONSENT_EXPIRED), b"path lost");
+                        return end;
+                    }
+                }
+                stream = connection.accept_bi() => match stream {
+                    Ok((send, receive)) => self.request(&connection, send, receive).await,
+                    Err(error) => {
+                        tracing::debug!(%error, "viewer's connection ended");
+                        return "the viewer's connection ended";
+                    }
+                },
+                datagram = connection.read_datagram() => match datagram {
+                    Ok(datagram) => self.feedback(&connection, &datagram).await,
+                    Err(_) => return "the viewer's connection ended",
+                },
+                notice = notice => {
+                    let Some(notice) = notice else { return "the broadcast ended" };
+                    if let Some(end) = self.say(&connection, &notice).await {
+                        return end;
+                    }
+                }
+                () = tokio::time::sleep_until(wake.into()) => {
+                    if self.watching.is_none() {
+                        connection.close(VarInt::from_u32(close::PROTOCOL), b"nothing was asked");
+                        return "the viewer asked for nothing";
+                    }
+                    self.pause();
+                }
+            }
+        }
+    }
+
+    /// Waits for a path and then for the viewer's connection on it.
+    async fn connected(&mut self) -> Result<Connection, &'static str> {
+        let mut patience = None;
+        loop {
+            let give_up = async {
+                match patience {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = self.opening.event() => {
+                    self.path_event(event)?;
+                    let now = tokio::time::Instant::now();
+                    patience = patience.or(self.path.map(|_| now + CONNECT_PATIENCE));
+                }
+                connection = self.connections.recv() => {
+                    return connection.ok_or("the broadcaster stops");
+                }
+                () = give_up => return Err("the viewer opened a path and never connected"),
+            }
+        }
+    }
+
+    fn path_event(&mut self, event: Option<Event>) -> Result<(), &'static str> {
+        match event {
+            Some(Event::Opened(path)) => {
+                self.shared.metrics.path_open.observe(path.took.as_secs_f64());
+                self.shared.metrics.attempt(Attempt::Opened);
+                tracing::debug!(remote = %path.remote, kind = path.kind.as_str(), took = ?path.took, "path opened");
+                self.set_path(path);
+                Ok(())
+            }
+            Some(Event::Moved(path)) => {
+                tracing::info!(remote = %path.remote, kind = path.kind.as_str(), "path moved");
+                self.set_path(path);
+                Ok(())
+            }
+            Some(Event::Failed(failure)) => {
+                self.shared.metrics.attempt(Attempt::Failed);
+                tracing::info!("a viewer could not be reached: {failure}");
+                Err("no path")
+            }
+            Some(Event::Lost(reason)) => {
+                tracing::info!(%reason, "path lost");
+                Err("path lost")
+            }
+            None => Err("the opening agent ended"),
+        }
+    }
+
+    fn set_path(&mut self, path: Path) {
+        self.path = Some(path);
+        if let Some(watching) = &self.watching {
+            watching.channel.fan_out.relocate(watching.viewer, path.remote);
+        }
+    }
+
+    async fn request(
+        &mut self,
+        connection: &Connection,
+        mut send: SendStream,
+        mut receive: RecvStream,
+    ) {
+        let request = tokio::time::timeout(CONNECT_PATIENCE, stream::read(&mut receive)).await;
+        let response = match request {
+            Ok(Ok(Request::List { secret })) if self.shared.may_enter(secret.as_ref()) => {
+                Response::Catalogue { channels: self.shared.catalogue().await }
+            }
+            Ok(Ok(Request::List { .. })) => Response::Refused { reason: Refusal::Secret },
+            Ok(Ok(Request::Watch { .. })) if self.watching.is_some() => {
+                Response::Refused { reason: Refusal::Malformed }
+            }
+            Ok(Ok(Request::Watch { channel, secret })) => {
+                match self.shared.admit(&channel, secret.as_ref()).await {
+                    Ok((viewer, channel)) => {
+                        self.watch(connection, send, viewer, channel).await;
+                        return;
+                    }
+                    Err(reason) => Response::Refused { reason },
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "request refused");
+                Response::Refused { reason: Refusal::Malformed }
+            }
+            Err(_) => return,
+        };
+        if let Response::Refused { reason } = response {
+            self.shared.metrics.refuse(reason);
+            tracing::info!(reason = reason.as_str(), "viewer refused");
+        }
+        // An error means that the viewer is gone, which the connection says next.
+        let _ = stream::write(&mut send, &response).await;
+        let _ = send.finish();
+    }
+
+    async fn watch(
+        &mut self,
+        connection: &Connection,
+        mut send: SendStream,
+        viewer: ViewerId,
+        channel: LiveChannel,
+    ) {
+        let Some(path) = self.path else { return };
+        let Some(admission) = channel.join(viewer, path.remote).await else { return };
+        let (notices_in, notices) = mpsc::channel(MOST_NOTICES);
+        self.shared.viewers.insert(viewer, notices_in);
+        self.shared.metrics.viewers.inc();
+        tracing::info!(
+            %viewer,
+            path = path.kind.as_str(),
+            remote = %path.remote,
+            rtt_ms = connection.rtt().as_millis() as u64,
+            "viewer joined"
+        );
+        let _ = stream::write(&mut send, &Response::Admitted { admission }).await;
+        let heard_at = Instant::now();
+        self.watching = Some(Watching { viewer, channel, send, notices, heard_at, paused: false });
+    }
+
+    async fn feedback(&mut self, connection: &Connection, datagram: &Bytes) {
+        self.opening.authenticated();
+        let Some(watching) = &mut self.watching else { return };
+        watching.heard_at = Instant::now();
+        let viewer = watching.viewer;
+        match feedback::parse(datagram) {
+            Ok(Feedback::Report { blocks, totals }) => {
+                let video = blocks.first().copied().unwrap_or_default();
+                let worst = blocks.iter().map(|block| block.fraction_lost).max().unwrap_or(0);
+                let format = watching.channel.formats.first();
+                let clock_rate = format.map_or(90_000, |format| format.clock_rate).max(1);
+                let sample = ViewerSample {
+                    fraction_lost: f64::from(worst) / 256.0,
+                    rtt: connection.rtt(),
+                    jitter: Duration::from_secs_f64(
+                        f64::from(video.jitter) / f64::from(clock_rate),
+                    ),
+                    totals: totals.unwrap_or_default(),
+                };
+                self.shared.metrics.report(viewer, sample);
+            }
+            Ok(Feedback::Nack { ssrc, sequences }) => {
+                watching.channel.fan_out.request(viewer, ssrc, sequences);
+            }
+            Err(error) => tracing::debug!(%viewer, %error, "feedback dropped"),
+        }
+        self.resume().await;
+    }
+
+    fn pause(&mut self) {
+        if let Some(watching) = self.watching.as_mut().filter(|watching| !watching.paused) {
+            tracing::info!(viewer = %watching.viewer, "media paused: no word for {PAUSE_AFTER:?}");
+            watching.paused = true;
+            watching.channel.fan_out.leave(watching.viewer);
+            self.shared.metrics.paused.inc();
+        }
+    }
+
+    async fn resume(&mut self) {
+        let Some(path) = self.path else { return };
+        if let Some(watching) = self.watching.as_mut().filter(|watching| watching.paused) {
+            watching.paused = false;
+            self.shared.metrics.paused.dec();
+            tracing::info!(viewer = %watching.viewer, "media resumed");
+            // It knows the channel already; where it stands now shows in the packets.
+            watching.channel.fan_out.join(watching.viewer, path.remote).await;
+        }
+    }
+
+    /// Sends a notice; says why the session ends if it does.
+    async fn say(&mut self, connection: &Connection, notice: &Notice) -> Option<&'static str> {
+        let watching = self.watching.as_mut()?;
+        let said = stream::write(&mut watching.send, notice).await;
+        match notice {
+            Notice::Ended | Notice::Removed => {
+                let _ = watching.send.finish();
+                // The notice must arrive before the connection goes.
+                let stopped = watching.send.stopped();
+                let _ = tokio::time::timeout(Duration::from_millis(300), stopped).await;
+                connection.close(VarInt::from_u32(close::DONE), b"ended");
+                Some("the broadcast ended")
+            }
+            Notice::Key { .. } => said.is_err().then_some("the viewer's connection ended"),
+        }
+    }
+
+    fn close(&mut self) {
+        self.shared.arrivals.remove(&self.peer);
+        if let Some(watching) = self.watching.take() {
+            watching.channel.fan_out.leave(watching.viewer);
+            self.shared.viewers.remove(&watching.viewer);
+            self.shared.metrics.viewers.dec();
+            if watching.paused {
+                self.shared.metrics.paused.dec();
+            }
+            self.shared.metrics.forget(watching.viewer);
+            tracing::info!(viewer = %watching.viewer, "viewer left");
+        }
+    }
+}

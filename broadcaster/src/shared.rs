@@ -1,0 +1,139 @@
+//! What all sessions of a broadcaster share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use protocol::channel::ViewerId;
+use protocol::control::{Admission, ChannelEntry, Notice, Refusal, Track};
+use protocol::link::Secret;
+use protocol::media::Format;
+use protocol::seal::MasterKey;
+use protocol::units::Bitrate;
+use tokio::sync::{mpsc, watch};
+use transport::openings::Openings;
+use transport::paths::Peer;
+
+use crate::fanout::FanOut;
+use crate::metrics::Metrics;
+
+/// How long a viewer that comes before the source is ready waits for it.
+const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The live channel as sessions see it.
+#[derive(Clone)]
+pub(crate) struct LiveChannel {
+    pub(crate) formats: Arc<[Format]>,
+    pub(crate) ssrcs: Arc<[u32]>,
+    pub(crate) key: Arc<MasterKey>,
+    pub(crate) fan_out: FanOut,
+}
+
+/// What all sessions share.
+pub(crate) struct Shared {
+    pub(crate) openings: Arc<Openings>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) name: String,
+    pub(crate) secret: Option<Secret>,
+    pub(crate) max_viewers: usize,
+    pub(crate) uplink: Option<Bitrate>,
+    pub(crate) allow_private: bool,
+    /// The channel, once its source is ready.
+    pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
+    /// Sessions that wait for their viewer's connection.
+    pub(crate) arrivals: DashMap<Peer, mpsc::Sender<quinn::Connection>>,
+    /// Admitted viewers, and where notices for them go.
+    pub(crate) viewers: DashMap<ViewerId, mpsc::Sender<Notice>>,
+    pub(crate) next_viewer: AtomicU32,
+}
+
+impl Shared {
+    /// The channel, waited for a while.
+    pub(crate) async fn channel(&self) -> Option<LiveChannel> {
+        let mut channel = self.channel.clone();
+        let ready = tokio::time::timeout(SOURCE_PATIENCE, channel.wait_for(Option::is_some)).await;
+        ready.ok()?.ok()?.clone()
+    }
+
+    /// Whether a viewer that shows this may see what there is.
+    pub(crate) fn may_enter(&self, shown: Option<&Secret>) -> bool {
+        match (&self.secret, shown) {
+            (None, _) => true,
+            (Some(expected), Some(shown)) => expected == shown,
+            (Some(_), None) => false,
+        }
+    }
+
+    /// Admits a viewer to the channel, or says why not.
+    pub(crate) async fn admit(
+        &self,
+        channel_name: &str,
+        shown: Option<&Secret>,
+    ) -> Result<(ViewerId, LiveChannel), Refusal> {
+        if !self.may_enter(shown) {
+            return Err(Refusal::Secret);
+        }
+        if channel_name != self.name {
+            return Err(Refusal::UnknownChannel);
+        }
+        let channel = self.channel().await.ok_or(Refusal::NotReady)?;
+        if self.viewers.len() >= self.max_viewers || !self.uplink_carries_one_more() {
+            return Err(Refusal::Full);
+        }
+        let id = ViewerId(self.next_viewer.fetch_add(1, Ordering::Relaxed));
+        Ok((id, channel))
+    }
+
+    fn uplink_carries_one_more(&self) -> bool {
+        let Some(uplink) = self.uplink else { return true };
+        let each = self.metrics.channel.live_rate.get();
+        (self.viewers.len() + 1) as f64 * each <= uplink.as_bytes_per_second()
+    }
+
+    /// What there is to watch.
+    pub(crate) async fn catalogue(&self) -> Vec<ChannelEntry> {
+        let formats = self.channel().await.map(|channel| channel.formats.to_vec());
+        vec![ChannelEntry { name: self.name.clone(), formats: formats.unwrap_or_default() }]
+    }
+
+    /// Tells every admitted viewer.
+    pub(crate) fn tell_all(&self, notice: &Notice) {
+        for viewer in &self.viewers {
+            // A session that is this far behind is ending anyway.
+            let _ = viewer.try_send(notice.clone());
+        }
+    }
+}
+
+impl LiveChannel {
+    /// Begins to send to a viewer, and says all that it needs to know. `None` when the channel ended.
+    pub(crate) async fn join(
+        &self,
+        viewer: ViewerId,
+        to: std::net::SocketAddr,
+    ) -> Option<Admission> {
+        let joined = self.fan_out.join(viewer, to).await?;
+        let tracks = self.formats.iter().zip(&*self.ssrcs).zip(&joined.tracks);
+        let tracks = tracks.map(|((format, &ssrc), track)| Track {
+            format: format.clone(),
+            ssrc,
+            first_index: track.position.first_index,
+            live_index: track.position.live_index,
+            rtp_timestamp: track.rtp_timestamp,
+            captured_us: micros(track.captured),
+        });
+        Some(Admission {
+            viewer: viewer.0,
+            tracks: tracks.collect(),
+            keys: vec![(*self.key).clone()],
+            capture_now_us: micros(joined.capture_now),
+            send_lag_us: micros(joined.send_lag),
+            viewer_tag: 0,
+        })
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

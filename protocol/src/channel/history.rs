@@ -1,0 +1,114 @@
+//! The shared ring of sealed bursts: since the last keyframe, and at least for the repair window.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::seal::SealedBurst;
+
+/// How long packets are kept for repair, whatever the keyframes do.
+pub(super) const REPAIR_WINDOW: Duration = Duration::from_secs(2);
+
+/// Most bytes kept: 10 s at 50 Mbit/s. A GOP that exceeds it is not kept whole, and viewers wait for
+/// the next keyframe.
+pub(super) const MOST_BYTES: usize = 64 << 20;
+
+/// Sealed bursts of all tracks in the order in which they were published. Positions count bursts
+/// since the channel began and never move.
+#[derive(Debug)]
+pub struct History {
+    bursts: VecDeque<Kept>,
+    /// Position of the front.
+    first: u64,
+    /// Position of the last keyframe, if it is still here.
+    keyframe: Option<u64>,
+    bytes: usize,
+    window: Duration,
+    most_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Kept {
+    burst: Arc<SealedBurst>,
+    published_at: Instant,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self::new(REPAIR_WINDOW, MOST_BYTES)
+    }
+}
+
+impl History {
+    /// A history that keeps at least `window`, and at most `most_bytes`.
+    pub fn new(window: Duration, most_bytes: usize) -> Self {
+        let bursts = VecDeque::new();
+        Self { bursts, first: 0, keyframe: None, bytes: 0, window, most_bytes }
+    }
+
+    pub(super) fn push(&mut self, burst: Arc<SealedBurst>, now: Instant) {
+        if burst.keyframe {
+            self.keyframe = Some(self.end());
+        }
+        self.bytes += burst.bytes().len();
+        self.bursts.push_back(Kept { burst, published_at: now });
+        while let Some(front) = self.bursts.front() {
+            let needed_to_join = self.keyframe.is_some_and(|keyframe| self.first >= keyframe);
+            let needed_to_repair = now.saturating_duration_since(front.published_at) < self.window;
+            if self.bytes <= self.most_bytes && (needed_to_join || needed_to_repair) {
+                break;
+            }
+            self.bytes -= front.burst.bytes().len();
+            self.bursts.pop_front();
+            self.first += 1;
+        }
+        self.keyframe = self.keyframe.filter(|&keyframe| keyframe >= self.first);
+    }
+
+    /// Position behind the last burst.
+    pub fn end(&self) -> u64 {
+        self.first + self.bursts.len() as u64
+    }
+
+    /// Position of the last keyframe.
+    pub fn keyframe(&self) -> Option<u64> {
+        self.keyframe
+    }
+
+    /// The burst at a position; `None` when it is gone or not there yet.
+    pub fn get(&self, position: u64) -> Option<&Arc<SealedBurst>> {
+        let at = position.checked_sub(self.first)?;
+        self.bursts.get(usize::try_from(at).ok()?).map(|kept| &kept.burst)
+    }
+
+    /// Position of the oldest burst.
+    pub fn start(&self) -> u64 {
+        self.first
+    }
+
+    /// Bytes kept.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes from a position on.
+    pub fn bytes_since(&self, position: u64) -> usize {
+        let skip = position.saturating_sub(self.first) as usize;
+        self.bursts.iter().skip(skip).map(|kept| kept.burst.bytes().len()).sum()
+    }
+
+    /// Index of the first packet of `track` at or behind `position`.
+    pub fn first_index(&self, track: usize, position: u64) -> Option<u64> {
+        let skip = position.saturating_sub(self.first) as usize;
+        let mut behind = self.bursts.iter().skip(skip).map(|kept| &kept.burst);
+        behind.find(|burst| burst.track == track).map(|burst| burst.first_index)
+    }
+
+    /// The newest kept packet of a stream with this sequence number.
+    pub fn find(&self, ssrc: u32, sequence: u16) -> Option<(Arc<SealedBurst>, usize)> {
+        self.bursts.iter().rev().map(|kept| &kept.burst).find_map(|burst| {
+            let at = usize::from(sequence.wrapping_sub(burst.first_index as u16));
+            (burst.ssrc == ssrc && at < burst.len()).then(|| (Arc::clone(burst), at))
+        })
+    }
+}

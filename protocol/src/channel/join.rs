@@ -1,0 +1,75 @@
+//! A viewer on its way to the live edge.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::history::History;
+use super::pacing::Pacer;
+use super::{SealedBurst, ViewerId};
+
+/// Most packets that a joining viewer gets at once: 18 kB, below any receive buffer and any sane
+/// router's queue.
+const CHUNK: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Joiner {
+    pub(super) viewer: ViewerId,
+    pub(super) pacer: Pacer,
+    /// Next burst and packet; `None` while waiting for a keyframe.
+    next: Option<(u64, usize)>,
+    patience_ends: Instant,
+}
+
+impl Joiner {
+    pub(super) fn new(viewer: ViewerId, start: Option<u64>, patience_ends: Instant) -> Self {
+        let next = start.map(|start| (start, 0));
+        Self { viewer, pacer: Pacer::default(), next, patience_ends }
+    }
+
+    pub(super) fn start_if_waiting(&mut self, position: u64) {
+        self.next = self.next.or(Some((position, 0)));
+    }
+
+    pub(super) fn lose_patience(&mut self, keyframe: u64, now: Instant) {
+        if now >= self.patience_ends {
+            self.start_if_waiting(keyframe);
+        }
+    }
+
+    pub(super) fn has_caught_up(&self, end: u64) -> bool {
+        self.next.is_some_and(|(position, _)| position >= end)
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.next.is_some() && self.pacer.is_due(now)
+    }
+
+    pub(super) fn wakes_at(&self) -> Option<Instant> {
+        match self.next {
+            Some(_) => Some(self.pacer.due_at().unwrap_or(self.patience_ends)),
+            None => Some(self.patience_ends),
+        }
+    }
+
+    /// The next chunk. A viewer so slow that the history left it behind goes on at its start.
+    pub(super) fn next_packets(
+        &mut self,
+        history: &History,
+    ) -> Option<(Arc<SealedBurst>, Range<usize>)> {
+        let (mut position, mut packet) = self.next?;
+        if position < history.start() {
+            (position, packet) = (history.keyframe().unwrap_or(history.end()), 0);
+        }
+        let burst = history.get(position).map(Arc::clone);
+        let step = burst.map(|burst| {
+            let end = burst.len().min(packet + CHUNK);
+            let packets = packet..end;
+            (position, packet) =
+                if end == burst.len() { (position + 1, 0) } else { (position, end) };
+            (burst, packets)
+        });
+        self.next = Some((position, packet));
+        step
+    }
+}

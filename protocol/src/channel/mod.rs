@@ -1,0 +1,292 @@
+//! A channel: one encoded stream, its sealer, its history, and the viewers that are catching up.
+//!
+//! A burst is published once: sealed, kept in the [`History`], and handed back for the fan-out to
+//! all live viewers. A new viewer first gets the GOP so far out of the history, paced and in order,
+//! and turns live the moment it has caught up: no packet is sent to it twice or left out, and the
+//! encoder makes no keyframe for it. Only where catching up would take longer than
+//! [`LONGEST_CATCH_UP`] is a keyframe asked for instead.
+//!
+//! Drive it with [`Channel::publish`], [`Channel::join`], [`Channel::request`]; drain it with
+//! [`Channel::poll_step`] until it has nothing due, then wait until [`Channel::poll_timeout`].
+
+mod history;
+mod join;
+mod pacing;
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub use history::History;
+pub use pacing::JoinPacing;
+
+use crate::burst::PlainBurst;
+use crate::seal::{MasterKey, SealError, SealedBurst, Sealer};
+use crate::units::Bitrate;
+use join::Joiner;
+use pacing::{Pacer, RateMeter};
+
+/// How long a viewer may take to reach the live edge before a keyframe is the cheaper way.
+pub const LONGEST_CATCH_UP: Duration = Duration::from_secs(2);
+
+/// How long a joining viewer waits for a keyframe that was asked for, before it gets the history
+/// after all (a source that is passed through cannot make one).
+const KEYFRAME_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Keyframes are asked for at most this often, however many viewers wait.
+const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Retransmissions waiting to be sent, at most, over all viewers. What exceeds it is asked for again.
+const MOST_RETRANSMISSIONS: usize = 4096;
+
+/// Names a viewer within a broadcaster process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ViewerId(pub u32);
+
+impl std::fmt::Display for ViewerId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// What is to be done next.
+#[derive(Debug)]
+pub enum Step {
+    /// Send these packets of a burst to one viewer.
+    Send {
+        /// To whom.
+        viewer: ViewerId,
+        /// The burst.
+        burst: Arc<SealedBurst>,
+        /// Which of its packets.
+        packets: Range<usize>,
+        /// Why.
+        purpose: Purpose,
+    },
+    /// The viewer has all that was published: from now on it belongs to the fan-out.
+    CaughtUp {
+        /// Who.
+        viewer: ViewerId,
+    },
+    /// Ask the encoder for a keyframe.
+    RequestKeyframe,
+}
+
+/// Why packets go to one viewer alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The GOP so far, for a viewer that joins.
+    Join,
+    /// Asked for by a NACK.
+    Retransmission,
+}
+
+/// What a viewer that joins now is told about each track.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrackPosition {
+    /// Index of the first packet it will be sent.
+    pub first_index: u64,
+    /// Index of the next packet that will be made.
+    pub live_index: u64,
+}
+
+struct Retransmission {
+    viewer: ViewerId,
+    burst: Arc<SealedBurst>,
+    packet: usize,
+}
+
+/// One encoded stream with its history and its joining viewers.
+pub struct Channel {
+    sealer: Sealer,
+    history: History,
+    joiners: VecDeque<Joiner>,
+    retransmissions: VecDeque<Retransmission>,
+    pacing: JoinPacing,
+    join_pacer: Pacer,
+    live_rate: RateMeter,
+    keyframe_wanted: bool,
+    keyframe_requested_at: Option<Instant>,
+    tracks: usize,
+}
+
+impl Channel {
+    /// A channel whose tracks have these SSRCs (which must differ), sealed with `key`.
+    pub fn new(key: &MasterKey, ssrcs: &[u32], history: History, pacing: JoinPacing) -> Self {
+        Self {
+            sealer: Sealer::new(key, ssrcs),
+            history,
+            joiners: VecDeque::new(),
+            retransmissions: VecDeque::new(),
+            join_pacer: Pacer::default(),
+            live_rate: RateMeter::default(),
+            pacing,
+            keyframe_wanted: false,
+            keyframe_requested_at: None,
+            tracks: ssrcs.len(),
+        }
+    }
+
+    /// Seals a burst and keeps it. The caller sends it to the live viewers.
+    pub fn publish(
+        &mut self,
+        track: usize,
+        keyframe: bool,
+        captured_at: Instant,
+        burst: PlainBurst,
+        now: Instant,
+    ) -> Result<Arc<SealedBurst>, SealError> {
+        let burst = Arc::new(self.sealer.seal(track, keyframe, captured_at, burst)?);
+        self.live_rate.add(burst.bytes().len(), now);
+        self.history.push(Arc::clone(&burst), now);
+        if keyframe {
+            self.keyframe_wanted = false;
+            let start = self.history.end() - 1;
+            for joiner in &mut self.joiners {
+                joiner.start_if_waiting(start);
+            }
+        }
+        Ok(burst)
+    }
+
+    /// Begins to serve a viewer. It gets the GOP so far, then [`Step::CaughtUp`].
+    pub fn join(&mut self, viewer: ViewerId, now: Instant) -> Vec<TrackPosition> {
+        self.leave(viewer);
+        let start = self.history.keyframe();
+        let start = start.filter(|&start| self.catch_up_time(start) <= LONGEST_CATCH_UP);
+        if start.is_none() && self.history.keyframe().is_some() {
+            self.keyframe_wanted = true;
+        }
+        let patience_ends = now + KEYFRAME_PATIENCE;
+        let start = match (start, self.history.keyframe()) {
+            (Some(start), _) => Some(start),
+            // Nothing can be decoded yet: the first keyframe to come reaches the viewer live.
+            (None, None) => Some(self.history.end()),
+            (None, Some(_)) => None,
+        };
+        let positions = (0..self.tracks)
+            .map(|track| {
+                let live_index = self.sealer.next_index(track).unwrap_or(0);
+                let first = start.and_then(|start| self.history.first_index(track, start));
+                TrackPosition { first_index: first.unwrap_or(live_index), live_index }
+            })
+            .collect();
+        self.joiners.push_back(Joiner::new(viewer, start, patience_ends));
+        positions
+    }
+
+    /// Forgets a viewer: nothing more is sent to it from here.
+    pub fn leave(&mut self, viewer: ViewerId) {
+        self.joiners.retain(|joiner| joiner.viewer != viewer);
+        self.retransmissions.retain(|waiting| waiting.viewer != viewer);
+    }
+
+    /// Queues the packets of a stream that a viewer asks for again, as far as the history has them.
+    /// Returns how many were queued.
+    pub fn request(
+        &mut self,
+        viewer: ViewerId,
+        ssrc: u32,
+        sequences: impl IntoIterator<Item = u16>,
+    ) -> usize {
+        let before = self.retransmissions.len();
+        for sequence in sequences {
+            if self.retransmissions.len() >= MOST_RETRANSMISSIONS {
+                break;
+            }
+            if let Some((burst, packet)) = self.history.find(ssrc, sequence) {
+                self.retransmissions.push_back(Retransmission { viewer, burst, packet });
+            }
+        }
+        self.retransmissions.len() - before
+    }
+
+    /// What is due at `now`, if anything.
+    pub fn poll_step(&mut self, now: Instant) -> Option<Step> {
+        if let Some(Retransmission { viewer, burst, packet }) = self.retransmissions.pop_front() {
+            let packets = packet..packet + 1;
+            return Some(Step::Send { viewer, burst, packets, purpose: Purpose::Retransmission });
+        }
+        if self.keyframe_due(now) {
+            self.keyframe_requested_at = Some(now);
+            self.keyframe_wanted = false;
+            return Some(Step::RequestKeyframe);
+        }
+        if let Some(keyframe) = self.history.keyframe() {
+            for joiner in &mut self.joiners {
+                joiner.lose_patience(keyframe, now);
+            }
+        }
+        // Whoever has caught up leaves first, paced or not: it must not miss the next burst.
+        let end = self.history.end();
+        if let Some(at) = self.joiners.iter().position(|joiner| joiner.has_caught_up(end)) {
+            let joiner = self.joiners.remove(at)?;
+            return Some(Step::CaughtUp { viewer: joiner.viewer });
+        }
+        if !self.join_pacer.is_due(now) {
+            return None;
+        }
+        let at = self.joiners.iter().position(|joiner| joiner.is_due(now))?;
+        // To the back of the queue, so that all who join take turns.
+        let mut joiner = self.joiners.remove(at)?;
+        let step = joiner.next_packets(&self.history);
+        if let Some((burst, packets)) = &step {
+            let bytes = packets.clone().filter_map(|at| burst.packet(at)).map(|r| r.len()).sum();
+            joiner.pacer.spend(bytes, self.pacing.each, now);
+            if let Some(total) = self.pacing.total {
+                self.join_pacer.spend(bytes, total, now);
+            }
+        }
+        let viewer = joiner.viewer;
+        self.joiners.push_back(joiner);
+        step.map(|(burst, packets)| Step::Send { viewer, burst, packets, purpose: Purpose::Join })
+    }
+
+    /// When [`Self::poll_step`] will have something to do, if nothing else happens before.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let joiners = self.joiners.iter().filter_map(Joiner::wakes_at);
+        let joiners = joiners.map(|at| at.max(self.join_pacer.due_at().unwrap_or(at)));
+        let keyframe = self.keyframe_wanted.then_some(self.keyframe_requested_at).flatten();
+        joiners.chain(keyframe.map(|at| at + KEYFRAME_INTERVAL)).min()
+    }
+
+    /// The packets kept.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// What the stream has needed lately.
+    pub fn live_rate(&self) -> Bitrate {
+        self.live_rate.rate()
+    }
+
+    /// How many viewers are catching up.
+    pub fn joining(&self) -> usize {
+        self.joiners.len()
+    }
+
+    /// Seals with another key from now on.
+    pub fn rekey(&mut self, key: &MasterKey) {
+        self.sealer.rekey(key);
+    }
+
+    fn keyframe_due(&self, now: Instant) -> bool {
+        let rested = self.keyframe_requested_at.is_none_or(|at| now >= at + KEYFRAME_INTERVAL);
+        self.keyframe_wanted && rested
+    }
+
+    /// How long a viewer needs from `start` to the live edge, which moves on meanwhile.
+    fn catch_up_time(&self, start: u64) -> Duration {
+        let rate = self.pacing.rate_among(self.joiners.len() + 1);
+        let gain = rate.as_bytes_per_second() - self.live_rate.rate().as_bytes_per_second();
+        let bytes = self.history.bytes_since(start) as f64;
+        if gain <= 0.0 {
+            return Duration::MAX;
+        }
+        Duration::try_from_secs_f64(bytes / gain).unwrap_or(Duration::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,169 @@
+use super::*;
+use crate::seal::Epoch;
+
+const VIDEO: usize = 0;
+const AUDIO: usize = 1;
+
+struct Rig {
+    channel: Channel,
+    now: Instant,
+}
+
+/// What one viewer was sent: (track, packet index).
+type Sent = Vec<(usize, u64)>;
+
+impl Rig {
+    fn new(each: &str, total: Option<&str>) -> Self {
+        let key = MasterKey::from_parts(Epoch::FIRST, [1; 16], [2; 12]);
+        let rate = |text: &str| text.parse().expect("a rate");
+        let pacing = JoinPacing { each: rate(each), total: total.map(rate) };
+        let channel = Channel::new(&key, &[10, 20], History::default(), pacing);
+        Self { channel, now: Instant::now() }
+    }
+
+    fn publish(&mut self, track: usize, keyframe: bool, packets: usize, length: usize) {
+        let mut burst = PlainBurst::default();
+        for _ in 0..packets {
+            let mut packet = vec![0u8; length];
+            packet[0] = 0x80;
+            burst.push([&packet[..]]).expect("fits");
+        }
+        self.channel.publish(track, keyframe, self.now, burst, self.now).expect("seals");
+    }
+
+    /// Publishes 25 frames a second for `seconds`, 1 Mbit/s, the first a keyframe.
+    fn gop(&mut self, seconds: f64) {
+        for frame in 0..(seconds * 25.0) as usize {
+            self.publish(VIDEO, frame == 0, 5, 980);
+            self.publish(AUDIO, false, 1, 200);
+            self.now += Duration::from_millis(40);
+        }
+    }
+
+    /// Lets time pass until the viewer has caught up; frames go on being published meanwhile.
+    fn catch_up(&mut self, viewer: ViewerId) -> (Sent, Duration) {
+        let mut sent = Vec::new();
+        let began = self.now;
+        let mut next_frame = self.now + Duration::from_millis(40);
+        loop {
+            while let Some(step) = self.channel.poll_step(self.now) {
+                match step {
+                    Step::Send { viewer: to, burst, packets, .. } if to == viewer => {
+                        sent.extend(packets.map(|at| (burst.track, burst.first_index + at as u64)));
+                    }
+                    Step::CaughtUp { viewer: who } if who == viewer => {
+                        return (sent, self.now - began);
+                    }
+                    _ => {}
+                }
+            }
+            let wake = self.channel.poll_timeout().expect("somebody is joining").min(next_frame);
+            assert!(wake > self.now, "a timeout in the past would spin");
+            self.now = wake;
+            if self.now >= next_frame {
+                self.publish(VIDEO, false, 5, 980);
+                next_frame += Duration::from_millis(40);
+            }
+            assert!(self.now - began < Duration::from_secs(60), "never catches up");
+        }
+    }
+}
+
+fn indices(sent: &Sent, track: usize) -> Vec<u64> {
+    sent.iter().filter(|(of, _)| *of == track).map(|(_, index)| *index).collect()
+}
+
+#[test]
+fn a_joiner_gets_the_gop_in_order_and_then_the_live_edge() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(2.0);
+    rig.gop(7.0);
+    let positions = rig.channel.join(ViewerId(1), rig.now);
+    assert_eq!(positions[VIDEO], TrackPosition { first_index: 250, live_index: 1125 });
+    assert_eq!(positions[AUDIO], TrackPosition { first_index: 50, live_index: 225 });
+    let (sent, took) = rig.catch_up(ViewerId(1));
+    let video = indices(&sent, VIDEO);
+    assert_eq!(video.first(), Some(&250));
+    assert!(video.windows(2).all(|pair| pair[1] == pair[0] + 1), "in order, none twice");
+    assert!(video.len() >= 875, "up to the live edge: {}", video.len());
+    assert_eq!(indices(&sent, AUDIO).len(), 175);
+    // 7 s at 1 Mbit/s through 20 Mbit/s.
+    assert!((0.3..0.6).contains(&took.as_secs_f64()), "{took:?}");
+}
+
+#[test]
+fn two_joiners_share_the_total() {
+    let mut rig = Rig::new("100M", Some("20M"));
+    rig.gop(7.0);
+    rig.channel.join(ViewerId(1), rig.now);
+    rig.channel.join(ViewerId(2), rig.now);
+    let (_, took) = rig.catch_up(ViewerId(2));
+    assert!((0.6..1.2).contains(&took.as_secs_f64()), "{took:?}");
+}
+
+#[test]
+fn a_gop_too_long_for_the_uplink_asks_for_one_keyframe() {
+    let mut rig = Rig::new("2M", None);
+    rig.gop(7.0);
+    rig.channel.join(ViewerId(1), rig.now);
+    rig.channel.join(ViewerId(2), rig.now);
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::RequestKeyframe)));
+    assert!(rig.channel.poll_step(rig.now).is_none(), "one for both");
+    rig.now += Duration::from_millis(100);
+    rig.publish(VIDEO, true, 20, 980);
+    let (sent, took) = rig.catch_up(ViewerId(1));
+    assert_eq!(indices(&sent, VIDEO).first(), Some(&875), "from the new keyframe on");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+}
+
+#[test]
+fn a_source_that_makes_no_keyframe_still_gets_viewers() {
+    let mut rig = Rig::new("2M", None);
+    rig.gop(7.0);
+    rig.channel.join(ViewerId(1), rig.now);
+    let (sent, _) = rig.catch_up(ViewerId(1));
+    assert_eq!(indices(&sent, VIDEO).first(), Some(&0), "the history after all");
+}
+
+#[test]
+fn before_the_first_keyframe_a_viewer_is_live_at_once() {
+    let mut rig = Rig::new("20M", None);
+    rig.channel.join(ViewerId(1), rig.now);
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::CaughtUp { .. })));
+}
+
+#[test]
+fn retransmissions_come_from_the_history_and_are_bounded() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    assert_eq!(rig.channel.request(ViewerId(1), 10, [3, 4, 9999]), 2);
+    assert_eq!(rig.channel.request(ViewerId(1), 99, [3]), 0, "unknown stream");
+    for expected in [3, 4] {
+        match rig.channel.poll_step(rig.now) {
+            Some(Step::Send { burst, packets, purpose: Purpose::Retransmission, .. }) => {
+                assert_eq!(burst.first_index + packets.start as u64, expected);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(rig.channel.poll_step(rig.now).is_none());
+    let asked = rig.channel.request(ViewerId(1), 10, std::iter::repeat_n(3, 10_000));
+    assert_eq!(asked, MOST_RETRANSMISSIONS);
+    rig.channel.leave(ViewerId(1));
+    assert!(rig.channel.poll_step(rig.now).is_none(), "gone with the viewer");
+}
+
+#[test]
+fn the_history_keeps_a_gop_and_the_repair_window_and_no_more() {
+    let mut rig = Rig::new("20M", None);
+    for _ in 0..5 {
+        rig.gop(4.0);
+    }
+    let history = rig.channel.history();
+    let kept = history.end() - history.start();
+    assert!((200..=202).contains(&kept), "one GOP of both tracks, not {kept}");
+    rig.publish(VIDEO, true, 5, 980);
+    let history = rig.channel.history();
+    let kept = history.end() - history.start();
+    assert!((98..=102).contains(&kept), "the repair window, not {kept}");
+}

@@ -1,0 +1,186 @@
+//! What viewer and broadcaster say to each other over their own QUIC connection, on the opened path.
+//!
+//! A viewer opens one stream for each request. The stream of a [`Request::Watch`] stays open: on it
+//! the broadcaster sends [`Notice`]s. Feedback goes in QUIC datagrams ([`crate::feedback`]).
+
+use minicbor::{Decode, Encode};
+
+use crate::link::Secret;
+use crate::media::Format;
+use crate::seal::MasterKey;
+
+/// ALPN of a connection between viewer and broadcaster.
+pub const ALPN: &[u8] = b"punchcast/1";
+
+/// QUIC application error codes with which either side closes the connection.
+pub mod close {
+    /// Nothing more to say.
+    pub const DONE: u32 = 0;
+    /// The viewer was refused or removed; the reason was said on the stream.
+    pub const REFUSED: u32 = 1;
+    /// The peer broke the protocol.
+    pub const PROTOCOL: u32 = 2;
+    /// No authenticated word for longer than consent lasts.
+    pub const CONSENT_EXPIRED: u32 = 3;
+}
+
+/// The first message on a stream that a viewer opens.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Request {
+    /// Send me this live channel.
+    #[n(0)]
+    Watch {
+        /// Its name.
+        #[n(0)]
+        channel: String,
+        /// What the link holds behind `#`.
+        #[n(1)]
+        secret: Option<Secret>,
+    },
+    /// What is there to watch?
+    #[n(1)]
+    List {
+        /// What the link holds behind `#`.
+        #[n(0)]
+        secret: Option<Secret>,
+    },
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Response {
+    /// The viewer is admitted; media follows on the path.
+    #[n(0)]
+    Admitted {
+        /// What it needs to receive it.
+        #[n(0)]
+        admission: Admission,
+    },
+    /// What the broadcaster offers.
+    #[n(1)]
+    Catalogue {
+        /// Live channels.
+        #[n(0)]
+        channels: Vec<ChannelEntry>,
+    },
+    /// No.
+    #[n(2)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        reason: Refusal,
+    },
+}
+
+/// Why a broadcaster refuses a viewer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Refusal {
+    /// No such channel.
+    #[n(0)]
+    UnknownChannel,
+    /// The link's secret is wrong or missing.
+    #[n(1)]
+    Secret,
+    /// As many viewers as allowed watch already.
+    #[n(2)]
+    Full,
+    /// The operator removed this viewer.
+    #[n(3)]
+    Removed,
+    /// The source has not started yet; try again soon.
+    #[n(4)]
+    NotReady,
+    /// A request that makes no sense.
+    #[n(5)]
+    Malformed,
+}
+
+impl Refusal {
+    /// The name in logs and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownChannel => "unknown_channel",
+            Self::Secret => "secret",
+            Self::Full => "full",
+            Self::Removed => "removed",
+            Self::NotReady => "not_ready",
+            Self::Malformed => "malformed",
+        }
+    }
+}
+
+/// All that an admitted viewer needs to know.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Admission {
+    /// The short id that the broadcaster gave this viewer.
+    #[n(0)]
+    pub viewer: u32,
+    /// The channel's tracks.
+    #[n(1)]
+    pub tracks: Vec<Track>,
+    /// Keys of every epoch that the history still holds, the current one last.
+    #[n(2)]
+    pub keys: Vec<MasterKey>,
+    /// The channel's capture clock when this was sent, in microseconds.
+    #[n(3)]
+    pub capture_now_us: u64,
+    /// How far behind capture the slowest track leaves the broadcaster, in microseconds.
+    #[n(4)]
+    pub send_lag_us: u64,
+    /// Bytes of authentication tag behind each packet for this viewer; 0 in this version.
+    #[n(5)]
+    pub viewer_tag: u8,
+}
+
+/// One track of a channel.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Track {
+    /// What it carries.
+    #[n(0)]
+    pub format: Format,
+    /// Its SSRC.
+    #[n(1)]
+    pub ssrc: u32,
+    /// Index of the first packet that this viewer will be sent: where its joining burst begins.
+    #[n(2)]
+    pub first_index: u64,
+    /// Index of the next packet that will be made: the live edge.
+    #[n(3)]
+    pub live_index: u64,
+    /// A recent RTP timestamp of this track …
+    #[n(4)]
+    pub rtp_timestamp: u32,
+    /// … and when it was captured, on the channel's capture clock, in microseconds.
+    #[n(5)]
+    pub captured_us: u64,
+}
+
+/// A live channel as listed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ChannelEntry {
+    /// Its name.
+    #[n(0)]
+    pub name: String,
+    /// Formats of its tracks.
+    #[n(1)]
+    pub formats: Vec<Format>,
+}
+
+/// Later messages from the broadcaster on the stream of a watch request.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Notice {
+    /// A further epoch's key, sent before packets sealed with it.
+    #[n(0)]
+    Key {
+        /// The key.
+        #[n(0)]
+        key: MasterKey,
+    },
+    /// The broadcast is over.
+    #[n(1)]
+    Ended,
+    /// The operator removed this viewer.
+    #[n(2)]
+    Removed,
+}

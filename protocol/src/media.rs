@@ -1,0 +1,57 @@
+//! How a track's media is described, in the words of SDP (RFC 8866): what the broadcaster's
+//! payloader made and the viewer's depayloader needs.
+
+use std::collections::BTreeMap;
+
+use minicbor::{Decode, Encode};
+
+/// Picture or sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Kind {
+    /// Coded pictures.
+    #[n(0)]
+    Video,
+    /// Coded sound.
+    #[n(1)]
+    Audio,
+}
+
+impl Kind {
+    /// The name used in logs, metrics and GStreamer caps.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Video => "video",
+            Self::Audio => "audio",
+        }
+    }
+}
+
+impl std::fmt::Display for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An RTP payload format with its parameters: what SDP says in `a=rtpmap` and `a=fmtp`.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Format {
+    /// Picture or sound.
+    #[n(0)]
+    pub kind: Kind,
+    /// Registered payload format name in upper case: `H264`, `OPUS`, `MPEG4-GENERIC`, …
+    #[n(1)]
+    pub encoding_name: String,
+    /// RTP payload type, 0–127.
+    #[n(2)]
+    pub payload_type: u8,
+    /// RTP clock, in Hz.
+    #[n(3)]
+    pub clock_rate: u32,
+    /// SDP's encoding parameters: the number of channels of a sound track where the format has it.
+    #[n(4)]
+    pub channels: Option<u8>,
+    /// Format parameters (`a=fmtp`), such as `packetization-mode` or `sprop-parameter-sets`.
+    #[n(5)]
+    pub parameters: BTreeMap<String, String>,
+}

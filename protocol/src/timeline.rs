@@ -1,0 +1,208 @@
+//! The viewer's one timeline: from a packet's RTP timestamp to the moment at which, on this viewer's
+//! clock, it should arrive.
+//!
+//! Admission tells for each track which RTP timestamp was captured when, on the channel's capture
+//! clock. So all tracks stand on one clock, and stay in sync whatever each one's encoder or path
+//! adds. What remains is a single offset between capture clock and local clock: first estimated from
+//! the admission, then held at the slowest track's least delay over the last seconds, and moved
+//! slowly. A packet of the joining burst gets the moment at which it *would* have arrived live.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// The least delay is taken over this long.
+const WINDOW: Duration = Duration::from_secs(4);
+
+/// Smaller errors are left alone: they are jitter.
+const TOLERANCE_US: i64 = 2_000;
+
+/// Larger errors are jumped over (the path changed), smaller ones moved away slowly.
+const JUMP_US: i64 = 150_000;
+
+/// The offset moves by at most this share of elapsed time: 0.5%, inaudible and invisible.
+const SLEW: f64 = 0.005;
+
+/// Where one track's RTP timestamps stand on the capture clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrackClock {
+    /// In Hz.
+    pub clock_rate: u32,
+    /// A timestamp …
+    pub rtp_timestamp: u32,
+    /// … and when it was captured, in microseconds of the capture clock.
+    pub captured_us: u64,
+}
+
+/// Capture clock to local clock, for all tracks of a channel.
+#[derive(Debug)]
+pub struct Timeline {
+    tracks: Vec<TrackLine>,
+    /// Local time minus capture time of a packet without jitter, in microseconds.
+    offset_us: i64,
+    adjusted_at_us: Option<i64>,
+}
+
+#[derive(Debug)]
+struct TrackLine {
+    clock_rate: u32,
+    /// Last timestamp seen and its capture time: the reference for unwrapping.
+    rtp_timestamp: u32,
+    captured_us: i64,
+    /// (local time, arrival minus capture), with growing delays only: the front is the least.
+    delays: VecDeque<(i64, i64)>,
+}
+
+impl Timeline {
+    /// A timeline from what the admission said: `capture_now` and `send_lag` are the capture clock
+    /// and the slowest track's delay before sending, `local_now` when the admission arrived.
+    pub fn new(
+        tracks: &[TrackClock],
+        capture_now: Duration,
+        send_lag: Duration,
+        local_now: Duration,
+    ) -> Self {
+        let tracks = tracks
+            .iter()
+            .map(|track| TrackLine {
+                clock_rate: track.clock_rate.max(1),
+                rtp_timestamp: track.rtp_timestamp,
+                captured_us: track.captured_us as i64,
+                delays: VecDeque::new(),
+            })
+            .collect();
+        let offset_us = micros(local_now) - micros(capture_now) + micros(send_lag);
+        Self { tracks, offset_us, adjusted_at_us: None }
+    }
+
+    /// When a packet with this timestamp should arrive, on the local clock. `None` for a track that
+    /// is not there.
+    pub fn place(&mut self, track: usize, rtp_timestamp: u32) -> Option<Duration> {
+        let captured = self.tracks.get_mut(track)?.captured_us(rtp_timestamp);
+        Some(Duration::from_micros(u64::try_from(captured + self.offset_us).unwrap_or(0)))
+    }
+
+    /// Learns from a packet that was sent live and arrived first of its access unit at `local_now`.
+    pub fn observe(&mut self, track: usize, rtp_timestamp: u32, local_now: Duration) {
+        let now = micros(local_now);
+        let Some(line) = self.tracks.get_mut(track) else { return };
+        let delay = now - line.captured_us(rtp_timestamp);
+        line.observe(delay, now);
+        let slowest = self.tracks.iter().filter_map(TrackLine::least_delay).max();
+        let Some(target) = slowest else { return };
+        let error = target - self.offset_us;
+        let elapsed = now - self.adjusted_at_us.replace(now).unwrap_or(now);
+        if error.abs() > JUMP_US {
+            self.offset_us = target;
+        } else if error.abs() > TOLERANCE_US {
+            let most = (elapsed.max(0) as f64 * SLEW) as i64;
+            self.offset_us += error.clamp(-most, most);
+        }
+    }
+
+    /// The delay from capture to an arrival without jitter, on the two clocks: only its changes mean
+    /// something unless the clocks are one.
+    pub fn offset_us(&self) -> i64 {
+        self.offset_us
+    }
+}
+
+impl TrackLine {
+    fn captured_us(&mut self, rtp_timestamp: u32) -> i64 {
+        let ticks = i64::from(rtp_timestamp.wrapping_sub(self.rtp_timestamp) as i32);
+        // The reference moves on in whole seconds of ticks only, so that no rounding adds up.
+        let rate = i64::from(self.clock_rate);
+        let whole = ticks.div_euclid(rate);
+        if whole > 0 {
+            let step = (whole * rate) as u32;
+            self.rtp_timestamp = self.rtp_timestamp.wrapping_add(step);
+            self.captured_us += whole * 1_000_000;
+            return self.captured_us + (ticks - whole * rate) * 1_000_000 / rate;
+        }
+        self.captured_us + ticks * 1_000_000 / rate
+    }
+
+    fn observe(&mut self, delay: i64, now: i64) {
+        while self.delays.back().is_some_and(|&(_, other)| other >= delay) {
+            self.delays.pop_back();
+        }
+        self.delays.push_back((now, delay));
+        let oldest = now - micros(WINDOW);
+        while self.delays.front().is_some_and(|&(at, _)| at < oldest) {
+            self.delays.pop_front();
+        }
+    }
+
+    fn least_delay(&self) -> Option<i64> {
+        self.delays.front().map(|&(_, delay)| delay)
+    }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn timeline() -> Timeline {
+        let video =
+            TrackClock { clock_rate: 90_000, rtp_timestamp: u32::MAX - 10, captured_us: 5_000_000 };
+        let audio = TrackClock { clock_rate: 48_000, rtp_timestamp: 7, captured_us: 5_000_000 };
+        Timeline::new(&[video, audio], ms(5_010), ms(15), ms(120_000))
+    }
+
+    #[test]
+    fn history_is_placed_in_the_past() {
+        let mut timeline = timeline();
+        // Captured 10 ms before the admission was written, 15 ms lag: 5 ms from now.
+        assert_eq!(timeline.place(0, u32::MAX - 10), Some(ms(120_005)));
+        assert_eq!(timeline.place(0, (u32::MAX - 10).wrapping_sub(7 * 90_000)), Some(ms(113_005)));
+        assert_eq!(timeline.place(0, (u32::MAX - 10).wrapping_add(90)), Some(ms(120_006)));
+        assert_eq!(timeline.place(1, 7 + 48), Some(ms(120_006)));
+        assert_eq!(timeline.place(2, 0), None);
+    }
+
+    #[test]
+    fn timestamps_wrap_for_days() {
+        let mut timeline = timeline();
+        for second in 0..200_000u64 {
+            let timestamp = (u32::MAX - 10).wrapping_add((second * 90_000) as u32);
+            assert_eq!(timeline.place(0, timestamp), Some(ms(120_005 + second * 1000)));
+        }
+    }
+
+    #[test]
+    fn both_tracks_keep_one_offset_and_it_follows_the_slower() {
+        let mut timeline = timeline();
+        for second in 0..60u64 {
+            for part in 0..25u64 {
+                let at = second * 1000 + part * 40;
+                let jitter = (at * 7919) % 23;
+                let video = (u32::MAX - 10).wrapping_add((at * 90) as u32);
+                let audio = 7u32.wrapping_add((at * 48) as u32);
+                timeline.observe(0, video, ms(120_000 + at + 30 + jitter));
+                timeline.observe(1, audio, ms(120_000 + at + 12 + jitter));
+            }
+        }
+        let video = timeline.place(0, (u32::MAX - 10).wrapping_add(60 * 90_000)).expect("there");
+        let audio = timeline.place(1, 7u32.wrapping_add(60 * 48_000)).expect("there");
+        assert_eq!(video, audio, "lip sync");
+        let error = video.as_secs_f64() - 180.030;
+        assert!(error.abs() < 0.004, "{error}");
+    }
+
+    #[test]
+    fn a_changed_path_is_followed_at_once() {
+        let mut timeline = timeline();
+        for at in (0..5_000u64).step_by(40) {
+            let timestamp = (u32::MAX - 10).wrapping_add((at * 90) as u32);
+            timeline.observe(0, timestamp, ms(120_000 + at + 300));
+        }
+        assert_eq!(timeline.place(0, u32::MAX - 10), Some(ms(120_300)));
+    }
+}

@@ -1,0 +1,95 @@
+//! Who is registered. All access goes through the few methods here, so that a directory shared by
+//! several nodes can take this one's place.
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use protocol::candidate::{Candidate, CandidateKind};
+use protocol::link::BroadcasterId;
+use protocol::signalling::{FromRendezvous, MAX_CANDIDATES};
+use tokio::sync::mpsc;
+
+/// A registered broadcaster, as an introduction needs it.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// Names this registration among all that its broadcaster ever made.
+    pub serial: u64,
+    /// Its connection, for its present external address and for closing it.
+    pub connection: quinn::Connection,
+    /// The candidates that it named.
+    pub candidates: Vec<Candidate>,
+    /// Where messages for it go.
+    pub messages: mpsc::Sender<FromRendezvous>,
+}
+
+impl Registration {
+    /// Its candidates and, last, the address that it is seen at now.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        with_observed(&self.candidates, observed(&self.connection))
+    }
+}
+
+/// A party's own candidates with the observed one behind them.
+pub(crate) fn with_observed(named: &[Candidate], observed: Candidate) -> Vec<Candidate> {
+    named.iter().take(MAX_CANDIDATES).copied().chain([observed]).collect()
+}
+
+/// The server-reflexive candidate of whoever is on a connection.
+pub(crate) fn observed(connection: &quinn::Connection) -> Candidate {
+    let address = protocol::address::canonical(connection.remote_address());
+    Candidate::new(address, CandidateKind::Reflexive)
+}
+
+/// The registered broadcasters.
+#[derive(Debug, Default)]
+pub struct Directory {
+    broadcasters: DashMap<BroadcasterId, Registration>,
+    /// A stand-in for every id, for tests of a rendezvous that lies.
+    impostor: Option<BroadcasterId>,
+}
+
+impl Directory {
+    /// A directory that leads everybody to one broadcaster, whoever was asked for: what a viewer
+    /// must not fall for.
+    pub fn lying(impostor: BroadcasterId) -> Self {
+        Self { impostor: Some(impostor), ..Self::default() }
+    }
+
+    /// Enters a broadcaster in place of an older registration, which is returned.
+    pub fn enter(&self, id: BroadcasterId, registration: Registration) -> Option<Registration> {
+        self.broadcasters.insert(id, registration)
+    }
+
+    /// Takes new candidates from the holder of a registration.
+    pub fn update(&self, id: BroadcasterId, serial: u64, candidates: Vec<Candidate>) {
+        if let Some(mut entry) = self.broadcasters.get_mut(&id)
+            && entry.serial == serial
+        {
+            entry.candidates = candidates;
+        }
+    }
+
+    /// Forgets a registration, unless a newer one took its place.
+    pub fn leave(&self, id: BroadcasterId, serial: u64) {
+        if let Entry::Occupied(entry) = self.broadcasters.entry(id)
+            && entry.get().serial == serial
+        {
+            entry.remove();
+        }
+    }
+
+    /// The registration of a broadcaster.
+    pub fn find(&self, id: BroadcasterId) -> Option<Registration> {
+        let id = self.impostor.unwrap_or(id);
+        self.broadcasters.get(&id).map(|entry| entry.clone())
+    }
+
+    /// How many are registered.
+    pub fn len(&self) -> usize {
+        self.broadcasters.len()
+    }
+
+    /// Whether nobody is.
+    pub fn is_empty(&self) -> bool {
+        self.broadcasters.is_empty()
+    }
+}

@@ -1,0 +1,39 @@
+//! The rendezvous: a small public server that tells a broadcaster and a viewer each other's external
+//! address (steps 1–6 of the method). Media never passes through it, and it never learns channel
+//! names, secrets or keys.
+//!
+//! - a broadcaster registers over QUIC; its id is the key that it proves to hold in the handshake;
+//! - a viewer asks for an introduction; both sides get each other's candidates, and credentials
+//!   minted for this one introduction;
+//! - anybody gets its own address from a STUN Binding request, at a bounded rate.
+//!
+//! All state is in memory: after a restart broadcasters register again by themselves.
+
+pub mod config;
+pub mod directory;
+mod metrics;
+mod server;
+mod session;
+
+pub use config::{Args, Config};
+pub use directory::Directory;
+pub use server::Server;
+
+use std::sync::Arc;
+
+use service::exit::Failure;
+
+/// Runs a rendezvous until it is asked to stop.
+pub async fn run(config: Config) -> Result<(), Failure> {
+    let server = Server::start(&config, Arc::new(Directory::default()))?;
+    tracing::info!("rendezvous listening on {}", server.local_addr());
+    if let Some(address) = config.metrics {
+        server.serve_metrics(address).await?;
+    }
+    service::shutdown::requested()
+        .await
+        .map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))?;
+    tracing::info!("stopping");
+    server.stop().await;
+    Ok(())
+}

@@ -1,0 +1,145 @@
+//! The server: its port, and who may connect.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use protocol::signalling::ALPN;
+use protocol::stun::{PlainLimiter, answer_plain_binding};
+use quinn::VarInt;
+use service::exit::Failure;
+use service::metrics::Readiness;
+use transport::identity::Identity;
+use transport::port::{self, Inbound, Port};
+use transport::socket::Socket;
+
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::metrics::{Metrics, Rejection};
+use crate::session::{self, Shared};
+
+/// From this many connections on, a newcomer must first prove its address (QUIC Retry).
+const RETRY_FROM: i64 = 1_000;
+
+/// How long goodbyes may take.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// A running rendezvous.
+#[derive(Debug)]
+pub struct Server {
+    port: Port,
+    local_addr: SocketAddr,
+    metrics: Arc<Metrics>,
+    readiness: Readiness,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Binds and serves. Must be called within a tokio runtime.
+    pub fn start(config: &Config, directory: Arc<Directory>) -> Result<Self, Failure> {
+        let metrics = Arc::new(Metrics::new());
+        // The rendezvous is trusted with nothing, so its key need not last.
+        let identity = Identity::ephemeral();
+        let server =
+            port::Server { identity: &identity, ask_client: true, alpn: ALPN, strangers: true };
+        let stun_metrics = Arc::clone(&metrics);
+        let failed = |error: std::io::Error| {
+            Failure::runtime(format!(
+                "cannot listen on UDP {}: {error}; choose another address with --listen",
+                config.listen
+            ))
+        };
+        let port = Port::open(Some(config.listen), Some(server), |socket, _| {
+            Arc::new(Stun {
+                socket: Arc::clone(socket),
+                limiter: Mutex::default(),
+                metrics: stun_metrics,
+            })
+        })
+        .map_err(failed)?;
+        let local_addr = port.socket().local_addr().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            directory,
+            metrics: Arc::clone(&metrics),
+            limits: config.limits.clone(),
+        });
+        let accepting = tokio::spawn(accept(port.endpoint().clone(), shared));
+        let readiness = Readiness::default();
+        readiness.set(true);
+        Ok(Self { port, local_addr, metrics, readiness, accepting })
+    }
+
+    /// The UDP address listened on.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// The registry with all that this rendezvous counts.
+    pub fn registry(&self) -> prometheus::Registry {
+        self.metrics.registry.clone()
+    }
+
+    /// Serves the metrics listener.
+    pub async fn serve_metrics(&self, address: SocketAddr) -> Result<SocketAddr, Failure> {
+        let readiness = self.readiness.clone();
+        service::metrics::serve(address, self.registry(), readiness, || {}).await
+    }
+
+    /// Tells everybody and stops.
+    pub async fn stop(self) {
+        self.accepting.abort();
+        self.port.endpoint().close(VarInt::from_u32(0), b"the rendezvous stops");
+        let _ = tokio::time::timeout(GOODBYE, self.port.endpoint().wait_idle()).await;
+    }
+}
+
+async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
+    while let Some(incoming) = endpoint.accept().await {
+        let open = shared.metrics.connections.get();
+        if open >= i64::try_from(shared.limits.connections).unwrap_or(i64::MAX) {
+            shared.metrics.reject(Rejection::Connection);
+            incoming.refuse();
+        } else if open >= RETRY_FROM && !incoming.remote_address_validated() {
+            // The address is proved when the retry comes back; nothing is kept meanwhile.
+            let _ = incoming.retry();
+        } else {
+            let shared = Arc::clone(&shared);
+            tokio::spawn(async move {
+                shared.metrics.connections.inc();
+                match incoming.await {
+                    Ok(connection) => session::serve(connection, &shared).await,
+                    Err(error) => {
+                        tracing::debug!(%error, "handshake failed");
+                        shared.metrics.reject(Rejection::Connection);
+                    }
+                }
+                shared.metrics.connections.dec();
+            });
+        }
+    }
+}
+
+/// Answers plain STUN.
+struct Stun {
+    socket: Arc<Socket>,
+    limiter: Mutex<PlainLimiter>,
+    metrics: Arc<Metrics>,
+}
+
+impl Inbound for Stun {
+    fn stun(&self, from: SocketAddr, datagram: &[u8]) {
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let answer = answer_plain_binding(datagram, from, || limiter.admit(from, Instant::now()));
+        drop(limiter);
+        let sent = answer.is_some_and(|answer| self.socket.try_send_to(&answer, from).is_ok());
+        if sent {
+            self.metrics.stun_answers.inc();
+        } else {
+            self.metrics.reject(Rejection::Stun);
+        }
+    }
+
+    fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {
+        // No media passes through the rendezvous.
+    }
+}

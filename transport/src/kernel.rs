@@ -1,0 +1,332 @@
+//! The kernel boundary of the fan-out: one burst to many destinations, with `sendmmsg` and UDP
+//! generic segmentation offload. The only file of the project with unsafe code.
+//!
+//! The cost of sending is per message, not per byte: a message that the kernel cuts into twelve
+//! datagrams costs little more than one datagram. All messages of a call share one payload, one
+//! segment size and one control message; they differ in their destination alone.
+
+use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use protocol::size::MAX_SOURCE_PACKET;
+
+/// Most segments in one message: the kernel takes 64 and less than 65,000 bytes.
+pub const MAX_SEGMENTS: usize = 56;
+const _: () = assert!(MAX_SEGMENTS <= 64 && MAX_SEGMENTS * MAX_SOURCE_PACKET < 65_000);
+
+/// How long a full send buffer is waited for, in one call, before what remains is dropped: a live
+/// stream gains nothing from packets that wait longer.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+/// What became of one fan-out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sent {
+    /// Datagrams that the kernel took.
+    pub datagrams: u64,
+    /// Bytes of UDP payload that it took.
+    pub bytes: u64,
+    /// Datagrams dropped because the send buffer stayed full.
+    pub blocked: u64,
+    /// Datagrams that it refused for another reason.
+    pub failed: u64,
+}
+
+impl std::ops::AddAssign for Sent {
+    fn add_assign(&mut self, other: Self) {
+        self.datagrams += other.datagrams;
+        self.bytes += other.bytes;
+        self.blocked += other.blocked;
+        self.failed += other.failed;
+    }
+}
+
+/// Where a burst goes: a socket address in the form that the socket's family needs.
+#[derive(Debug, Clone)]
+pub struct Destination(socket2::SockAddr);
+
+impl Destination {
+    /// The destination for a socket of either family; IPv4 addresses are mapped for an IPv6 socket.
+    pub fn new(address: SocketAddr, socket_is_v6: bool) -> Self {
+        let address = match address {
+            SocketAddr::V4(v4) if socket_is_v6 => {
+                SocketAddrV6::new(v4.ip().to_ipv6_mapped(), v4.port(), 0, 0).into()
+            }
+            other => other,
+        };
+        Self(address.into())
+    }
+}
+
+/// Sends bursts from a plain thread.
+#[derive(Debug)]
+pub struct Sender {
+    socket: UdpSocket,
+    is_v6: bool,
+    offload: AtomicBool,
+}
+
+impl Sender {
+    /// A sender on a socket (which may be non-blocking, and shared with a receiver).
+    pub fn new(socket: UdpSocket) -> std::io::Result<Self> {
+        let is_v6 = socket.local_addr()?.is_ipv6();
+        Ok(Self { socket, is_v6, offload: AtomicBool::new(cfg!(target_os = "linux")) })
+    }
+
+    /// Whether the kernel segments for us. Turns false by itself where it cannot.
+    pub fn offload(&self) -> bool {
+        self.offload.load(Ordering::Relaxed)
+    }
+
+    /// Turns segmentation offload off, for tests and for interfaces that do it badly.
+    pub fn disable_offload(&self) {
+        self.offload.store(false, Ordering::Relaxed);
+    }
+
+    /// The form of an address that [`Self::send`] takes.
+    pub fn destination(&self, address: SocketAddr) -> Destination {
+        Destination::new(address, self.is_v6)
+    }
+
+    /// Sends `bytes`, cut into datagrams of `segment` bytes (the last may be shorter), to every
+    /// destination. At most [`MAX_SEGMENTS`] segments. Never blocks for long, never fails as a whole:
+    /// what one destination does to its message costs the others nothing.
+    pub fn send(&self, bytes: &[u8], segment: usize, destinations: &[Destination]) -> Sent {
+        debug_assert!(segment > 0 && bytes.len().div_ceil(segment) <= MAX_SEGMENTS);
+        let mut sent = Sent::default();
+        let deadline = Instant::now() + LONGEST_WAIT;
+        if self.offload() || bytes.len() <= segment {
+            let done = self.send_messages(bytes, segment, destinations, deadline, &mut sent);
+            if let Err(remaining) = done {
+                // This kernel or interface cannot segment: from now on one datagram a message.
+                self.disable_offload();
+                for datagram in bytes.chunks(segment) {
+                    let _ = self.send_messages(datagram, segment, remaining, deadline, &mut sent);
+                }
+            }
+        } else {
+            for datagram in bytes.chunks(segment) {
+                let _ = self.send_messages(datagram, segment, destinations, deadline, &mut sent);
+            }
+        }
+        sent
+    }
+
+    /// One message to each destination. `Err` gives back the destinations that were not served
+    /// because the message as such cannot be sent with offload.
+    fn send_messages<'a>(
+        &self,
+        bytes: &[u8],
+        segment: usize,
+        mut destinations: &'a [Destination],
+        deadline: Instant,
+        sent: &mut Sent,
+    ) -> Result<(), &'a [Destination]> {
+        let datagrams = bytes.len().div_ceil(segment) as u64;
+        while let Some((_, others)) = destinations.split_first() {
+            match sys::send(&self.socket, bytes, segment, destinations) {
+                Ok(messages) => {
+                    sent.datagrams += datagrams * messages as u64;
+                    sent.bytes += (bytes.len() * messages) as u64;
+                    destinations = &destinations[messages..];
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if !sys::wait_writable(&self.socket, deadline) {
+                        sent.blocked += datagrams * destinations.len() as u64;
+                        return Ok(());
+                    }
+                }
+                Err(error) if datagrams > 1 && sys::cannot_segment(&error) => {
+                    return Err(destinations);
+                }
+                Err(error) => {
+                    tracing::trace!(%error, "a destination could not be sent to");
+                    sent.failed += datagrams;
+                    destinations = others;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[expect(unsafe_code, reason = "sendmmsg with a shared payload has no safe binding")]
+mod sys {
+    use std::io;
+    use std::mem;
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd;
+    use std::ptr;
+    use std::time::Instant;
+
+    use super::Destination;
+
+    /// Messages in one system call: enough to hide its cost, few enough for the stack.
+    const BATCH: usize = 128;
+
+    /// Room for one control message of two bytes, aligned as a `cmsghdr`.
+    #[repr(C)]
+    union Control {
+        header: libc::cmsghdr,
+        bytes: [u8; 64],
+    }
+
+    /// Hands one message for each of the first destinations to the kernel. Returns how many it took.
+    pub(super) fn send(
+        socket: &UdpSocket,
+        bytes: &[u8],
+        segment: usize,
+        destinations: &[Destination],
+    ) -> io::Result<usize> {
+        let mut payload =
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut control = Control { bytes: [0; 64] };
+        let control_length =
+            if bytes.len() > segment { segment_size(&mut control, segment) } else { 0 };
+        // SAFETY: `mmsghdr` is a plain C structure for which all zeros are a legal value.
+        let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
+        let count = destinations.len().min(BATCH);
+        for (message, destination) in messages.iter_mut().zip(destinations) {
+            let header = &mut message.msg_hdr;
+            header.msg_name = destination.0.as_ptr().cast_mut().cast();
+            header.msg_namelen = destination.0.len();
+            header.msg_iov = &raw mut payload;
+            header.msg_iovlen = 1;
+            if control_length > 0 {
+                header.msg_control = (&raw mut control).cast();
+                header.msg_controllen = control_length as _;
+            }
+        }
+        // SAFETY: the first `count` messages point to destinations, payload and control that live
+        // until the call returns; the kernel only reads them, and writes `msg_len` of each message.
+        let taken = unsafe {
+            libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0)
+        };
+        usize::try_from(taken).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// Writes the UDP_SEGMENT control message; returns its length.
+    fn segment_size(control: &mut Control, segment: usize) -> usize {
+        let size = segment as u16;
+        // SAFETY: the buffer is aligned for and longer than one control message of two bytes, so
+        // that header and data lie within it; CMSG_SPACE and CMSG_LEN only compute.
+        unsafe {
+            let header = &raw mut control.header;
+            (*header).cmsg_level = libc::SOL_UDP;
+            (*header).cmsg_type = libc::UDP_SEGMENT;
+            (*header).cmsg_len = libc::CMSG_LEN(mem::size_of::<u16>() as u32) as _;
+            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<u16>(), size);
+            libc::CMSG_SPACE(mem::size_of::<u16>() as u32) as usize
+        }
+    }
+
+    /// Waits until the socket takes more; false at the deadline.
+    pub(super) fn wait_writable(socket: &UdpSocket, deadline: Instant) -> bool {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+        let milliseconds = left.as_millis().max(1) as libc::c_int;
+        // SAFETY: one valid pollfd, and the count says so.
+        unsafe { libc::poll(&raw mut poll, 1, milliseconds) > 0 }
+    }
+
+    /// Whether an error says that this kernel, interface or route cannot segment.
+    pub(super) fn cannot_segment(error: &io::Error) -> bool {
+        matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EOPNOTSUPP))
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod sys {
+    use std::io;
+    use std::net::UdpSocket;
+    use std::time::{Duration, Instant};
+
+    use super::Destination;
+
+    pub(super) fn send(
+        socket: &UdpSocket,
+        bytes: &[u8],
+        _segment: usize,
+        destinations: &[Destination],
+    ) -> io::Result<usize> {
+        let address = destinations[0].0.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        socket.send_to(bytes, address).map(|_| 1)
+    }
+
+    pub(super) fn wait_writable(_socket: &UdpSocket, deadline: Instant) -> bool {
+        // Without poll: the shortest pause that lets the interface drain.
+        std::thread::sleep(Duration::from_millis(1));
+        Instant::now() < deadline
+    }
+
+    pub(super) fn cannot_segment(_error: &io::Error) -> bool {
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receiver() -> (UdpSocket, SocketAddr) {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        let address = socket.local_addr().expect("bound");
+        (socket, address)
+    }
+
+    fn delivers(sender: &Sender) {
+        let receivers: Vec<_> = (0..200).map(|_| receiver()).collect();
+        let destinations: Vec<_> =
+            receivers.iter().map(|(_, address)| sender.destination(*address)).collect();
+        let bytes: Vec<u8> = (0..1150 * 3 + 500).map(|at| (at / 1150) as u8).collect();
+        let sent = sender.send(&bytes, 1150, &destinations);
+        let expected =
+            Sent { datagrams: 800, bytes: 200 * bytes.len() as u64, blocked: 0, failed: 0 };
+        assert_eq!(sent, expected);
+        for (socket, _) in &receivers {
+            for expected in bytes.chunks(1150) {
+                let mut buffer = [0; 2000];
+                let (length, _) = socket.recv_from(&mut buffer).expect("a datagram");
+                assert_eq!(&buffer[..length], expected);
+            }
+        }
+    }
+
+    #[test]
+    fn one_burst_reaches_everybody() {
+        delivers(&Sender::new(UdpSocket::bind("0.0.0.0:0").expect("bind")).expect("bound"));
+    }
+
+    #[test]
+    fn without_offload_too() {
+        let sender = Sender::new(UdpSocket::bind("0.0.0.0:0").expect("bind")).expect("bound");
+        sender.disable_offload();
+        delivers(&sender);
+    }
+
+    #[test]
+    fn from_an_ipv6_socket_to_ipv4() {
+        delivers(&Sender::new(UdpSocket::bind("[::]:0").expect("bind")).expect("bound"));
+    }
+
+    #[test]
+    fn one_bad_destination_costs_the_others_nothing() {
+        let sender = Sender::new(UdpSocket::bind("127.0.0.1:0").expect("bind")).expect("bound");
+        let (good, address) = receiver();
+        // Port 0 is refused by the kernel.
+        let bad = sender.destination(SocketAddr::from(([127, 0, 0, 1], 0)));
+        let destinations = [bad.clone(), sender.destination(address), bad];
+        let sent = sender.send(&[7; 300], 100, &destinations);
+        assert_eq!((sent.datagrams, sent.failed), (3, 6));
+        let mut buffer = [0; 200];
+        for _ in 0..3 {
+            assert_eq!(good.recv(&mut buffer).expect("a datagram"), 100);
+        }
+    }
+}

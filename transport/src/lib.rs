@@ -1,0 +1,21 @@
+//! The network side of punchcast: one UDP socket for each process, and everything that shares its
+//! external mapping.
+//!
+//! - [`port`]: the socket with its demultiplexer and QUIC endpoint on it;
+//! - [`kernel`]: one burst to many destinations, at the kernel's price;
+//! - [`paths`]: which address a peer is reached at now;
+//! - [`signalling`]: talking to the rendezvous; [`openings`]: driving the opening agents;
+//! - [`identity`] and [`tls`]: keys in place of certificates;
+//! - [`stream`]: control messages on QUIC streams; [`addresses`]: this machine's host candidates.
+
+pub mod addresses;
+pub mod identity;
+pub mod kernel;
+pub mod openings;
+pub mod paths;
+pub mod port;
+mod quic;
+pub mod signalling;
+pub mod socket;
+pub mod stream;
+pub mod tls;

@@ -1,0 +1,224 @@
+//! QUIC over our socket: what quinn needs of a socket, and the settings of both ends.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv6Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use protocol::size::MAX_DATAGRAM;
+use quinn::udp::{RecvMeta, Transmit};
+use quinn::{AsyncUdpSocket, UdpPoller, VarInt};
+
+use crate::paths::Paths;
+use crate::socket::Socket;
+
+/// QUIC datagrams waiting for quinn, at most. Control traffic is thin; more is a flood.
+const MOST_WAITING: usize = 1024;
+
+/// Handshakes under way at once, at most, and bytes buffered for them.
+const MOST_INCOMING: usize = 256;
+const INCOMING_BUFFER: u64 = 64 * 1024;
+const INCOMING_BUFFER_TOTAL: u64 = 4 << 20;
+
+/// Without a word from the peer for this long a connection ends (RFC 7675's consent expiry).
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Streams a peer may have open at once.
+const MOST_STREAMS: u32 = 16;
+
+/// Windows: control messages are small.
+const STREAM_WINDOW: u32 = 128 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+const DATAGRAM_BUFFER: usize = 64 * 1024;
+
+/// What stands between quinn and the socket.
+pub(crate) struct QuicSocket {
+    socket: Arc<Socket>,
+    paths: Arc<Paths>,
+    inbox: Mutex<Inbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    waiting: VecDeque<(SocketAddr, Vec<u8>)>,
+    waker: Option<Waker>,
+}
+
+impl fmt::Debug for QuicSocket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QuicSocket").finish_non_exhaustive()
+    }
+}
+
+impl QuicSocket {
+    pub(crate) fn new(socket: Arc<Socket>, paths: Arc<Paths>) -> Arc<Self> {
+        Arc::new(Self { socket, paths, inbox: Mutex::default() })
+    }
+
+    /// Queues a datagram for quinn. False when there is no room.
+    pub(crate) fn deliver(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        if inbox.waiting.len() >= MOST_WAITING {
+            return false;
+        }
+        // The family that `local_addr` promised: quinn compares addresses as they are.
+        let from = match from {
+            SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
+            v6 => v6,
+        };
+        inbox.waiting.push_back((from, datagram.to_vec()));
+        let waker = inbox.waker.take();
+        drop(inbox);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        true
+    }
+}
+
+impl AsyncUdpSocket for QuicSocket {
+    fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
+        Box::pin(WritePoller { socket: Arc::clone(&self.socket), waiting: Mutex::new(None) })
+    }
+
+    fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
+        let Some(to) = self.paths.outbound(transmit.destination) else {
+            // A peer without a path: as if the network had lost it. QUIC sends it again.
+            return Ok(());
+        };
+        let transmit = Transmit {
+            destination: self.socket.native(to),
+            ecn: transmit.ecn,
+            contents: transmit.contents,
+            segment_size: transmit.segment_size,
+            src_ip: None,
+        };
+        match self.socket.try_transmit(&transmit) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) => {
+                // One unreachable peer must not end the endpoint for all.
+                tracing::debug!(%error, %to, "QUIC datagram not sent");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        buffers: &mut [IoSliceMut<'_>],
+        metas: &mut [RecvMeta],
+    ) -> Poll<io::Result<usize>> {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut count = 0;
+        for (buffer, meta) in buffers.iter_mut().zip(metas) {
+            let Some((addr, datagram)) = inbox.waiting.pop_front() else { break };
+            let len = datagram.len().min(buffer.len());
+            buffer[..len].copy_from_slice(&datagram[..len]);
+            *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
+            count += 1;
+        }
+        if count > 0 {
+            return Poll::Ready(Ok(count));
+        }
+        inbox.waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        // Of the IPv6 family always, so that quinn takes made-up and mapped addresses alike.
+        Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.socket.local_addr()?.port()))
+    }
+
+    fn may_fragment(&self) -> bool {
+        false
+    }
+}
+
+type Writable = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+struct WritePoller {
+    socket: Arc<Socket>,
+    waiting: Mutex<Option<Writable>>,
+}
+
+impl fmt::Debug for WritePoller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WritePoller").finish_non_exhaustive()
+    }
+}
+
+impl UdpPoller for WritePoller {
+    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let future = waiting.get_or_insert_with(|| {
+            let socket = Arc::clone(&self.socket);
+            Box::pin(async move { socket.writable().await })
+        });
+        let result = future.as_mut().poll(cx);
+        if result.is_ready() {
+            *waiting = None;
+        }
+        result
+    }
+}
+
+/// Settings of the endpoint.
+pub(crate) fn endpoint_config() -> quinn::EndpointConfig {
+    let mut config = quinn::EndpointConfig::default();
+    // Other standards share the port: the QUIC bit tells us apart (RFC 9443).
+    config.grease_quic_bit(false);
+    config.max_udp_payload_size(1472).expect("above QUIC's least");
+    config
+}
+
+/// Settings of every connection.
+pub(crate) fn transport_config(keep_alive: Option<Duration>) -> Arc<quinn::TransportConfig> {
+    let mut config = quinn::TransportConfig::default();
+    config
+        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("30 s fit")))
+        .keep_alive_interval(keep_alive)
+        .initial_mtu(MAX_DATAGRAM as u16)
+        .mtu_discovery_config(None)
+        .enable_segmentation_offload(false)
+        .initial_rtt(Duration::from_millis(100))
+        .max_concurrent_bidi_streams(VarInt::from_u32(MOST_STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
+        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
+        .send_window(u64::from(CONNECTION_WINDOW))
+        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
+        .datagram_send_buffer_size(DATAGRAM_BUFFER);
+    Arc::new(config)
+}
+
+/// Settings of a server, around its TLS.
+pub(crate) fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
+    let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls)
+        .expect("the provider has TLS 1.3's AES-128-GCM");
+    let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    config
+        .transport_config(transport_config(None))
+        .max_incoming(MOST_INCOMING)
+        .incoming_buffer_size(INCOMING_BUFFER)
+        .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
+    config
+}
+
+/// Settings of a client, around its TLS. It keeps the connection alive.
+pub(crate) fn client_config(
+    tls: rustls::ClientConfig,
+    keep_alive: Duration,
+) -> quinn::ClientConfig {
+    let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls)
+        .expect("the provider has TLS 1.3's AES-128-GCM");
+    let mut config = quinn::ClientConfig::new(Arc::new(tls));
+    config.transport_config(transport_config(Some(keep_alive)));
+    config
+}

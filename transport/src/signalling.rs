@@ -1,0 +1,156 @@
+//! Talking to the rendezvous, from the media socket itself (steps 1–6).
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use protocol::signalling::{ALPN, FromRendezvous, ToRendezvous};
+use tokio::task::JoinSet;
+
+use crate::identity::Identity;
+use crate::port::Port;
+use crate::stream::{self, ReadError};
+
+/// How often an idle connection to the rendezvous says a word: below the shortest UDP timeout found
+/// among home routers (30 s), with room for two lost packets.
+const KEEP_ALIVE: Duration = Duration::from_secs(8);
+
+/// How long a rendezvous may take to answer: three transmissions of the first packet.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3500);
+
+/// Most addresses of one name that are tried.
+const MOST_ADDRESSES: usize = 4;
+
+/// Why there is no connection to the rendezvous.
+#[derive(Debug, thiserror::Error)]
+pub enum SignallingError {
+    /// The name leads nowhere.
+    #[error("the rendezvous's name '{host}' cannot be resolved: {source}")]
+    Name {
+        /// The name.
+        host: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// No answer came in time.
+    #[error("the rendezvous at {server} does not answer")]
+    NoAnswer {
+        /// Where it should be.
+        server: SocketAddr,
+    },
+    /// Something answered, and no connection came of it.
+    #[error("the rendezvous at {server} refused the connection: {reason}")]
+    Rejected {
+        /// Where.
+        server: SocketAddr,
+        /// What QUIC said.
+        reason: String,
+    },
+    /// The connection broke later.
+    #[error("the connection to the rendezvous broke: {0}")]
+    Broken(String),
+}
+
+impl From<ReadError> for SignallingError {
+    fn from(error: ReadError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+impl From<quinn::WriteError> for SignallingError {
+    fn from(error: quinn::WriteError) -> Self {
+        Self::Broken(error.to_string())
+    }
+}
+
+/// A connection to the rendezvous with its one stream.
+#[derive(Debug)]
+pub struct Signalling {
+    server: SocketAddr,
+    connection: quinn::Connection,
+    send: quinn::SendStream,
+    receive: quinn::RecvStream,
+}
+
+/// The addresses of a rendezvous that this socket can reach.
+pub async fn resolve(
+    port: &Port,
+    host: &str,
+    number: u16,
+) -> Result<Vec<SocketAddr>, SignallingError> {
+    let error = |source| SignallingError::Name { host: host.to_owned(), source };
+    let found = tokio::net::lookup_host((host, number)).await.map_err(error)?;
+    let mut addresses: Vec<_> =
+        found.filter(|address| port.socket().is_v6() || address.is_ipv4()).collect();
+    addresses.truncate(MOST_ADDRESSES);
+    if addresses.is_empty() {
+        return Err(error(io::Error::other("no address of a usable family")));
+    }
+    Ok(addresses)
+}
+
+impl Signalling {
+    /// Connects to whichever of the addresses answers first.
+    pub async fn connect(
+        port: &Port,
+        servers: &[SocketAddr],
+        identity: Option<&Identity>,
+    ) -> Result<Self, SignallingError> {
+        let mut tries = JoinSet::new();
+        let mut failure = None;
+        for &server in servers {
+            match port.connect_server(server, identity, ALPN, KEEP_ALIVE) {
+                Ok(connecting) => {
+                    tries.spawn(async move {
+                        let result = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+                        (server, result)
+                    });
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    failure = Some(SignallingError::Rejected { server, reason });
+                }
+            }
+        }
+        while let Some(joined) = tries.join_next().await {
+            let Ok((server, result)) = joined else { continue };
+            match result {
+                Ok(Ok(connection)) => {
+                    let (send, receive) = connection
+                        .open_bi()
+                        .await
+                        .map_err(|error| SignallingError::Broken(error.to_string()))?;
+                    return Ok(Self { server, connection, send, receive });
+                }
+                Ok(Err(error)) => {
+                    let reason = error.to_string();
+                    failure = Some(SignallingError::Rejected { server, reason });
+                }
+                Err(_) => {
+                    failure = failure.or(Some(SignallingError::NoAnswer { server }));
+                }
+            }
+        }
+        Err(failure.unwrap_or(SignallingError::Broken("no address to connect to".into())))
+    }
+
+    /// Where the rendezvous is.
+    pub fn server(&self) -> SocketAddr {
+        self.server
+    }
+
+    /// Says something.
+    pub async fn send(&mut self, message: &ToRendezvous) -> Result<(), SignallingError> {
+        Ok(stream::write(&mut self.send, message).await?)
+    }
+
+    /// Waits for what the rendezvous says next.
+    pub async fn receive(&mut self) -> Result<FromRendezvous, SignallingError> {
+        Ok(stream::read(&mut self.receive).await?)
+    }
+
+    /// Says goodbye.
+    pub fn close(self) {
+        self.connection.close(quinn::VarInt::from_u32(0), b"done");
+    }
+}

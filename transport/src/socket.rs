@@ -1,0 +1,142 @@
+//! The one UDP socket: bound to both IP versions where possible, batched receive with GRO, plain
+//! sends for control traffic. Bursts go through [`crate::kernel::Sender`] on the same socket.
+
+use std::io::{self, IoSliceMut};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use protocol::address::canonical;
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use socket2::{Domain, Protocol, Type};
+use tokio::io::Interest;
+
+use crate::kernel::Sender;
+
+/// Buffer sizes asked of the kernel, in bytes: a keyframe's burst to many viewers, or a joining
+/// burst, without loss. The kernel gives what its limits allow.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Most bytes that GRO hands over at once.
+const RECEIVE_BUFFER: usize = 1 << 16;
+
+/// The UDP socket of a process.
+#[derive(Debug)]
+pub struct Socket {
+    io: tokio::net::UdpSocket,
+    state: UdpSocketState,
+    is_v6: bool,
+}
+
+impl Socket {
+    /// Binds to `address`; without one, to any port of both IP versions.
+    pub fn bind(address: Option<SocketAddr>) -> io::Result<Self> {
+        let any = |ip: std::net::IpAddr| SocketAddr::new(ip, 0);
+        let socket = match address {
+            Some(address) => bind(address)?,
+            None => bind(any(Ipv6Addr::UNSPECIFIED.into()))
+                .or_else(|_| bind(any(Ipv4Addr::UNSPECIFIED.into())))?,
+        };
+        let state = UdpSocketState::new((&socket).into())?;
+        let io = tokio::net::UdpSocket::from_std(socket)?;
+        let is_v6 = io.local_addr()?.is_ipv6();
+        Ok(Self { io, state, is_v6 })
+    }
+
+    /// The address bound to.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.io.local_addr()
+    }
+
+    /// Whether the socket is of the IPv6 family (and carries IPv4 in mapped form).
+    pub fn is_v6(&self) -> bool {
+        self.is_v6
+    }
+
+    /// A sender of bursts on this socket.
+    pub fn sender(&self) -> io::Result<Sender> {
+        let socket = socket2::SockRef::from(&self.io).try_clone()?;
+        Sender::new(socket.into())
+    }
+
+    /// Sends one datagram. `WouldBlock` when the kernel has no room.
+    pub fn try_send_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.io.try_send_to(bytes, self.native(to)).map(drop)
+    }
+
+    pub(crate) fn try_transmit(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
+        self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit))
+    }
+
+    pub(crate) async fn writable(&self) -> io::Result<()> {
+        self.io.writable().await
+    }
+
+    /// The address in the form of the socket's family.
+    pub(crate) fn native(&self, to: SocketAddr) -> SocketAddr {
+        match to {
+            SocketAddr::V4(v4) if self.is_v6 => {
+                SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
+            }
+            other => other,
+        }
+    }
+
+    /// Receives for ever, and hands every datagram with its source (in canonical form) to `deliver`.
+    /// Ends only when the socket itself is unusable.
+    pub async fn receive(&self, mut deliver: impl FnMut(SocketAddr, &mut [u8])) -> io::Error {
+        let mut memory: Vec<Vec<u8>> = (0..BATCH_SIZE).map(|_| vec![0; RECEIVE_BUFFER]).collect();
+        let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        loop {
+            let received = self
+                .io
+                .async_io(Interest::READABLE, || {
+                    let mut buffers = memory.iter_mut().map(|buffer| IoSliceMut::new(buffer));
+                    let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+                        std::array::from_fn(|_| buffers.next().unwrap_or(IoSliceMut::new(&mut [])));
+                    self.state.recv((&self.io).into(), &mut slices, &mut metas)
+                })
+                .await;
+            let count = match received {
+                Ok(count) => count,
+                // An ICMP error about some earlier datagram is nothing to stop for.
+                Err(error) if is_transient(&error) => continue,
+                Err(error) => return error,
+            };
+            for (meta, buffer) in metas.iter().zip(&mut memory).take(count) {
+                let from = canonical(meta.addr);
+                let stride = meta.stride.max(1);
+                for datagram in buffer[..meta.len].chunks_mut(stride) {
+                    deliver(from, datagram);
+                }
+            }
+            // The stream never ends by itself: let others run between batches.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+fn bind(address: SocketAddr) -> io::Result<std::net::UdpSocket> {
+    let socket =
+        socket2::Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    // Refused sizes leave the kernel's default, which works, with less reserve.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket.into())
+}
+
+fn is_transient(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    matches!(
+        error.kind(),
+        Kind::ConnectionRefused
+            | Kind::ConnectionReset
+            | Kind::HostUnreachable
+            | Kind::NetworkUnreachable
+            | Kind::Interrupted
+            | Kind::NetworkDown
+    )
+}

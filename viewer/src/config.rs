@@ -1,0 +1,264 @@
+//! Flags and configuration file: flags win over file, file over defaults.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use protocol::link::Link;
+use serde::{Deserialize, Serialize};
+use service::exit::Failure;
+use service::log::LogFormat;
+
+use crate::media::Output;
+
+/// Watches a broadcast over a direct path through firewalls.
+#[derive(Debug, clap::Parser)]
+#[command(name = "punchcast-viewer", version)]
+pub struct Args {
+    /// Configuration file (YAML); see configs/viewer.yaml.
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// How log lines look.
+    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// What a viewer does.
+#[derive(Debug, clap::Subcommand)]
+pub enum Action {
+    /// Watch a link.
+    Watch(WatchArgs),
+    /// Show what a link's broadcaster offers.
+    List {
+        /// The link, as the broadcaster printed it.
+        link: String,
+    },
+}
+
+/// Flags of `watch`.
+#[derive(Debug, clap::Args)]
+pub struct WatchArgs {
+    /// The link, as the broadcaster printed it.
+    pub link: String,
+    /// Where picture and sound go; may be given several times: window (the default where a display
+    /// exists), null, record:PATH (.mkv, .mp4, .ts), udp://HOST:PORT, stdout.
+    #[arg(long, value_name = "OUTPUT")]
+    pub output: Vec<Output>,
+    /// Time in which lost packets are repaired and jitter is evened out, as in 200ms.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub latency: Option<Duration>,
+    /// End after this time, counted from the start of the process.
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub duration: Option<Duration>,
+    /// Print statistics on standard output, one object a second.
+    #[arg(long, value_name = "FORMAT", value_enum)]
+    pub stats: Option<StatsFormat>,
+}
+
+/// How statistics are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum StatsFormat {
+    /// One JSON object a line.
+    Json,
+}
+
+/// Settings that a file may give.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where picture and sound go; empty for the default.
+    #[serde(with = "outputs")]
+    pub output: Vec<Output>,
+    /// Time for repair and evening out.
+    #[serde(with = "humantime_serde")]
+    pub latency: Duration,
+    /// End after this time.
+    #[serde(rename = "for", with = "humantime_serde")]
+    pub duration: Option<Duration>,
+    /// Print statistics.
+    pub stats: Option<StatsFormat>,
+    /// Private addresses named by broadcasters of other networks are tried too.
+    pub allow_private: bool,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            output: Vec::new(),
+            latency: Duration::from_millis(200),
+            duration: None,
+            stats: None,
+            allow_private: false,
+            log_format: LogFormat::default(),
+        }
+    }
+}
+
+/// A command with all its settings.
+#[derive(Debug)]
+pub enum Command {
+    /// Watch.
+    Watch(Box<Watch>),
+    /// List.
+    List(Target),
+}
+
+/// Whom to reach, and how.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The link.
+    pub link: Link,
+    /// Private addresses are tried in other networks too.
+    pub allow_private: bool,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// What `watch` does.
+#[derive(Debug)]
+pub struct Watch {
+    /// Whom to reach.
+    pub target: Target,
+    /// Where picture and sound go: at least one.
+    pub outputs: Vec<Output>,
+    /// From capture to release, beyond the one-way delay.
+    pub latency: Duration,
+    /// When to end.
+    pub duration: Option<Duration>,
+    /// Whether to print statistics.
+    pub stats: Option<StatsFormat>,
+}
+
+/// Latency that makes sense: below, no packet is ever in time; above, it is no live stream.
+const LATENCIES: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(30);
+
+impl Command {
+    /// The command that these flags ask for.
+    pub fn load(args: Args) -> Result<Self, Failure> {
+        let mut settings = load_settings(args.config.as_deref())?;
+        settings.log_format = args.log_format.unwrap_or(settings.log_format);
+        let target = |link: &str| {
+            let link =
+                link.parse().map_err(|error| Failure::usage(format!("bad link: {error}")))?;
+            let Settings { allow_private, log_format, .. } = settings;
+            Ok::<_, Failure>(Target { link, allow_private, log_format })
+        };
+        match args.action {
+            Action::List { link } => Ok(Self::List(target(&link)?)),
+            Action::Watch(flags) => {
+                let target = target(&flags.link)?;
+                let mut outputs =
+                    if flags.output.is_empty() { settings.output } else { flags.output };
+                if outputs.is_empty() {
+                    outputs.push(Output::default_here());
+                }
+                let stats = flags.stats.or(settings.stats);
+                if stats.is_some() && outputs.contains(&Output::Stdout) {
+                    return Err(Failure::usage(
+                        "--stats and --output stdout both write to standard output; drop one",
+                    ));
+                }
+                let latency = flags.latency.unwrap_or(settings.latency);
+                if !LATENCIES.contains(&latency) {
+                    return Err(Failure::usage(format!(
+                        "latency {latency:?} is not between {:?} and {:?}",
+                        LATENCIES.start(),
+                        LATENCIES.end()
+                    )));
+                }
+                let duration = flags.duration.or(settings.duration);
+                Ok(Self::Watch(Box::new(Watch { target, outputs, latency, duration, stats })))
+            }
+        }
+    }
+
+    /// How log lines look.
+    pub fn log_format(&self) -> LogFormat {
+        match self {
+            Self::Watch(watch) => watch.target.log_format,
+            Self::List(target) => target.log_format,
+        }
+    }
+}
+
+fn load_settings(path: Option<&Path>) -> Result<Settings, Failure> {
+    Ok(service::config::load(path)?)
+}
+
+/// Outputs as the text of `--output`.
+mod outputs {
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use crate::media::Output;
+
+    pub(super) fn serialize<S: Serializer>(outputs: &[Output], s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(outputs.iter().map(ToString::to_string))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<Output>, D::Error> {
+        let texts = Vec::<String>::deserialize(d)?;
+        texts.iter().map(|text| text.parse().map_err(D::Error::custom)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    const LINK: &str = "punchcast://h:1/AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE/live";
+
+    fn load(flags: &[&str]) -> Result<Command, String> {
+        let args = ["punchcast-viewer", "watch", LINK].iter().chain(flags);
+        let args = Args::try_parse_from(args).map_err(|error| error.to_string())?;
+        Command::load(args).map_err(|failure| failure.to_string())
+    }
+
+    #[test]
+    fn the_shipped_file_equals_the_defaults() {
+        let text = include_str!("../../configs/viewer.yaml");
+        let settings: Settings = service::config::parse(text).expect("parses");
+        assert_eq!(settings, Settings::default());
+        let keys = serde_yaml::to_value(Settings::default()).expect("serializes");
+        for key in keys.as_mapping().expect("a mapping").keys() {
+            let key = key.as_str().expect("a name");
+            assert!(text.contains(&format!("{key}:")), "configs/viewer.yaml lacks {key}");
+        }
+    }
+
+    #[test]
+    fn flags_are_read() {
+        let flags =
+            ["--output", "null", "--output", "record:a.mkv", "--for", "2s", "--latency", "1s"];
+        match load(&flags).expect("legal") {
+            Command::Watch(watch) => {
+                assert_eq!(watch.outputs.len(), 2);
+                assert_eq!(watch.duration, Some(Duration::from_secs(2)));
+                assert_eq!(watch.latency, Duration::from_secs(1));
+            }
+            Command::List(_) => panic!("asked to watch"),
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let table: [(&[&str], &str); 4] = [
+            (&["--stats", "json", "--output", "stdout"], "drop one"),
+            (&["--latency", "0s"], "latency"),
+            (&["--output", "avi"], "record:PATH"),
+            (&["--for", "soon"], "--for"),
+        ];
+        for (flags, expected) in table {
+            let error = load(flags).expect_err(expected);
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

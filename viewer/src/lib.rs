@@ -1,0 +1,30 @@
+//! The viewer: watches a link.
+//!
+//! A viewer's life is one state machine with named states ([`stats::State`]): resolving, introducing,
+//! opening, joining, playing, reconnecting, ended; the same names show in logs and stats. [`watch`]
+//! walks through them, [`meeting`] gets as far as a proved path and a pinned connection on it,
+//! [`session`] receives, and [`media`] plays.
+
+pub mod config;
+mod continuity;
+mod list;
+pub mod media;
+mod meeting;
+mod reach;
+mod session;
+pub mod stats;
+mod watch;
+
+pub use config::{Args, Command};
+
+use std::time::Instant;
+
+use service::exit::Failure;
+
+/// Runs one command. `started_at` is when the process began: times in the stats count from it.
+pub async fn run(command: Command, started_at: Instant) -> Result<(), Failure> {
+    match command {
+        Command::Watch(config) => watch::run(*config, started_at).await,
+        Command::List(config) => list::run(config).await,
+    }
+}

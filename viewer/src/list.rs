@@ -1,0 +1,41 @@
+//! Showing what a broadcaster offers.
+
+use protocol::control::{Request, Response, close};
+use quinn::VarInt;
+use service::exit::Failure;
+use transport::stream;
+
+use crate::config::Target;
+use crate::meeting::Viewer;
+use crate::session::refused;
+
+/// Meets the broadcaster, asks, and prints one line for each channel.
+pub(crate) async fn run(target: Target) -> Result<(), Failure> {
+    let viewer = Viewer::open()?;
+    let met = viewer.meet(&target.link, target.allow_private, false, |_| {}).await?;
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
+    };
+    let (mut send, mut receive) = met.connection.open_bi().await.map_err(|error| broken(&error))?;
+    let list = Request::List { secret: target.link.secret.clone() };
+    stream::write(&mut send, &list).await.map_err(|error| broken(&error))?;
+    let response = stream::read(&mut receive).await.map_err(|error| broken(&error))?;
+    met.connection.close(VarInt::from_u32(close::DONE), b"");
+    match response {
+        Response::Catalogue { channels } => {
+            println!("{:<24} TRACKS", "CHANNEL");
+            for channel in channels {
+                let tracks: Vec<String> = channel
+                    .formats
+                    .iter()
+                    .map(|format| format!("{} {}", format.kind, format.encoding_name))
+                    .collect();
+                println!("{:<24} {}", channel.name, tracks.join(", "));
+            }
+            viewer.port.endpoint().wait_idle().await;
+            Ok(())
+        }
+        Response::Refused { reason } => Err(refused(reason, "")),
+        Response::Admitted { .. } => Err(broken(&"it answered what was not asked")),
+    }
+}

@@ -1,0 +1,24 @@
+//! `punchcast-viewer`.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use service::exit::{Failure, finish};
+use viewer::Args;
+
+fn main() -> ExitCode {
+    let started_at = Instant::now();
+    finish("punchcast-viewer", start(Args::parse(), started_at))
+}
+
+fn start(args: Args, started_at: Instant) -> Result<(), Failure> {
+    let command = viewer::Command::load(args)?;
+    service::log::init(command.log_format());
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| Failure::runtime(format!("cannot start: {error}")))?;
+    let result = runtime.block_on(viewer::run(command, started_at));
+    // Name look-ups may still be under way; nobody waits for them.
+    runtime.shutdown_background();
+    result
+}

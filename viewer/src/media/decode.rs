@@ -1,0 +1,164 @@
+//! Decoding, once for all outputs that show or sound: `queue ! decoder ! appsink`.
+//!
+//! Everything is decoded as fast as the machine can. A frame whose time has passed is then not
+//! shown, so that joining with a burst of history ends at the live picture instead of running
+//! through the past. The very first frame is shown whatever its age.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use protocol::media::Kind;
+
+use super::codec::Codec;
+use super::environment;
+use super::error::PlayerError;
+use super::present::Presenter;
+use super::receive::Destinations;
+use super::shared::{Notice, Shared, chain, lock, make, pad};
+
+/// Later than this is too late. Under a frame's duration at 30 a second.
+const TOLERANCE: Duration = Duration::from_millis(20);
+
+/// A machine too slow to decode in time still shows a picture this often.
+const STILL_ALIVE: Duration = Duration::from_secs(2);
+
+/// Coded media waiting for the decoder, in bytes. Half a minute at 16 Mbit/s; beyond it the decoder
+/// has lost, and pictures are left out up to the next keyframe.
+const MOST_WAITING: usize = 64 << 20;
+
+/// The coded media between the tap and the decoder.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    waiting: AtomicUsize,
+    /// Presentation time of the newest keyframe, in ns: late pictures before it needn't be decoded.
+    keyframe: AtomicU64,
+    overrun: Mutex<bool>,
+}
+
+impl Backlog {
+    /// Whether the buffer may join the queue.
+    pub(super) fn admit(&self, buffer: &gst::Buffer, keyframe: bool) -> bool {
+        let mut overrun = lock(&self.overrun);
+        let full = self.waiting.load(Relaxed) > MOST_WAITING;
+        if full && !*overrun {
+            tracing::warn!("decoding can't keep up; leaving out pictures up to the next keyframe");
+        }
+        *overrun = full || (*overrun && !keyframe);
+        if *overrun {
+            return false;
+        }
+        self.waiting.fetch_add(buffer.size(), Relaxed);
+        if let (true, Some(time)) = (keyframe, buffer.pts()) {
+            self.keyframe.store(time.nseconds(), Relaxed);
+        }
+        true
+    }
+
+    /// Takes the buffer off the queue; false if decoding it would show nothing any more.
+    fn leave(&self, shared: &Shared, buffer: &gst::Buffer) -> bool {
+        let size = buffer.size();
+        let _ = self
+            .waiting
+            .fetch_update(Relaxed, Relaxed, |waiting| Some(waiting.saturating_sub(size)));
+        let Some(time) = buffer.pts() else { return true };
+        time.nseconds() >= self.keyframe.load(Relaxed) || lateness(shared, time.into()) <= TOLERANCE
+    }
+}
+
+/// Adds the decoder behind `from` and hands what it makes to the presenters.
+pub(super) fn add(
+    pipeline: &gst::Pipeline,
+    shared: &Arc<Shared>,
+    codec: Codec,
+    from: &gst::Element,
+    backlog: Arc<Backlog>,
+    to: Destinations,
+) -> Result<(), PlayerError> {
+    let queue = make("queue")?;
+    for limit in ["max-size-buffers", "max-size-bytes"] {
+        queue.set_property(limit, 0_u32);
+    }
+    queue.set_property("max-size-time", 0_u64);
+    let decoder = make(environment::decoder(codec)?)?;
+    let sink = gst_app::AppSink::builder().sync(false).async_(false).qos(false).build();
+    chain(pipeline, &[&queue, &decoder, sink.upcast_ref()])?;
+    from.link(&queue).map_err(|e| PlayerError::Refused { what: format!("to decode: {e}") })?;
+
+    let skip_shared = shared.clone();
+    pad(&queue, "src")?.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        if info.buffer().is_none_or(|buffer| backlog.leave(&skip_shared, buffer)) {
+            return gst::PadProbeReturn::Ok;
+        }
+        skip_shared.counters.frames_dropped.fetch_add(1, Relaxed);
+        gst::PadProbeReturn::Drop
+    });
+    let release = Release {
+        shared: shared.clone(),
+        kind: codec.kind(),
+        leads: to.leads,
+        presenters: to.presenters,
+        shown_at: Mutex::new(None),
+    };
+    sink.set_callbacks(
+        gst_app::AppSinkCallbacks::builder()
+            .new_sample(move |sink| {
+                let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
+                release.decoded(&sample);
+                Ok(gst::FlowSuccess::Ok)
+            })
+            .build(),
+    );
+    Ok(())
+}
+
+/// Decides over each decoded buffer.
+struct Release {
+    shared: Arc<Shared>,
+    kind: Kind,
+    leads: bool,
+    presenters: Vec<Presenter>,
+    /// Running time at which the last buffer went to the presenters.
+    shown_at: Mutex<Option<Duration>>,
+}
+
+impl Release {
+    fn decoded(&self, sample: &gst::Sample) {
+        let counters = &self.shared.counters;
+        match self.kind {
+            Kind::Video => counters.frames_decoded.fetch_add(1, Relaxed),
+            Kind::Audio => counters.audio_buffers_decoded.fetch_add(1, Relaxed),
+        };
+        if self.leads && counters.first_frame() {
+            self.shared.notify(Notice::FirstFrame);
+        }
+        let Some(time) = sample.buffer().and_then(gst::BufferRef::pts) else { return };
+        if self.in_time(time.into()) {
+            for presenter in &self.presenters {
+                presenter.present(sample);
+            }
+        } else if self.kind == Kind::Video {
+            counters.frames_dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    fn in_time(&self, time: Duration) -> bool {
+        let mut shown_at = lock(&self.shown_at);
+        let now = self.shared.running_time();
+        let waited = shown_at.is_none_or(|at| now > at + STILL_ALIVE);
+        let show =
+            lateness(&self.shared, time) <= TOLERANCE || (self.kind == Kind::Video && waited);
+        if show {
+            *shown_at = Some(now);
+        }
+        show
+    }
+}
+
+/// How long ago the buffer should have been released; zero if it is still to come.
+fn lateness(shared: &Shared, time: Duration) -> Duration {
+    shared.running_time().saturating_sub(time).saturating_sub(shared.latency)
+}

@@ -1,0 +1,43 @@
+//! From plain RTP packets to picture and sound.
+//!
+//! ```text
+//! each track:   packets ─ timeline ─ jitter buffer ─ depayloader ─ parser ─ tap ─ decoder
+//!                                                                          │       │
+//! each output:                                        muxer ─ file, UDP, stdout   window, null
+//! ```
+//!
+//! Every packet is stamped with its arrival on the player's running time; history is stamped as if
+//! it had been received live. A frame is released at its arrival plus the latency. What comes out
+//! of the decoder later than that isn't shown, except the very first frame: so a viewer who joins
+//! in the middle of a GOP sees a picture at once, and then the live one, with nothing run through
+//! in between. Coded media goes to recordings and network outputs whole, whatever its age.
+//!
+//! GStreamer stays behind this module: nothing outside names one of its types.
+
+mod codec;
+mod counters;
+mod decode;
+mod environment;
+mod error;
+mod mux;
+mod output;
+mod player;
+mod present;
+mod receive;
+mod shared;
+mod sink;
+mod supervise;
+mod timeline;
+mod window;
+
+pub use counters::PlayerStats;
+pub use environment::{check_environment, preload};
+pub use error::PlayerError;
+pub use output::{Container, Output, OutputError, Recording};
+pub use player::Player;
+pub use supervise::{Events, PlayerEvent};
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,201 @@
+//! Where the picture and sound go, as people write it after `--output`.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// One place to play to. Parsed from, and printed as, the words of `--output`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Output {
+    /// A window on this machine's display, and its loudspeakers.
+    Window,
+    /// Decodes at the right pace and shows nothing.
+    Null,
+    /// A file, not encoded anew.
+    Record(Recording),
+    /// MPEG-TS in UDP datagrams, paced, from the first keyframe received: a player that starts at
+    /// once is behind the broadcast by what the GOP already held.
+    Udp {
+        /// Name or address of the receiver, without brackets.
+        host: String,
+        /// Its UDP port.
+        port: u16,
+    },
+    /// MPEG-TS on standard output, as it comes.
+    Stdout,
+}
+
+/// A file to record into and the container its extension chose.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Recording {
+    path: PathBuf,
+    container: Container,
+}
+
+/// The file formats that can be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Container {
+    /// Matroska, `.mkv`.
+    Matroska,
+    /// Fragmented MP4, `.mp4`.
+    Mp4,
+    /// MPEG transport stream, `.ts`.
+    MpegTs,
+}
+
+impl Recording {
+    /// Chooses the container by the path's extension.
+    pub fn new(path: impl Into<PathBuf>) -> Result<Self, OutputError> {
+        let path = path.into();
+        if path.to_str().is_none_or(|text| text.is_empty() || text.contains('\0')) {
+            return Err(OutputError::Path);
+        }
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        let container = match extension.map(str::to_ascii_lowercase).as_deref() {
+            Some("mkv") => Container::Matroska,
+            Some("mp4") => Container::Mp4,
+            Some("ts") => Container::MpegTs,
+            _ => return Err(OutputError::Extension(path)),
+        };
+        Ok(Self { path, container })
+    }
+
+    /// Where the file goes.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What kind of file it is.
+    pub fn container(&self) -> Container {
+        self.container
+    }
+}
+
+impl Output {
+    /// What is played to when nothing was asked for: a window where a display exists, else nothing
+    /// visible.
+    pub fn default_here() -> Self {
+        if super::window::has_display() { Self::Window } else { Self::Null }
+    }
+
+    /// The container, for outputs that pass coded media on.
+    pub fn container(&self) -> Option<Container> {
+        match self {
+            Self::Window | Self::Null => None,
+            Self::Record(recording) => Some(recording.container),
+            Self::Udp { .. } | Self::Stdout => Some(Container::MpegTs),
+        }
+    }
+}
+
+impl fmt::Display for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Window => f.write_str("window"),
+            Self::Null => f.write_str("null"),
+            Self::Record(recording) => write!(f, "record:{}", recording.path.display()),
+            Self::Udp { host, port } if host.contains(':') => write!(f, "udp://[{host}]:{port}"),
+            Self::Udp { host, port } => write!(f, "udp://{host}:{port}"),
+            Self::Stdout => f.write_str("stdout"),
+        }
+    }
+}
+
+impl FromStr for Output {
+    type Err = OutputError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "window" => return Ok(Self::Window),
+            "null" => return Ok(Self::Null),
+            "stdout" | "-" => return Ok(Self::Stdout),
+            _ => {}
+        }
+        if let Some(path) = text.strip_prefix("record:") {
+            return Recording::new(path).map(Self::Record);
+        }
+        if let Some(address) = text.strip_prefix("udp://") {
+            return parse_udp(address).ok_or_else(|| OutputError::Udp(text.to_owned()));
+        }
+        Err(OutputError::Unknown(text.to_owned()))
+    }
+}
+
+/// HOST:PORT, where an IPv6 address stands in brackets.
+fn parse_udp(address: &str) -> Option<Output> {
+    let (host, port) = address.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|&port| port != 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?.parse::<std::net::Ipv6Addr>().ok()?.to_string(),
+        None => host.to_owned(),
+    };
+    let plausible = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
+    let bare_ipv6 = host.contains(':') && !address.starts_with('[');
+    (!host.is_empty() && host.chars().all(plausible) && !bare_ipv6)
+        .then_some(Output::Udp { host, port })
+}
+
+/// Why a text names no output.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OutputError {
+    /// Not one of the words.
+    #[error(
+        "expected window, null, record:PATH, udp://HOST:PORT or stdout as the output, got {0:?}"
+    )]
+    Unknown(String),
+    /// The extension chooses the container, and this one chooses none.
+    #[error("expected a recording's name to end in .mkv, .mp4 or .ts, got {:?}", .0.display().to_string())]
+    Extension(PathBuf),
+    /// The path is empty or can't be passed on.
+    #[error("expected record: to be followed by a path in UTF-8")]
+    Path,
+    /// Not an address.
+    #[error("expected udp://HOST:PORT with an IPv6 address in brackets, got {0:?}")]
+    Udp(String),
+}
+
+#[cfg(test)]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "tests")]
+
+    use super::*;
+
+    #[test]
+    fn outputs_print_as_they_parse() {
+        for text in [
+            "window",
+            "null",
+            "stdout",
+            "record:/tmp/a b.mkv",
+            "record:x.mp4",
+            "record:x.TS",
+            "udp://127.0.0.1:5000",
+            "udp://localhost:1",
+            "udp://[::1]:65535",
+        ] {
+            assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn other_words_are_refused_with_what_was_expected() {
+        for (text, word) in [
+            ("", "record:PATH"),
+            ("screen", "record:PATH"),
+            ("record:", "path"),
+            ("record:x.avi", ".mkv"),
+            ("record:mkv", ".mkv"),
+            ("record:a\0b.mkv", "UTF-8"),
+            ("udp://host", "HOST:PORT"),
+            ("udp://:5", "HOST:PORT"),
+            ("udp://a:0", "HOST:PORT"),
+            ("udp://a:70000", "HOST:PORT"),
+            ("udp://::1:5", "brackets"),
+            ("udp://[::1:5", "brackets"),
+            ("udp://a b:5", "HOST:PORT"),
+        ] {
+            let error = text.parse::<Output>().unwrap_err().to_string();
+            assert!(error.contains(word), "{text:?}: {error}");
+        }
+    }
+}

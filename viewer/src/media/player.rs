@@ -1,0 +1,169 @@
+//! The player: one receiver for each track, and the outputs behind them.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use gstreamer as gst;
+use protocol::media::{Format, Kind};
+
+use super::codec::{self, Track};
+use super::counters::PlayerStats;
+use super::environment::{check_tracks, initialise};
+use super::error::PlayerError;
+use super::mux::Muxer;
+use super::output::Output;
+use super::present::Presenter;
+use super::receive::{Destinations, Receiver};
+use super::shared::{Notice, Part, Shared, halt, lock, play};
+use super::supervise::{Events, Supervisor};
+
+/// Of the time given to stop, what waits in the jitter buffer may take so much.
+const DRAIN_SHARE: u32 = 3;
+
+/// Plays RTP packets to outputs, from [`Player::start`] to [`Player::stop`]. Dropping it stops at
+/// once and leaves recordings as if the process had died.
+pub struct Player {
+    shared: Arc<Shared>,
+    pipeline: gst::Pipeline,
+    receivers: Vec<Receiver>,
+    presenters: Vec<(Output, Presenter)>,
+    muxers: Arc<[Muxer]>,
+    finished: Mutex<mpsc::Receiver<usize>>,
+}
+
+impl Player {
+    /// Starts playing the tracks to the outputs. `latency` is the time from a packet's arrival to
+    /// its release by the output.
+    pub fn start(
+        tracks: &[Format],
+        outputs: &[Output],
+        latency: Duration,
+        events: Events,
+    ) -> Result<Self, PlayerError> {
+        initialise()?;
+        let tracks = codec::tracks(tracks)?;
+        check_tracks(&tracks, outputs)?;
+        let (notices, heard) = mpsc::channel();
+        let (finish, finished) = mpsc::channel();
+        let shared = Arc::new(Shared::new(latency, notices));
+        let mut player = Self {
+            pipeline: shared.pipeline(Part::Receiver),
+            receivers: Vec::new(),
+            presenters: Vec::new(),
+            muxers: muxers(&shared, &tracks, outputs),
+            shared,
+            finished: Mutex::new(finished),
+        };
+        // From here on an early return drops the player, and so stops what has been started.
+        player.build(&tracks, outputs)?;
+        let supervisor = Supervisor {
+            events,
+            presenters: player.presenters.clone(),
+            muxers: player.muxers.clone(),
+            alive: outputs.to_vec(),
+            finished: finish,
+            failed: false,
+            mute: false,
+        };
+        let thread = std::thread::Builder::new().name("player".into());
+        thread
+            .spawn(move || supervisor.run(&heard))
+            .map_err(|error| PlayerError::Refused { what: format!("a thread: {error}") })?;
+        play(&player.pipeline, "the player")?;
+        Ok(player)
+    }
+
+    /// The player's clock: what [`Player::push`] takes as arrival. Starts at two minutes, so that
+    /// history can have arrived before the start.
+    pub fn running_time(&self) -> Duration {
+        self.shared.running_time()
+    }
+
+    /// Takes one RTP packet, opened, of the given track. `arrival` is the running time at which it
+    /// came, or for history would have come had it been received live.
+    pub fn push(&self, track: usize, packet: Bytes, arrival: Duration) {
+        if let Some(receiver) = self.receivers.get(track) {
+            receiver.push(packet, arrival);
+        }
+    }
+
+    /// What has been played so far.
+    pub fn stats(&self) -> PlayerStats {
+        self.shared.counters.stats()
+    }
+
+    #[cfg(test)]
+    pub(super) fn releases(&self) -> Vec<super::counters::Release> {
+        super::shared::lock(&self.shared.counters.releases).clone()
+    }
+
+    /// Plays no more, and closes what was recorded, within `deadline`.
+    pub fn stop(self, deadline: Duration) -> Result<(), PlayerError> {
+        let until = Instant::now() + deadline;
+        self.shared.notify(Notice::Stop);
+        // First those that wait for their time, as the decoder may be blocked on them.
+        self.presenters.iter().for_each(|(_, presenter)| presenter.halt());
+        self.receivers.iter().for_each(Receiver::end);
+        let mut open: BTreeSet<usize> = (0..self.muxers.len()).collect();
+        open.retain(|&index| !self.muxers[index].is_over());
+        self.wait_for(&mut open, Instant::now() + deadline / DRAIN_SHARE);
+        open.iter().for_each(|&index| self.muxers[index].finish());
+        self.wait_for(&mut open, until);
+        let unfinished = open.first().map(|&index| self.muxers[index].output().clone());
+        unfinished.map_or(Ok(()), |output| Err(PlayerError::Unfinished { output, deadline }))
+    }
+
+    /// Takes out of `open` the muxers whose files are closed, until none is left or time is up.
+    fn wait_for(&self, open: &mut BTreeSet<usize>, until: Instant) {
+        while !open.is_empty() {
+            let left = until.saturating_duration_since(Instant::now());
+            let Ok(index) = lock(&self.finished).recv_timeout(left) else { return };
+            open.remove(&index);
+        }
+    }
+
+    fn build(&mut self, tracks: &[Track], outputs: &[Output]) -> Result<(), PlayerError> {
+        let shown = outputs.iter().filter(|output| output.container().is_none());
+        for output in shown {
+            for (track, kind) in tracks.iter().map(|track| track.codec.kind()).enumerate() {
+                let part = Part::Presenter(self.presenters.len());
+                let presenter = Presenter::start(&self.shared, part, output, track, kind)?;
+                self.presenters.push((output.clone(), presenter));
+            }
+        }
+        let kinds: Vec<Kind> = tracks.iter().map(|track| track.codec.kind()).collect();
+        let leader = kinds.iter().position(|kind| *kind == Kind::Video).unwrap_or(0);
+        for (index, track) in tracks.iter().enumerate() {
+            let presenters = self.presenters.iter().skip(index).step_by(tracks.len());
+            let to = Destinations {
+                track: index,
+                muxers: self.muxers.clone(),
+                presenters: presenters.map(|(_, presenter)| presenter.clone()).collect(),
+                leads: index == leader,
+            };
+            self.receivers.push(Receiver::add(&self.pipeline, &self.shared, track, to)?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Player {
+    fn drop(&mut self) {
+        self.shared.notify(Notice::Stop);
+        self.presenters.iter().for_each(|(_, presenter)| presenter.halt());
+        halt(&self.pipeline);
+        self.muxers.iter().for_each(Muxer::halt);
+        self.shared.notify(Notice::Gone);
+    }
+}
+
+fn muxers(shared: &Arc<Shared>, tracks: &[Track], outputs: &[Output]) -> Arc<[Muxer]> {
+    let codecs: Vec<_> = tracks.iter().map(|track| track.codec).collect();
+    let with_container = outputs.iter().filter_map(|o| o.container().map(|c| (o.clone(), c)));
+    let muxers = with_container.enumerate().map(|(index, (output, container))| {
+        Muxer::new(shared.clone(), Part::Muxer(index), output, container, codecs.clone())
+    });
+    muxers.collect()
+}

@@ -1,0 +1,211 @@
+//! One track's way from RTP packets to whole coded pictures or sounds:
+//! `appsrc ! rtpjitterbuffer ! depayloader ! parser`, and from there to the muxers and the decoder.
+//!
+//! The jitter buffer owns order and loss time-outs. It hands on at once whatever is in order; play
+//! time is kept by the outputs.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+use protocol::media::Kind;
+
+use super::codec::Track;
+use super::decode::{self, Backlog};
+use super::error::PlayerError;
+use super::mux::Muxer;
+use super::present::Presenter;
+use super::shared::{Notice, Shared, chain, clock_time, lock, make, pad};
+use super::timeline::Timeline;
+
+/// Kept back from the latency for depayloading and decoding after a loss time-out, so that the
+/// picture after a lost packet still makes its time. At most a quarter of the latency.
+const RESERVE: Duration = Duration::from_millis(30);
+
+/// RTP's fixed header (RFC 3550, section 5.1).
+const RTP_HEADER: usize = 12;
+
+/// The entrance of one track.
+#[derive(Debug)]
+pub(super) struct Receiver {
+    source: gst_app::AppSrc,
+    payload_type: u8,
+    timeline: Mutex<Timeline>,
+}
+
+/// Where a track's coded media goes.
+pub(super) struct Destinations {
+    /// The track's place in the list.
+    pub(super) track: usize,
+    pub(super) muxers: Arc<[Muxer]>,
+    /// Nothing is decoded if there are none.
+    pub(super) presenters: Vec<Presenter>,
+    /// Whether this track's first frame is the channel's first frame.
+    pub(super) leads: bool,
+}
+
+impl Receiver {
+    /// Adds the track's elements to the pipeline.
+    pub(super) fn add(
+        pipeline: &gst::Pipeline,
+        shared: &Arc<Shared>,
+        track: &Track,
+        to: Destinations,
+    ) -> Result<Self, PlayerError> {
+        let source = gst_app::AppSrc::builder()
+            .caps(&track.caps)
+            .format(gst::Format::Time)
+            .is_live(true)
+            .do_timestamp(false)
+            .build();
+        let patience = shared.latency - RESERVE.min(shared.latency / 4);
+        let jitter_buffer = make("rtpjitterbuffer")?;
+        jitter_buffer
+            .set_property("latency", u32::try_from(patience.as_millis()).unwrap_or(1 << 30));
+        jitter_buffer.set_property("do-lost", true);
+        let depayloader = make(track.codec.depayloader())?;
+        let mut elements = vec![source.clone().upcast(), jitter_buffer, depayloader];
+        let caps = track.codec.access_units();
+        elements.extend(caps.iter().map(capsfilter).collect::<Result<Vec<_>, _>>()?);
+        if let Some(name) = track.codec.parser() {
+            let parser = make(name)?;
+            if parser.has_property("config-interval") {
+                // Parameter sets before every keyframe: each is a place to start.
+                parser.set_property("config-interval", -1);
+            }
+            elements.push(parser);
+            elements.extend(caps.iter().map(capsfilter).collect::<Result<Vec<_>, _>>()?);
+        }
+        chain(pipeline, &elements.iter().collect::<Vec<_>>())?;
+        let last = elements.last().ok_or(PlayerError::Refused { what: "an empty chain".into() })?;
+
+        let backlog = Arc::new(Backlog::default());
+        let decodes = !to.presenters.is_empty();
+        let tap = Tap {
+            shared: shared.clone(),
+            kind: track.codec.kind(),
+            track: to.track,
+            leads: to.leads,
+            muxers: to.muxers.clone(),
+            started: Mutex::new(track.codec.kind() == Kind::Audio),
+            backlog: decodes.then(|| backlog.clone()),
+        };
+        let wanted = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
+        pad(last, "src")?.add_probe(wanted, move |pad, info| tap.pass(pad, info));
+        if decodes {
+            decode::add(pipeline, shared, track.codec, last, backlog, to)?;
+        } else {
+            let end = make("fakesink")?;
+            end.set_property("sync", false);
+            end.set_property("async", false);
+            chain(pipeline, &[&end])?;
+            last.link(&end).map_err(|e| PlayerError::Refused { what: format!("to end: {e}") })?;
+        }
+        let timeline = Mutex::new(Timeline::new(track.clock_rate, shared.latency));
+        Ok(Self { source, payload_type: track.payload_type, timeline })
+    }
+
+    /// Takes one RTP packet. What isn't one of this track's is dropped.
+    pub(super) fn push(&self, packet: bytes::Bytes, arrival: Duration) {
+        let header = packet.get(..RTP_HEADER);
+        let Some(&[flags, marker_and_type, _, _, t0, t1, t2, t3, ..]) = header else { return };
+        if flags >> 6 != 2 || marker_and_type & 0x7f != self.payload_type {
+            tracing::trace!(flags, marker_and_type, "not a packet of this track");
+            return;
+        }
+        let placed = lock(&self.timeline).place(u32::from_be_bytes([t0, t1, t2, t3]), arrival);
+        let mut buffer = gst::Buffer::from_slice(packet);
+        if let Some(buffer) = buffer.get_mut() {
+            let time = clock_time(placed);
+            buffer.set_dts(time);
+            buffer.set_pts(time);
+        }
+        // Refused only while stopping.
+        let _ = self.source.push_buffer(buffer);
+    }
+
+    /// No more packets come: what waits in the jitter buffer goes out, and then the end.
+    pub(super) fn end(&self) {
+        let _ = self.source.end_of_stream();
+    }
+}
+
+/// The point where coded media is whole: muxers are served from here, and the decoder behind it.
+struct Tap {
+    shared: Arc<Shared>,
+    kind: Kind,
+    track: usize,
+    leads: bool,
+    muxers: Arc<[Muxer]>,
+    /// Pictures before the first keyframe are of no use to anybody.
+    started: Mutex<bool>,
+    backlog: Option<Arc<Backlog>>,
+}
+
+impl Tap {
+    fn pass(&self, pad: &gst::Pad, info: &mut gst::PadProbeInfo<'_>) -> gst::PadProbeReturn {
+        match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => self.buffer(pad, buffer),
+            Some(gst::PadProbeData::Event(event)) => {
+                if event.type_() == gst::EventType::Eos {
+                    self.muxers.iter().for_each(|muxer| muxer.end(self.track));
+                }
+                gst::PadProbeReturn::Ok
+            }
+            _ => gst::PadProbeReturn::Ok,
+        }
+    }
+
+    fn buffer(&self, pad: &gst::Pad, buffer: &gst::Buffer) -> gst::PadProbeReturn {
+        let keyframe = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        let mut started = lock(&self.started);
+        if !*started && !keyframe {
+            return gst::PadProbeReturn::Drop;
+        }
+        *started = true;
+        drop(started);
+        if let (false, Some(caps)) = (self.muxers.is_empty(), pad.current_caps()) {
+            for muxer in self.muxers.iter() {
+                muxer.offer(self.track, &caps, buffer);
+            }
+        }
+        match &self.backlog {
+            Some(backlog) if !backlog.admit(buffer, keyframe && self.kind == Kind::Video) => {
+                self.shared.counters.frames_dropped.fetch_add(1, Relaxed);
+                gst::PadProbeReturn::Drop
+            }
+            Some(_) => gst::PadProbeReturn::Ok,
+            None => {
+                self.passed_on(buffer);
+                gst::PadProbeReturn::Ok
+            }
+        }
+    }
+
+    /// Counts what outputs take without decoding.
+    fn passed_on(&self, buffer: &gst::Buffer) {
+        let counters = &self.shared.counters;
+        match self.kind {
+            Kind::Video => counters.frames_decoded.fetch_add(1, Relaxed),
+            Kind::Audio => counters.audio_buffers_decoded.fetch_add(1, Relaxed),
+        };
+        if self.leads {
+            if let Some(time) = buffer.pts() {
+                let since = self.shared.running_time().saturating_sub(time.into());
+                counters.released_after(since);
+            }
+            if counters.first_frame() {
+                self.shared.notify(Notice::FirstFrame);
+            }
+        }
+    }
+}
+
+fn capsfilter(caps: &gst::Caps) -> Result<gst::Element, PlayerError> {
+    let filter = make("capsfilter")?;
+    filter.set_property("caps", caps);
+    Ok(filter)
+}

@@ -1,0 +1,187 @@
+//! The pipeline of one muxed output: a source for each track, the muxer, and a file, a UDP
+//! receiver or standard output behind it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_app as gst_app;
+
+use super::codec::Codec;
+use super::environment::muxer;
+use super::error::PlayerError;
+use super::output::{Container, Output};
+use super::shared::{Part, Shared, chain, clock_time, make, nanoseconds, pad, play};
+
+/// How much of an MP4 file is lost if the process dies: one fragment, in ms.
+const FRAGMENT: u32 = 1_000;
+
+/// TS packets in one datagram: 1,316 bytes, which every network carries and players expect.
+const TS_PACKETS: i32 = 7;
+
+/// History goes to UDP receivers no faster than this, in bits a second, or it would overrun their
+/// socket buffers. Far above live media.
+const BURST_RATE: u64 = 100_000_000;
+
+/// A running muxer.
+#[derive(Debug)]
+pub(super) struct Mux {
+    pipeline: gst::Pipeline,
+    muxer: gst::Element,
+    container: Container,
+    sources: BTreeMap<usize, gst_app::AppSrc>,
+    /// Taken off all times: files begin at zero, what is paced keeps the running time.
+    origin: Duration,
+}
+
+impl Mux {
+    /// Builds the part from the muxer on. `begins_at` is the first picture's running time.
+    pub(super) fn build(
+        shared: &Arc<Shared>,
+        part: Part,
+        output: &Output,
+        container: Container,
+        begins_at: Duration,
+    ) -> Result<Self, PlayerError> {
+        let pipeline = shared.pipeline(part);
+        let muxer = make(muxer(container))?;
+        match container {
+            Container::Matroska => muxer.set_property("offset-to-zero", true),
+            Container::Mp4 => {
+                muxer.set_property("fragment-duration", FRAGMENT);
+            }
+            Container::MpegTs => {
+                muxer.set_property("alignment", TS_PACKETS);
+                // Keeps the running time on what comes out, for pacing by it.
+                muxer.set_property_from_str("start-time-selection", "first");
+            }
+        }
+        let sink = end(output, shared.latency)?;
+        sink.set_property("async", false);
+        chain(&pipeline, &[&muxer, &sink])?;
+        let origin = if paced(output) { Duration::ZERO } else { begins_at };
+        Ok(Self { pipeline, muxer, container, sources: BTreeMap::new(), origin })
+    }
+
+    /// Starts the pipeline, with the tracks added so far.
+    pub(super) fn play(&self, output: &Output) -> Result<(), PlayerError> {
+        play(&self.pipeline, &output.to_string())
+    }
+
+    pub(super) fn pipeline(&self) -> &gst::Pipeline {
+        &self.pipeline
+    }
+
+    /// Whether tracks can be added while it runs.
+    pub(super) fn grows(&self) -> bool {
+        self.container == Container::MpegTs
+    }
+
+    pub(super) fn has(&self, track: usize) -> bool {
+        self.sources.contains_key(&track)
+    }
+
+    /// Adds a track.
+    pub(super) fn add(&mut self, track: usize, codec: Codec) -> Result<(), PlayerError> {
+        let refused = |what: &str| PlayerError::Refused { what: what.to_owned() };
+        let source = gst_app::AppSrc::builder()
+            .format(gst::Format::Time)
+            .max_bytes(0)
+            .max_buffers(0)
+            .block(false)
+            .build();
+        let mut elements = vec![source.clone().upcast::<gst::Element>()];
+        if let (Some(caps), Some(parser)) = (codec.stored(self.container), codec.parser()) {
+            let filter = make("capsfilter")?;
+            filter.set_property("caps", caps);
+            elements.extend([make(parser)?, filter]);
+        }
+        chain(&self.pipeline, &elements.iter().collect::<Vec<_>>())?;
+        let template = match self.container {
+            Container::MpegTs => "sink_%d".to_owned(),
+            _ => format!("{}_%u", codec.kind()),
+        };
+        let into = self.muxer.request_pad_simple(&template).ok_or_else(|| refused("a track"))?;
+        let last = elements.last().ok_or_else(|| refused("an empty chain"))?;
+        pad(last, "src")?.link(&into).map_err(|_| refused("to connect a track to the muxer"))?;
+        for element in &elements {
+            element.sync_state_with_parent().map_err(|_| refused("to start a track"))?;
+        }
+        self.sources.insert(track, source);
+        Ok(())
+    }
+
+    /// Queues one buffer.
+    pub(super) fn push(&self, track: usize, caps: &gst::Caps, buffer: &gst::Buffer) {
+        let Some(source) = self.sources.get(&track) else { return };
+        let mut buffer = buffer.copy();
+        let shift = |time: gst::ClockTime| time.saturating_sub(clock_time(self.origin));
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_pts(buffer.pts().map(shift));
+            buffer.set_dts(buffer.dts().map(shift));
+        }
+        let sample = gst::Sample::builder().caps(caps).buffer(&buffer).build();
+        // Refused once the sink has failed, which is reported by its own message.
+        let _ = source.push_sample(&sample);
+    }
+
+    /// Tells the muxer that a track has nothing between the two times.
+    pub(super) fn skip(&self, track: usize, from: Duration, until: Duration) {
+        let Some(source) = self.sources.get(&track) else { return };
+        let start = from.saturating_sub(self.origin);
+        let gap = gst::event::Gap::builder(clock_time(start))
+            .duration(clock_time(until.saturating_sub(self.origin).saturating_sub(start)))
+            .build();
+        source.send_event(gap);
+    }
+
+    /// Ends a track.
+    pub(super) fn end(&self, track: usize) {
+        if let Some(source) = self.sources.get(&track) {
+            let _ = source.end_of_stream();
+        }
+    }
+
+    /// Bytes that wait for the muxer.
+    pub(super) fn waiting(&self) -> u64 {
+        self.sources.values().map(gst_app::AppSrc::current_level_bytes).sum()
+    }
+}
+
+/// Whether the output sends in real time.
+fn paced(output: &Output) -> bool {
+    matches!(output, Output::Udp { .. })
+}
+
+/// The last element.
+fn end(output: &Output, latency: Duration) -> Result<gst::Element, PlayerError> {
+    match output {
+        Output::Record(recording) => {
+            let sink = make("filesink")?;
+            sink.set_property("location", recording.path().to_str());
+            // What was written is in the file, should the process die.
+            sink.set_property_from_str("buffer-mode", "unbuffered");
+            Ok(sink)
+        }
+        Output::Udp { host, port } => {
+            let sink = make("udpsink")?;
+            sink.set_property("host", host);
+            sink.set_property("port", i32::from(*port));
+            sink.set_property("sync", true);
+            sink.set_property("ts-offset", nanoseconds(latency).cast_signed());
+            sink.set_property("max-bitrate", BURST_RATE);
+            Ok(sink)
+        }
+        Output::Stdout => {
+            let sink = make("fdsink")?;
+            sink.set_property("fd", 1_i32);
+            sink.set_property("sync", false);
+            Ok(sink)
+        }
+        Output::Window | Output::Null => {
+            Err(PlayerError::Refused { what: format!("to pass coded media to {output}") })
+        }
+    }
+}

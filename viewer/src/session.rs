@@ -1,0 +1,354 @@
+//! Receiving on an open path: socket → repair → open → jitter buffer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use protocol::control::{Admission, Notice, Refusal, Request, Response};
+use protocol::feedback::{self, Totals};
+use protocol::link::{Link, Target};
+use protocol::opening::{Event, Path};
+use protocol::reception::{Reception, Verdict};
+use protocol::rtp::Header;
+use protocol::seal::{Opener, PacketIndex};
+use protocol::timeline::{Timeline, TrackClock};
+use quinn::{RecvStream, SendStream};
+use service::exit::{Code, Failure};
+use transport::paths::Paths;
+use transport::stream;
+
+use crate::continuity::Continuity;
+use crate::media::Player;
+use crate::meeting::{Datagram, Met};
+use crate::stats::Stats;
+
+/// From one report to the next: on a clean path, and while packets get lost. Frequent enough that
+/// lost reports do not look like silence.
+const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Without media for this long the path is checked.
+const STALL: Duration = Duration::from_millis(700);
+
+/// A track's place in the stream that the player sees, kept from session to session.
+#[derive(Debug)]
+pub(crate) struct Placed {
+    ssrc: u32,
+    /// Index behind the highest packet played.
+    next_index: PacketIndex,
+    continuity: Continuity,
+}
+
+/// One admitted stay with the broadcaster.
+pub(crate) struct Session {
+    pub(crate) met: Met,
+    pub(crate) notices: RecvStream,
+    /// Kept open for as long as we watch.
+    _requests: SendStream,
+    paths: Arc<Paths>,
+    viewer: u32,
+    live_from: Vec<PacketIndex>,
+    opener: Opener,
+    receptions: Vec<Reception>,
+    timeline: Timeline,
+    corrupt: u64,
+    report_at: Instant,
+    stalled_at: Instant,
+}
+
+/// What a watch request came to.
+pub(crate) async fn request(
+    met: &Met,
+    link: &Link,
+) -> Result<(SendStream, RecvStream, Admission), Failure> {
+    let Target::Channel(channel) = &link.target else {
+        return Err(Failure::usage(
+            "stored files cannot be watched yet; the link must name a channel",
+        ));
+    };
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
+    };
+    let (mut send, mut receive) = met.connection.open_bi().await.map_err(|error| broken(&error))?;
+    let watch = Request::Watch { channel: channel.clone(), secret: link.secret.clone() };
+    stream::write(&mut send, &watch).await.map_err(|error| broken(&error))?;
+    match stream::read(&mut receive).await.map_err(|error| broken(&error))? {
+        Response::Admitted { admission } => Ok((send, receive, admission)),
+        Response::Refused { reason } => Err(refused(reason, channel)),
+        Response::Catalogue { .. } => Err(broken(&"it answered what was not asked")),
+    }
+}
+
+/// A refusal as the user reads it.
+pub(crate) fn refused(reason: Refusal, channel: &str) -> Failure {
+    let (code, text) = match reason {
+        Refusal::UnknownChannel => (
+            Code::Unknown,
+            format!(
+                "the broadcaster has no channel '{channel}'; punchcast-viewer list shows what it has"
+            ),
+        ),
+        Refusal::Secret => (
+            Code::Refused,
+            "the broadcaster refused: the link's secret is wrong or missing; ask for a new link"
+                .into(),
+        ),
+        Refusal::Full => (
+            Code::Refused,
+            "the broadcaster refused: the broadcast is full; try again later".into(),
+        ),
+        Refusal::Removed => {
+            (Code::Refused, "the broadcaster refused: its operator removed this viewer".into())
+        }
+        Refusal::NotReady => {
+            (Code::Runtime, "the broadcaster's source has not started yet; try again".into())
+        }
+        Refusal::Malformed => {
+            (Code::Runtime, "the broadcaster did not understand; are both of one version?".into())
+        }
+    };
+    Failure::new(code, text)
+}
+
+impl Session {
+    /// Begins to receive. `placed` is what earlier sessions left.
+    pub(crate) fn new(
+        met: Met,
+        paths: Arc<Paths>,
+        (send, notices, admission): (SendStream, RecvStream, Admission),
+        local_now: Duration,
+        latency: Duration,
+        placed: &mut Vec<Placed>,
+    ) -> Self {
+        let now = Instant::now();
+        let clocks: Vec<TrackClock> = admission
+            .tracks
+            .iter()
+            .map(|track| TrackClock {
+                clock_rate: track.format.clock_rate,
+                rtp_timestamp: track.rtp_timestamp,
+                captured_us: track.captured_us,
+            })
+            .collect();
+        let mut timeline = Timeline::new(
+            &clocks,
+            Duration::from_micros(admission.capture_now_us),
+            Duration::from_micros(admission.send_lag_us),
+            local_now,
+        );
+        let mut opener =
+            Opener::new(admission.tracks.iter().map(|track| (track.ssrc, track.live_index)));
+        for key in &admission.keys {
+            opener.add_key(key);
+        }
+        let mut receptions = Vec::new();
+        for (at, track) in admission.tracks.iter().enumerate() {
+            let place = timeline.place(at, track.rtp_timestamp).unwrap_or(local_now);
+            let first = place_track(placed, at, track, place);
+            let rate = track.format.clock_rate;
+            receptions.push(Reception::new(track.ssrc, rate, first, latency, now));
+        }
+        Self {
+            met,
+            paths,
+            notices,
+            _requests: send,
+            viewer: admission.viewer,
+            live_from: admission.tracks.iter().map(|track| track.live_index).collect(),
+            opener,
+            receptions,
+            timeline,
+            corrupt: 0,
+            report_at: now,
+            stalled_at: now + STALL,
+        }
+    }
+
+    /// Takes a media datagram.
+    pub(crate) fn receive(
+        &mut self,
+        (from, mut datagram): Datagram,
+        player: &Player,
+        placed: &mut [Placed],
+        stats: &mut Stats,
+    ) {
+        // A group key authenticates no sender: at least the address must be the broadcaster's.
+        if !self.paths.is_from(from, self.met.opening.peer()) {
+            return;
+        }
+        let now = Instant::now();
+        let (track, index, length) = match self.opener.open(&mut datagram) {
+            Ok(opened) => opened,
+            Err(error) => {
+                tracing::trace!(%error, "packet not opened");
+                self.corrupt += 1;
+                return;
+            }
+        };
+        self.met.opening.authenticated();
+        self.stalled_at = now + STALL;
+        stats.bytes += datagram.len() as u64;
+        stats.first_packet_at.get_or_insert(now);
+        datagram.truncate(length);
+        let Ok(Header { timestamp, .. }) = Header::parse(&datagram) else { return };
+        let (Some(reception), Some(place)) =
+            (self.receptions.get_mut(track), placed.get_mut(track))
+        else {
+            return;
+        };
+        let before = reception.next_index();
+        if reception.receive(index, now) != Verdict::Fresh {
+            return;
+        }
+        let local_now = player.running_time();
+        if index >= self.live_from[track] {
+            reception.time(timestamp, now);
+            if index >= before {
+                self.timeline.observe(track, timestamp, local_now);
+            }
+        }
+        let Some(arrival) = self.timeline.place(track, timestamp) else { return };
+        place.continuity.write(&mut datagram, index, timestamp, arrival);
+        place.next_index = place.next_index.max(index + 1);
+        player.push(track, Bytes::from(datagram), arrival);
+    }
+
+    /// When [`Self::tick`] has something to do.
+    pub(crate) fn wakes_at(&self) -> Instant {
+        let nacks = self.receptions.iter().filter_map(Reception::poll_timeout);
+        nacks.chain([self.report_at, self.stalled_at]).min().unwrap_or(self.report_at)
+    }
+
+    /// Asks for what is missing, reports, and checks the path where media stalls.
+    pub(crate) fn tick(&mut self, stats: &mut Stats) {
+        let now = Instant::now();
+        let rtt = self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt());
+        let mut nacks = Vec::new();
+        for reception in &mut self.receptions {
+            let missing = reception.poll_nack(rtt, now);
+            for part in missing.chunks(feedback::MOST_NACKED) {
+                let sequences = part.iter().map(|index| *index as u16);
+                nacks.push(feedback::encode_nack(self.viewer, reception.ssrc(), sequences));
+            }
+        }
+        if !nacks.is_empty() {
+            self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
+        }
+        nacks.into_iter().for_each(|nack| self.say(nack));
+        if now >= self.report_at {
+            self.report_at = now + REPORT_INTERVAL;
+            let blocks: Vec<_> = self.receptions.iter_mut().map(Reception::report).collect();
+            let report = feedback::encode_report(self.viewer, &blocks, &self.totals());
+            self.say(report);
+        }
+        if now >= self.stalled_at {
+            self.stalled_at = now + STALL;
+            self.met.opening.check_now();
+        }
+        self.update(stats);
+    }
+
+    /// Brings the stats up to date.
+    pub(crate) fn update(&self, stats: &mut Stats) {
+        stats.current = self.totals();
+        stats.rtt = Some(self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt()));
+        stats.jitter = self.receptions.first().map(Reception::jitter);
+        self.show_path(stats);
+    }
+
+    fn show_path(&self, stats: &mut Stats) {
+        let Path { remote, kind, .. } = self.met.path;
+        if stats.remote != Some(remote) {
+            stats.local = local_address(remote, stats.local);
+        }
+        stats.remote = Some(remote);
+        stats.path = Some(kind.as_str());
+        stats.open = Some(self.met.open);
+    }
+
+    /// Takes what the opening agent tells. An error ends the session.
+    pub(crate) fn path_event(&mut self, event: Option<Event>) -> Result<(), String> {
+        match event {
+            Some(Event::Opened(path) | Event::Moved(path)) => {
+                tracing::info!(remote = %path.remote, path = path.kind.as_str(), "path moved");
+                self.met.path = path;
+                Ok(())
+            }
+            Some(Event::Lost(reason)) => Err(reason.to_string()),
+            Some(Event::Failed(failure)) => Err(failure.to_string()),
+            None => Err("the opening agent ended".into()),
+        }
+    }
+
+    /// Takes a notice. `Ok(false)`: the broadcast is over.
+    pub(crate) fn notice(&mut self, notice: Notice) -> Result<bool, Failure> {
+        match notice {
+            Notice::Key { key } => {
+                self.opener.add_key(&key);
+                Ok(true)
+            }
+            Notice::Ended => Ok(false),
+            Notice::Removed => Err(refused(Refusal::Removed, "")),
+        }
+    }
+
+    fn totals(&self) -> Totals {
+        let all = self.receptions.iter().map(Reception::totals);
+        all.fold(Totals { corrupt: self.corrupt, ..Totals::default() }, |sum, track| Totals {
+            received: sum.received + track.received,
+            lost: sum.lost + track.lost,
+            recovered_nack: sum.recovered_nack + track.recovered_nack,
+            recovered_fec: sum.recovered_fec + track.recovered_fec,
+            unrecovered: sum.unrecovered + track.unrecovered,
+            duplicates: sum.duplicates + track.duplicates,
+            late: sum.late + track.late,
+            corrupt: sum.corrupt,
+        })
+    }
+
+    fn say(&self, datagram: Vec<u8>) {
+        if let Err(error) = self.met.connection.send_datagram(datagram.into()) {
+            // The connection ends, or is ending: its own event says so.
+            tracing::trace!(%error, "feedback not sent");
+        }
+    }
+}
+
+/// Finds or makes a track's place; returns the first index that is still of use.
+fn place_track(
+    placed: &mut Vec<Placed>,
+    at: usize,
+    track: &protocol::control::Track,
+    place: Duration,
+) -> PacketIndex {
+    match placed.get_mut(at) {
+        // The same stream as before: what was played is not played again.
+        Some(known) if known.ssrc == track.ssrc && known.next_index <= track.live_index => {
+            known.next_index.max(track.first_index)
+        }
+        Some(known) => {
+            known.ssrc = track.ssrc;
+            known.next_index = track.first_index;
+            known.continuity.splice(track.first_index, track.rtp_timestamp, place);
+            track.first_index
+        }
+        None => {
+            let mut continuity = Continuity::new(at as u32 + 1, track.format.clock_rate);
+            continuity.splice(track.first_index, track.rtp_timestamp, place);
+            placed.push(Placed { ssrc: track.ssrc, next_index: track.first_index, continuity });
+            track.first_index
+        }
+    }
+}
+
+/// The address that packets to `remote` leave with. Nothing is sent: connecting a UDP socket only
+/// looks up the route.
+fn local_address(remote: SocketAddr, before: Option<SocketAddr>) -> Option<SocketAddr> {
+    let any: SocketAddr =
+        if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
+    let socket = std::net::UdpSocket::bind(any).ok()?;
+    socket.connect(remote).ok()?;
+    let port = before.map_or(0, |before| before.port());
+    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), port))
+}
