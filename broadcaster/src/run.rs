@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -18,7 +18,7 @@ use quinn::VarInt;
 use rand::RngExt;
 use service::exit::Failure;
 use service::metrics::Readiness;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use transport::identity::Identity;
 use transport::openings::Openings;
 use transport::paths::Peer;
@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::registration::{Introduced, Registrar};
 use crate::session;
 use crate::shared::{LiveChannel, Shared};
-use crate::source::{Feed, SourceEnd};
+use crate::source::{Feed, Start};
 
 /// How long viewers get to hear that the broadcast ends.
 const GOODBYE: Duration = Duration::from_millis(800);
@@ -60,14 +60,17 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     }
     let (port, openings) = open_port(&config, &identity)?;
 
-    let (feed, mut formats, mut source_end) = Feed::new();
+    let keyframes = Arc::<OnceLock<Weak<Producer>>>::default();
+    let start = channel_starter(&config, &port, &metrics, &keyframes)?;
+    let (feed, mut told) = Feed::new(start);
     let media = MediaConfig {
         source: config.source.clone(),
         video: config.video.clone(),
         audio: config.audio.clone(),
     };
     let producer = Arc::new(Producer::start(media, feed.sink())?);
-    let (channel, channel_known) = watch::channel(None);
+    // Nothing else sets it.
+    let _ = keyframes.set(Arc::downgrade(&producer));
     let shared = Arc::new(Shared {
         openings,
         metrics: Arc::clone(&metrics),
@@ -76,7 +79,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         max_viewers: config.max_viewers,
         uplink: config.uplink,
         allow_private: config.allow_private,
-        channel: channel_known,
+        channel: told.channel.clone(),
         arrivals: DashMap::new(),
         viewers: DashMap::new(),
         next_viewer: AtomicU32::new(1),
@@ -87,14 +90,12 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         result = shutdown => result.map_err(|error| {
             Failure::runtime(format!("cannot listen for signals: {error}"))
         }),
-        end = source_end.recv() => source_result(end),
+        end = told.ended.recv() => source_result(end),
         result = async {
-            let known = formats.wait_for(Option::is_some).await;
-            let known = known.ok().and_then(|formats| formats.clone());
-            let formats = known.ok_or_else(|| Failure::runtime("the source ended before it began"))?;
-            let live = start_channel(&config, &formats, &port, &metrics, &producer)?;
-            feed.connect(live.fan_out.clone(), &formats);
-            channel.send_replace(Some(live));
+            let ready = told.channel.wait_for(Option::is_some).await.is_ok();
+            if !ready {
+                return Err(Failure::runtime("the source ended before it began"));
+            }
             let (host, number) = match &embedded {
                 Some(embedded) => (embedded.host.clone(), embedded.port),
                 None => match config.rendezvous()? {
@@ -128,14 +129,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     result
 }
 
-fn source_result(end: Option<SourceEnd>) -> Result<(), Failure> {
-    match end {
-        Some(SourceEnd::Failed(error)) => Err(error.into()),
-        Some(SourceEnd::Ended) | None => {
-            tracing::info!("the source came to its end");
-            Ok(())
-        }
+fn source_result(end: Option<Result<(), Failure>>) -> Result<(), Failure> {
+    if let Some(Ok(())) = end {
+        tracing::info!("the source came to its end");
     }
+    end.unwrap_or(Ok(()))
 }
 
 /// A rendezvous within this process.
@@ -216,45 +214,49 @@ fn open_port(config: &Config, identity: &Identity) -> Result<(Arc<Port>, Arc<Ope
     Ok((Arc::new(port), openings))
 }
 
-fn start_channel(
+/// Prepares all that a channel needs but its tracks.
+fn channel_starter(
     config: &Config,
-    formats: &Arc<[Format]>,
     port: &Port,
     metrics: &Metrics,
-    producer: &Arc<Producer>,
-) -> Result<LiveChannel, Failure> {
-    let mut rng = rand::rng();
-    let key = MasterKey::random(Epoch::FIRST, &mut rng);
-    let first: u32 = rng.random();
-    // Neighbours differ, whatever the first is.
-    let ssrcs: Arc<[u32]> = (0..formats.len() as u32).map(|at| first.wrapping_add(at)).collect();
-    if let Some(path) = &config.key_log {
-        log_keys(path, &key, &ssrcs).map_err(|error| {
-            Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))
-        })?;
-    }
+    producer: &Arc<OnceLock<Weak<Producer>>>,
+) -> Result<Start, Failure> {
     let total = config.uplink.map(|uplink| {
         Bitrate::bits_per_second((uplink.as_bits_per_second() as f64 * JOIN_SHARE) as u64)
     });
     let pacing = JoinPacing { each: config.join_rate, total };
-    let channel = Channel::new(&key, &ssrcs, History::default(), pacing);
     let sender = port
         .sender()
         .map_err(|error| Failure::runtime(format!("cannot share the UDP socket: {error}")))?;
-    let producer = Arc::downgrade(producer);
+    let metrics = Arc::clone(&metrics.channel);
+    let producer = Arc::clone(producer);
     let request_keyframe = move || {
-        if let Some(producer) = producer.upgrade() {
+        if let Some(producer) = producer.get().and_then(Weak::upgrade) {
             producer.request_keyframe();
         }
     };
-    let metrics = Arc::clone(&metrics.channel);
-    let (fan_out, _thread) =
-        FanOut::start(channel, formats.len(), sender, metrics, request_keyframe)
-            .map_err(|error| Failure::runtime(format!("cannot start the fan-out: {error}")))?;
-    for format in formats.iter() {
-        tracing::info!(kind = %format.kind, encoding = format.encoding_name, "track");
-    }
-    Ok(LiveChannel { formats: Arc::clone(formats), ssrcs, key: Arc::new(key), fan_out })
+    let key_log = config.key_log.clone();
+    Ok(Box::new(move |formats: Arc<[Format]>| {
+        let mut rng = rand::rng();
+        let key = MasterKey::random(Epoch::FIRST, &mut rng);
+        let first: u32 = rng.random();
+        // Neighbours differ, whatever the first is.
+        let ssrcs: Arc<[u32]> =
+            (0..formats.len() as u32).map(|at| first.wrapping_add(at)).collect();
+        if let Some(path) = &key_log {
+            log_keys(path, &key, &ssrcs).map_err(|error| {
+                Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))
+            })?;
+        }
+        let channel = Channel::new(&key, &ssrcs, History::default(), pacing);
+        let (fan_out, _thread) =
+            FanOut::start(channel, formats.len(), sender, metrics, request_keyframe)
+                .map_err(|error| Failure::runtime(format!("cannot start the fan-out: {error}")))?;
+        for format in formats.iter() {
+            tracing::info!(kind = %format.kind, encoding = format.encoding_name, "track");
+        }
+        Ok(LiveChannel { formats, ssrcs, key: Arc::new(key), fan_out })
+    }))
 }
 
 /// One line for each track: SSRC, epoch, and key with salt, in hexadecimal.

@@ -1,27 +1,25 @@
-//! From the running source to the channel: waits for its tracks, then feeds the fan-out.
+//! From the running source to the channel: starts the channel once the tracks are known, then feeds
+//! its fan-out.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use protocol::media::{Format, Kind};
+use service::exit::Failure;
 use tokio::sync::{mpsc, watch};
 
 use crate::fanout::{Burst, FanOut};
-use crate::media::{Event, EventSink, MediaError, Unit};
+use crate::media::{Event, EventSink, Unit};
+use crate::shared::LiveChannel;
 
-/// How a source ended.
-#[derive(Debug)]
-pub(crate) enum SourceEnd {
-    /// It came to its end.
-    Ended,
-    /// It failed.
-    Failed(MediaError),
-}
+/// Makes a channel for tracks of these formats.
+pub(crate) type Start = Box<dyn FnOnce(Arc<[Format]>) -> Result<LiveChannel, Failure> + Send>;
 
 /// The source's side of a channel.
 pub(crate) struct Feed {
-    formats: watch::Sender<Option<Arc<[Format]>>>,
+    start: Mutex<Option<Start>>,
+    channel: watch::Sender<Option<LiveChannel>>,
     connected: OnceLock<Connected>,
-    ended: mpsc::UnboundedSender<SourceEnd>,
+    ended: mpsc::UnboundedSender<Result<(), Failure>>,
 }
 
 struct Connected {
@@ -30,23 +28,22 @@ struct Connected {
     joinable: Vec<bool>,
 }
 
-impl Feed {
-    /// A feed, and what it tells: the formats once known, and the end.
-    pub(crate) fn new()
-    -> (Arc<Self>, watch::Receiver<Option<Arc<[Format]>>>, mpsc::UnboundedReceiver<SourceEnd>) {
-        let (formats, known) = watch::channel(None);
-        let (ended, end) = mpsc::unbounded_channel();
-        (Arc::new(Self { formats, connected: OnceLock::new(), ended }), known, end)
-    }
+/// What a feed tells.
+pub(crate) struct Told {
+    /// The channel, once there is one.
+    pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
+    /// The source's end, and whether it was a failure.
+    pub(crate) ended: mpsc::UnboundedReceiver<Result<(), Failure>>,
+}
 
-    /// From now on units go there. What came before is not kept: nobody could have seen it.
-    pub(crate) fn connect(&self, fan_out: FanOut, formats: &[Format]) {
-        // Any sound can be decoded from where it starts, but a viewer joins at a picture.
-        let has_video = formats.iter().any(|format| format.kind == Kind::Video);
-        let joinable = |format: &Format| format.kind == Kind::Video || !has_video;
-        let joinable = formats.iter().map(joinable).collect();
-        // A second call would mean a second channel for one source, and is not made.
-        let _ = self.connected.set(Connected { fan_out, joinable });
+impl Feed {
+    /// A feed that will start its channel with `start`, and what it tells.
+    pub(crate) fn new(start: Start) -> (Arc<Self>, Told) {
+        let (channel, channel_told) = watch::channel(None);
+        let (ended, ended_told) = mpsc::unbounded_channel();
+        let start = Mutex::new(Some(start));
+        let feed = Self { start, channel, connected: OnceLock::new(), ended };
+        (Arc::new(feed), Told { channel: channel_told, ended: ended_told })
     }
 
     /// The sink that a producer reports to.
@@ -57,18 +54,35 @@ impl Feed {
 
     fn take(&self, event: Event) {
         match event {
-            Event::Ready(formats) => {
-                self.formats.send_replace(Some(formats.into()));
-            }
+            Event::Ready(formats) => self.begin(formats.into()),
             Event::Unit(unit) => self.publish(unit),
-            Event::Ended => self.end(SourceEnd::Ended),
-            Event::Failed(error) => self.end(SourceEnd::Failed(error)),
+            Event::Ended => self.end(Ok(())),
+            Event::Failed(error) => self.end(Err(error.into())),
         }
     }
 
-    fn end(&self, end: SourceEnd) {
+    fn end(&self, end: Result<(), Failure>) {
         // Nobody listens when the broadcaster stops already.
         let _ = self.ended.send(end);
+    }
+
+    /// Starts the channel before the first unit, so that the first keyframe is in its history.
+    fn begin(&self, formats: Arc<[Format]>) {
+        let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(start) = start else { return };
+        // Any sound can be decoded from where it starts, but a viewer joins at a picture.
+        let has_video = formats.iter().any(|format| format.kind == Kind::Video);
+        let joinable = |format: &Format| format.kind == Kind::Video || !has_video;
+        let joinable = formats.iter().map(joinable).collect();
+        match start(formats) {
+            Ok(channel) => {
+                let fan_out = channel.fan_out.clone();
+                // The start was taken above, so this is the first and only one.
+                let _ = self.connected.set(Connected { fan_out, joinable });
+                self.channel.send_replace(Some(channel));
+            }
+            Err(failure) => self.end(Err(failure)),
+        }
     }
 
     fn publish(&self, unit: Unit) {

@@ -1,4 +1,7 @@
 //! What whole-system tests are made of. [`lab`] builds networks with real NAT out of network
-//! namespaces and runs real programs in them.
+//! namespaces and runs real programs in them; [`stage`] is the network that most tests play on;
+//! [`clip`] looks at recordings.
 
+pub mod clip;
 pub mod lab;
+pub mod stage;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use protocol::units::Bitrate;
 use serde::{Deserialize, Serialize};
 
-use super::quantity;
+use super::duration;
 use super::spec::SourceSpec;
 
 /// A source and how it is encoded.
@@ -25,9 +26,8 @@ pub struct MediaConfig {
 pub struct VideoConfig {
     /// What encodes.
     pub encoder: Encoder,
-    /// Bits per second (`2.5M`, `800k` or a number).
-    #[serde(with = "quantity::rate")]
-    pub bitrate: u32,
+    /// What the encoder keeps to, over any few pictures.
+    pub bitrate: Bitrate,
     /// Greatest width in pixels. A larger picture is scaled down, keeping its shape; a smaller one
     /// is left alone. The test picture and a camera's are asked for in this size.
     pub width: u32,
@@ -37,7 +37,7 @@ pub struct VideoConfig {
     pub framerate: u32,
     /// Time from one keyframe to the next. A short one costs bits, a long one makes each viewer's
     /// joining burst longer.
-    #[serde(with = "quantity::duration")]
+    #[serde(with = "duration")]
     pub keyframe_interval: Duration,
 }
 
@@ -54,16 +54,15 @@ pub enum Encoder {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AudioConfig {
-    /// Bits per second, constant (`96k` or a number).
-    #[serde(with = "quantity::rate")]
-    pub bitrate: u32,
+    /// The same for each packet.
+    pub bitrate: Bitrate,
 }
 
 impl Default for VideoConfig {
     fn default() -> Self {
         Self {
             encoder: Encoder::X264,
-            bitrate: 2_500_000,
+            bitrate: Bitrate::bits_per_second(2_500_000),
             width: 1280,
             height: 720,
             framerate: 30,
@@ -74,7 +73,7 @@ impl Default for VideoConfig {
 
 impl Default for AudioConfig {
     fn default() -> Self {
-        Self { bitrate: 96_000 }
+        Self { bitrate: Bitrate::bits_per_second(96_000) }
     }
 }
 
@@ -82,15 +81,16 @@ impl MediaConfig {
     /// Names the first setting that no encoder could honour.
     pub(super) fn problem(&self) -> Option<String> {
         let Self { video, audio, .. } = self;
+        let rate = |rate: Bitrate| rate.as_bits_per_second() as f64;
         let keyframe_interval = video.keyframe_interval.as_secs_f64();
         let checks = [
-            ("video.bitrate", f64::from(video.bitrate), 10_000.0..=100e6, "bit/s"),
+            ("video.bitrate", rate(video.bitrate), 10_000.0..=100e6, "bit/s"),
             ("video.width", f64::from(video.width), 16.0..=8192.0, "pixels"),
             ("video.height", f64::from(video.height), 16.0..=8192.0, "pixels"),
             ("video.framerate", f64::from(video.framerate), 1.0..=240.0, "pictures a second"),
             ("video.keyframe_interval", keyframe_interval, 0.1..=60.0, "s"),
             // Above this an Opus packet of 20 ms outgrows an RTP packet.
-            ("audio.bitrate", f64::from(audio.bitrate), 6_000.0..=400e3, "bit/s"),
+            ("audio.bitrate", rate(audio.bitrate), 6_000.0..=400e3, "bit/s"),
         ];
         checks.into_iter().find(|(_, value, range, _)| !range.contains(value)).map(
             |(name, value, range, unit)| {
@@ -120,9 +120,9 @@ mod tests {
         let text = "source: pipeline:videotestsrc\nvideo: {bitrate: 4M, keyframe_interval: 500ms}\naudio: {bitrate: 64000}\n";
         let config: MediaConfig = serde_yaml::from_str(text).expect("legal");
         assert_eq!(config.source, SourceSpec::Pipeline("videotestsrc".to_owned()));
-        assert_eq!(config.video.bitrate, 4_000_000);
+        assert_eq!(config.video.bitrate, Bitrate::bits_per_second(4_000_000));
         assert_eq!(config.video.keyframe_interval, Duration::from_millis(500));
-        assert_eq!(config.audio.bitrate, 64_000);
+        assert_eq!(config.audio.bitrate, Bitrate::bits_per_second(64_000));
         let again = serde_yaml::to_string(&config).expect("serializes");
         assert_eq!(serde_yaml::from_str::<MediaConfig>(&again).expect("legal"), config);
         let unknown = serde_yaml::from_str::<MediaConfig>("video: {bitrat: 1M}").expect_err("typo");

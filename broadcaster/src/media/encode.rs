@@ -19,18 +19,8 @@ struct Picture {
     width: i32,
     height: i32,
     framerate: gst::Fraction,
-    pace: Pace,
-}
-
-/// How the pictures' rate compares to what is configured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Pace {
-    /// Slow enough.
-    Right,
-    /// Pictures have to be thinned out.
-    TooFast,
-    /// Not known, or changing.
-    Unknown,
+    /// Whether pictures come too fast, or at a rate that is not known or changes.
+    regulate: bool,
 }
 
 /// Scales, thins out and encodes pictures of these raw caps. `pace` makes them wait for their time.
@@ -43,12 +33,14 @@ pub(super) fn video(
     let mut chain = Chain::new();
     let interlace = caps.structure(0).and_then(|raw| raw.get::<String>("interlace-mode").ok());
     if interlace.is_some_and(|mode| mode != "progressive") {
+        // It knows few formats, and lets the others by as they are.
+        chain.push(make("videoconvert", &[])?);
         chain.push(make("deinterlace", &[("fields", "top")])?);
     }
-    if picture.pace != Pace::Right {
-        // Filling up holds each picture back until the next one is there: only where it must be.
-        let drop_only = if picture.pace == Pace::TooFast { "true" } else { "false" };
-        let regulator = make("videorate", &[("drop-only", drop_only), ("skip-to-first", "true")])?;
+    if picture.regulate {
+        // Each picture waits until the next one is there. Without that (drop-only) what is left
+        // of 60 pictures a second comes at uneven steps.
+        let regulator = make("videorate", &[("skip-to-first", "true")])?;
         if let Some(pad) = regulator.static_pad("sink") {
             give_durations(&pad, picture.framerate);
         }
@@ -62,6 +54,7 @@ pub(super) fn video(
         .field("width", picture.width)
         .field("height", picture.height)
         .field("framerate", picture.framerate)
+        .field("interlace-mode", "progressive")
         .build();
     chain.push(caps_filter(&target)?);
     chain.push(h264(picture.framerate, config)?);
@@ -98,7 +91,7 @@ fn h264(framerate: gst::Fraction, config: &VideoConfig) -> Result<gst::Element, 
             ("sliced-threads", "false"),
             ("aud", "false"),
             ("byte-stream", "true"),
-            ("bitrate", &config.bitrate.div_ceil(1000).to_string()),
+            ("bitrate", &config.bitrate.as_bits_per_second().div_ceil(1000).to_string()),
             ("key-int-max", &format!("{}", keyframe_distance.max(1.0))),
             ("option-string", "scenecut=0"),
         ],
@@ -117,7 +110,11 @@ pub(super) fn audio(
     chain.push(caps_filter(&opus_input(caps))?);
     chain.push(make(
         "opusenc",
-        &[("bitrate", &config.bitrate.to_string()), ("bitrate-type", "cbr"), ("frame-size", "20")],
+        &[
+            ("bitrate", &config.bitrate.as_bits_per_second().to_string()),
+            ("bitrate-type", "cbr"),
+            ("frame-size", "20"),
+        ],
     )?);
     Ok(chain)
 }
@@ -155,11 +152,7 @@ fn fit(caps: &gst::CapsRef, config: &VideoConfig) -> Picture {
         width: within(even(width), width),
         height: within(even(height), height),
         framerate: known.map_or(fastest, |rate| rate.min(fastest)),
-        pace: match known {
-            Some(rate) if rate > fastest => Pace::TooFast,
-            Some(_) => Pace::Right,
-            None => Pace::Unknown,
-        },
+        regulate: known.is_none_or(|rate| rate > fastest),
     }
 }
 
@@ -172,16 +165,16 @@ mod tests {
     #[test]
     fn pictures_fit_the_configuration() {
         gst::init().expect("GStreamer starts");
-        for (raw, width, height, framerate, pace) in [
-            ("width=640,height=360,framerate=25/1", 640, 360, (25, 1), Pace::Right),
-            ("width=1920,height=1080,framerate=30000/1001", 1280, 720, (30_000, 1001), Pace::Right),
-            ("width=1080,height=1920,framerate=60/1", 406, 720, (30, 1), Pace::TooFast),
-            ("width=321,height=241,framerate=0/1", 320, 240, (30, 1), Pace::Unknown),
-            ("width=1,height=1,framerate=1/1", 2, 2, (1, 1), Pace::Right),
+        for (raw, width, height, framerate, regulate) in [
+            ("width=640,height=360,framerate=25/1", 640, 360, (25, 1), false),
+            ("width=1920,height=1080,framerate=30000/1001", 1280, 720, (30_000, 1001), false),
+            ("width=1080,height=1920,framerate=60/1", 406, 720, (30, 1), true),
+            ("width=321,height=241,framerate=0/1", 320, 240, (30, 1), true),
+            ("width=1,height=1,framerate=1/1", 2, 2, (1, 1), false),
         ] {
             let caps = gst::Caps::from_str(&format!("video/x-raw,{raw}")).expect("legal caps");
             let framerate = gst::Fraction::new(framerate.0, framerate.1);
-            let expected = Picture { width, height, framerate, pace };
+            let expected = Picture { width, height, framerate, regulate };
             assert_eq!(fit(&caps, &VideoConfig::default()), expected, "{raw}");
         }
     }

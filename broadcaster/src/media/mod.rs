@@ -16,6 +16,7 @@
 
 mod camera;
 mod config;
+mod duration;
 mod elements;
 mod encode;
 mod error;
@@ -26,7 +27,6 @@ mod nal;
 mod payload;
 mod plan;
 mod producer;
-mod quantity;
 mod spec;
 #[cfg(test)]
 mod tests;

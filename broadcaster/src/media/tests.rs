@@ -10,6 +10,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use protocol::media::{Format, Kind};
 use protocol::size::MAX_RTP_PACKET;
+use protocol::units::Bitrate;
 
 use super::*;
 
@@ -28,7 +29,7 @@ fn the_test_source_has_a_picture_and_a_tone() {
         width: 320,
         height: 180,
         keyframe_interval: Duration::from_millis(500),
-        bitrate: 500_000,
+        bitrate: Bitrate::bits_per_second(500_000),
         ..VideoConfig::default()
     };
     let mut run = Run::start(MediaConfig { video, ..MediaConfig::default() });
@@ -141,6 +142,10 @@ fn pipelines_of_every_kind() {
             &["OPUS", "VP8"],
         ),
         (format!("{raw} ! jpegenc audiotestsrc is-live=true ! alawenc"), &["H264", "OPUS"]),
+        (format!("{raw},interlace-mode=interleaved,field-order=top-field-first"), &["H264"]),
+        // Too fast, and of no known rate.
+        ("videotestsrc is-live=true ! video/x-raw,framerate=60/1".to_owned(), &["H264"]),
+        ("videotestsrc is-live=true ! video/x-raw,framerate=0/1".to_owned(), &["H264"]),
         // Not live, and pads that only come while it runs.
         (format!("filesrc location={} ! qtdemux", clip().display()), &["H264", "MPEG4-GENERIC"]),
         ("videotestsrc ! x264enc ! h264parse".to_owned(), &["H264"]),

@@ -103,14 +103,15 @@ impl Live {
             let reason = format!("more than {} tracks", payload::MAX_TRACKS);
             return Err(MediaError::Track { reason });
         }
-        // A thread of its own for each track, and room for what a demuxer hands over unevenly.
+        // A thread of its own for each track. A demuxer hands over unevenly and needs room; what is
+        // stamped has been evened out.
+        let room = match timing {
+            Timing::Source => "2000000000",
+            Timing::Stamped => "100000000",
+        };
         let queue = make(
             "queue",
-            &[
-                ("max-size-buffers", "0"),
-                ("max-size-bytes", "33554432"),
-                ("max-size-time", "2000000000"),
-            ],
+            &[("max-size-buffers", "0"), ("max-size-bytes", "33554432"), ("max-size-time", room)],
         )?;
         self.add(&queue)?;
         let (Some(sink), Some(source)) = (queue.static_pad("sink"), queue.static_pad("src")) else {

@@ -82,7 +82,9 @@ impl Player {
     }
 
     /// Takes one RTP packet, opened, of the given track. `arrival` is the running time at which it
-    /// came, or for history would have come had it been received live.
+    /// came, or for history would have come had it been received live. History is pushed in order
+    /// and repaired before: its time-outs have passed, so a gap in it isn't waited for. Nor is
+    /// anything before the first packet pushed.
     pub fn push(&self, track: usize, packet: Bytes, arrival: Duration) {
         if let Some(receiver) = self.receivers.get(track) {
             receiver.push(packet, arrival);

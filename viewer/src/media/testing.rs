@@ -80,13 +80,15 @@ impl Clip {
             gst::parse::launch(description).unwrap().downcast::<gst::Pipeline>().unwrap();
         let sink = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
         pipeline.set_state(gst::State::Playing).unwrap();
-        let mut begin = None;
+        let (mut begin, mut at) = (None, Duration::ZERO);
         let mut times = std::collections::BTreeSet::new();
         while let Ok(sample) = sink.pull_sample() {
             let time = sample.buffer().unwrap().pts().unwrap();
-            let at: Duration = (time - *begin.get_or_insert(time)).into();
+            let time: Duration = (time - *begin.get_or_insert(time)).into();
+            // Pictures that are put back in order after decoding come later than their time.
+            at = at.max(time);
             let map = sample.buffer().unwrap().map_readable().unwrap();
-            times.insert(at);
+            times.insert(time);
             self.packets.push(Packet { track, at, bytes: Bytes::copy_from_slice(&map) });
             if self.formats.len() == track {
                 self.formats.push(format_of(sample.caps().unwrap()));

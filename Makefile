@@ -1,0 +1,23 @@
+# What people type; the work is done by scripts/.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench soak
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Install what is missing, build, and stream a clip on this machine (KEEP=1: until Ctrl-C)
+	@KEEP=$(KEEP) scripts/demo.sh
+
+test: ## Install what is missing, and run every test
+	@scripts/test.sh
+
+lint: ## Check format, lints, documentation, dependencies, scripts and dashboards
+	@scripts/lint.sh
+
+bench: ## Measure the fan-out beside other ways of sending
+	@scripts/bench.sh
+
+soak: ## Give random bytes to every parser for a minute each
+	@scripts/soak.sh

@@ -1,0 +1,129 @@
+//! Messages between viewer and broadcaster.
+
+use arbitrary::{Result, Unstructured};
+use punchcast_protocol::control::{
+    Admission, ChannelEntry, Notice, Refusal, Request, Response, Track,
+};
+use punchcast_protocol::link::Secret;
+use punchcast_protocol::media::{Format, Kind};
+use punchcast_protocol::message::{MAX_MESSAGE, announced_length};
+use punchcast_protocol::seal::{Epoch, MasterKey, Opener, WIRE_VERSION};
+
+use super::choose::{Input, few_bytes, several, text};
+use super::signalling::{decoded, returns};
+
+/// Decodes the bytes as each message, then round-trips messages made of them.
+pub fn run(data: &[u8]) {
+    if let Some(prefix) = data.first_chunk() {
+        assert!(announced_length(*prefix).is_ok_and(|length| length <= MAX_MESSAGE)
+            != (u32::from_be_bytes(*prefix) as usize > MAX_MESSAGE));
+    }
+    if let Some(Request::Watch { secret, .. } | Request::List { secret }) = decoded(data) {
+        assert!(secret.is_none_or(|secret| Secret::parse(&secret.reveal()).is_ok()), "illegal secret");
+    }
+    if let Some(Response::Admitted { admission }) = decoded(data) {
+        usable(&admission);
+    }
+    if let Some(Notice::Key { key }) = decoded(data) {
+        named(&key);
+    }
+    // An error means that the input ran out.
+    let _ = written(&mut Unstructured::new(data));
+}
+
+/// An admission decodes to something that an opener takes.
+fn usable(admission: &Admission) {
+    let streams = admission.tracks.iter().map(|track| (track.ssrc, track.live_index));
+    let mut opener = Opener::new(streams);
+    admission.keys.iter().for_each(|key| opener.add_key(key));
+    admission.keys.iter().for_each(named);
+    if let (Some(track), Some(key)) = (admission.tracks.first(), admission.keys.last()) {
+        let mut packet = [0; 64];
+        packet[0] = 0x80;
+        packet[2..4].copy_from_slice(&(track.live_index as u16).wrapping_add(9).to_be_bytes());
+        packet[8..12].copy_from_slice(&track.ssrc.to_be_bytes());
+        packet[60..].copy_from_slice(&key.epoch.mki());
+        assert!(opener.open(&mut packet).is_err());
+    }
+}
+
+/// A key's epoch is one that an MKI can name.
+fn named(key: &MasterKey) {
+    assert_eq!(Epoch::from_mki(key.epoch.mki()), Some(key.epoch), "illegal epoch");
+}
+
+fn written(input: &mut Input<'_>) -> Result<()> {
+    match input.int_in_range(0..=5u8)? {
+        0 => returns(&Request::Watch { channel: text(input)?, secret: secret(input)? }),
+        1 => returns(&Request::List { secret: secret(input)? }),
+        2 => {
+            let channels = several(input, 4, |input| {
+                Ok(ChannelEntry { name: text(input)?, formats: several(input, 3, format)? })
+            })?;
+            returns(&Response::Catalogue { channels });
+        }
+        3 => {
+            use Refusal::{Full, Malformed, NotReady, Removed, Secret, UnknownChannel};
+            let reasons = [UnknownChannel, Secret, Full, Removed, NotReady, Malformed];
+            returns(&Response::Refused { reason: *input.choose(&reasons)? });
+        }
+        4 => {
+            let admission = admission(input)?;
+            usable(&admission);
+            returns(&Response::Admitted { admission });
+        }
+        _ => {
+            let notice = match input.int_in_range(0..=2u8)? {
+                0 => Notice::Key { key: key(input)? },
+                1 => Notice::Ended,
+                _ => Notice::Removed,
+            };
+            returns(&notice);
+        }
+    }
+    Ok(())
+}
+
+fn secret(input: &mut Input<'_>) -> Result<Option<Secret>> {
+    few_bytes(input).map(Secret::new)
+}
+
+fn key(input: &mut Input<'_>) -> Result<MasterKey> {
+    let [_, a, b, c] = input.arbitrary::<[u8; 4]>()?;
+    let epoch = Epoch::from_mki([WIRE_VERSION, a, b, c]).expect("the version is ours");
+    Ok(MasterKey::from_parts(epoch, input.arbitrary()?, input.arbitrary()?))
+}
+
+fn format(input: &mut Input<'_>) -> Result<Format> {
+    Ok(Format {
+        kind: *input.choose(&[Kind::Video, Kind::Audio])?,
+        encoding_name: text(input)?,
+        payload_type: input.arbitrary()?,
+        clock_rate: input.arbitrary()?,
+        channels: input.arbitrary()?,
+        parameters: several(input, 3, |input| Ok((text(input)?, text(input)?)))?
+            .into_iter()
+            .collect(),
+    })
+}
+
+fn admission(input: &mut Input<'_>) -> Result<Admission> {
+    let track = |input: &mut Input<'_>| {
+        Ok(Track {
+            format: format(input)?,
+            ssrc: input.arbitrary()?,
+            first_index: input.arbitrary()?,
+            live_index: input.arbitrary()?,
+            rtp_timestamp: input.arbitrary()?,
+            captured_us: input.arbitrary()?,
+        })
+    };
+    Ok(Admission {
+        viewer: input.arbitrary()?,
+        tracks: several(input, 3, track)?,
+        keys: several(input, 9, key)?,
+        capture_now_us: input.arbitrary()?,
+        send_lag_us: input.arbitrary()?,
+        viewer_tag: input.arbitrary()?,
+    })
+}

@@ -1,0 +1,40 @@
+//! One module for each parser or state machine that outside bytes reach, each with one `run`.
+//!
+//! A body takes any bytes, must not panic, and asserts what must hold whatever they are. Bodies that
+//! need more than bytes read choices from them through [`arbitrary`]; where those run out, they end.
+
+pub mod agent;
+pub mod channel;
+pub mod control;
+pub mod demux;
+pub mod feedback;
+pub mod link;
+pub mod reception;
+pub mod rtp;
+pub mod seal;
+pub mod signalling;
+pub mod stun;
+pub mod text;
+pub mod timeline;
+
+mod choose;
+
+/// The body of a target.
+pub type Body = fn(&[u8]);
+
+/// Every target here, by the name of its binary and corpus folder.
+pub const ALL: [(&str, Body); 13] = [
+    ("agent", agent::run),
+    ("channel", channel::run),
+    ("control", control::run),
+    ("demux", demux::run),
+    ("feedback", feedback::run),
+    ("link", link::run),
+    ("reception", reception::run),
+    ("rtp", rtp::run),
+    ("seal", seal::run),
+    ("signalling", signalling::run),
+    ("stun", stun::run),
+    ("text", text::run),
+    ("timeline", timeline::run),
+];

@@ -1,0 +1,98 @@
+//! Reception of one track, whatever arrives when.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use arbitrary::{Result, Unstructured};
+use punchcast_protocol::feedback::Totals;
+use punchcast_protocol::reception::{Reception, Verdict};
+
+use super::choose::{Input, goes_on, step};
+
+/// Packet indices have 48 bits.
+const INDEX_MASK: u64 = (1 << 48) - 1;
+
+/// Receives packets with any indices, and asks for what is missing at any times.
+pub fn run(data: &[u8]) {
+    // An error means that the input ran out.
+    let _ = driven(&mut Unstructured::new(data));
+}
+
+fn driven(input: &mut Input<'_>) -> Result<()> {
+    let first = input.arbitrary::<u64>()? & INDEX_MASK;
+    let patience = Duration::from_millis(input.int_in_range(0..=3000u64)?);
+    let mut now = Instant::now();
+    let mut reception = Reception::new(7, input.arbitrary()?, first, patience, now);
+    let mut fresh = BTreeSet::new();
+    let mut before = Totals::default();
+    while goes_on(input) {
+        match input.int_in_range(0..=9u8)? {
+            0 => now += step(input)?,
+            1 => {
+                let rtt = Duration::from_micros(u64::from(input.arbitrary::<u32>()?));
+                let asked = reception.poll_nack(rtt, now);
+                assert!(asked.is_sorted() && asked.iter().all(|index| !fresh.contains(index)));
+                let next = reception.next_index();
+                assert!(asked.iter().all(|index| (first..next).contains(index)));
+                assert!(reception.poll_timeout().is_none_or(|at| at > now), "a timeout would spin");
+            }
+            2 => {
+                reception.time(input.arbitrary()?, now);
+                let _ = reception.jitter();
+            }
+            3 => {
+                let block = reception.report();
+                assert!(u64::from(block.cumulative_lost) <= reception.totals().lost);
+            }
+            choice => {
+                let next = reception.next_index();
+                let index = match choice {
+                    4 => input.arbitrary::<u64>()?,
+                    5 | 6 => next.wrapping_add(u64::from(input.arbitrary::<u16>()?)),
+                    7 => next.wrapping_add(u64::from(input.arbitrary::<u8>()? % 8)),
+                    _ => next.wrapping_sub(u64::from(input.arbitrary::<u8>()?)),
+                } & INDEX_MASK;
+                let verdict = reception.receive(index, now);
+                if verdict == Verdict::Fresh {
+                    assert!(fresh.insert(index), "{index} is fresh twice");
+                    assert!(index >= first);
+                } else {
+                    assert!(index < next);
+                }
+            }
+        }
+        consistent(&reception, first, &before);
+        before = *reception.totals();
+    }
+    // In the end nothing is open: each packet was received or given up, each loss repaired or not.
+    let end = now + patience + Duration::from_secs(1);
+    reception.poll_nack(Duration::ZERO, end);
+    let totals = reception.totals();
+    assert_eq!(reception.poll_timeout(), None);
+    assert_eq!(totals.received, fresh.len() as u64);
+    assert_eq!(totals.received + totals.unrecovered, reception.next_index() - first);
+    assert_eq!(totals.lost, totals.recovered_nack + totals.recovered_fec + totals.unrecovered);
+    Ok(())
+}
+
+fn consistent(reception: &Reception, first: u64, before: &Totals) {
+    let totals = reception.totals();
+    let fields = |of: &Totals| {
+        [
+            of.received,
+            of.lost,
+            of.recovered_nack,
+            of.recovered_fec,
+            of.unrecovered,
+            of.duplicates,
+            of.late,
+            of.corrupt,
+        ]
+    };
+    let pairs = fields(before).into_iter().zip(fields(totals));
+    assert!(pairs.into_iter().all(|(before, now)| before <= now), "{before:?} {totals:?}");
+    let expected = reception.next_index() - first;
+    assert!(totals.received + totals.unrecovered <= expected, "{totals:?} of {expected}");
+    assert!(totals.recovered_nack + totals.recovered_fec + totals.unrecovered <= totals.lost);
+    assert!(totals.late <= totals.unrecovered);
+}

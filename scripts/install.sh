@@ -1,0 +1,73 @@
+#!/bin/bash
+# Installs what is missing for the purposes named: build, run, test, lint. Debian and Ubuntu.
+source "$(dirname "$0")/common.sh"
+
+declare -A packages=(
+    [build]="build-essential pkg-config cmake libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
+    [run]="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
+        gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x gstreamer1.0-pulseaudio
+        gstreamer1.0-tools python3"
+    [test]="nftables iproute2 tcpdump util-linux mount ffmpeg curl"
+    [lint]="shellcheck python3 python3-venv"
+)
+# The oldest Rust that the workspace's Cargo.toml allows.
+minimum=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+
+as_root() {
+    if [[ $(id -u) -eq 0 ]]; then
+        "$@"
+    elif command -v sudo >/dev/null; then
+        sudo "$@"
+    else
+        fail "installing packages takes root or sudo; as root, run: $*"
+    fi
+}
+
+install_missing() {
+    local missing=() package
+    for package in "$@"; do
+        # shellcheck disable=SC2016 # dpkg-query's own variable
+        if [[ $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) != installed ]]; then
+            missing+=("$package")
+        fi
+    done
+    [[ ${#missing[@]} -gt 0 ]] || return 0
+    say "installing ${missing[*]}"
+    as_root apt-get update -q
+    as_root env DEBIAN_FRONTEND=noninteractive \
+        apt-get install -q -y --no-install-recommends "${missing[@]}"
+}
+
+check_rust() {
+    local advice="install it from https://rustup.rs, then: rustup toolchain install stable"
+    if ! command -v cargo >/dev/null; then
+        # rustup's own folder is not on the path of a shell that was open before.
+        [[ ! -x $HOME/.cargo/bin/cargo ]] || fail "cargo is not on PATH; run: . ~/.cargo/env"
+        if command -v apt-get >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+            install_missing rustup
+        fi
+        command -v rustup >/dev/null || fail "Rust $minimum or newer is needed; $advice"
+    fi
+    if ! cargo --version >/dev/null 2>&1; then
+        say "installing the stable Rust toolchain"
+        rustup default stable
+    fi
+    local have
+    have=$(cargo --version | cut -d ' ' -f 2)
+    if [[ $(printf '%s\n' "$minimum" "$have" | sort -V | head -n 1) != "$minimum" ]]; then
+        fail "Rust $minimum or newer is needed, this is $have; with rustup: rustup update stable"
+    fi
+}
+
+wanted=()
+for purpose in "$@"; do
+    [[ -n ${packages[$purpose]:-} ]] || fail "unknown purpose '$purpose': ${!packages[*]}"
+    read -r -d '' -a words <<<"${packages[$purpose]}" || true
+    wanted+=("${words[@]}")
+done
+if command -v dpkg-query >/dev/null; then
+    install_missing "${wanted[@]}"
+else
+    say "not Debian or Ubuntu: install what these packages hold yourself: ${wanted[*]}"
+fi
+check_rust

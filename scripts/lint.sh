@@ -1,0 +1,26 @@
+#!/bin/bash
+# Everything that CI checks besides tests.
+source "$(dirname "$0")/common.sh"
+
+scripts/install.sh build lint
+
+say "format"
+cargo fmt --all --check
+
+say "what the protocol crate depends on"
+scripts/check-protocol-purity.sh
+
+say "lints"
+cargo clippy --locked --workspace --all-targets -- -D warnings
+
+say "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+say "licences, sources and versions of dependencies"
+scripts/check-dependencies.sh
+
+say "scripts"
+shellcheck --external-sources --source-path SCRIPTDIR scripts/*.sh .ci/run
+
+say "dashboards"
+python3 scripts/check-dashboards.py

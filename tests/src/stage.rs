@@ -1,0 +1,188 @@
+//! The usual network: a public rendezvous, a broadcaster behind its router, and viewers each behind
+//! one of their own, with the real programs in it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::lab::{self, Host, Lab, Link, Nat, Process, Result, Router, Signal};
+
+/// How long a program may take to come up on a busy machine.
+pub const START: Duration = Duration::from_secs(20);
+
+/// The rendezvous's port.
+pub const RENDEZVOUS_PORT: u16 = 3478;
+
+/// The broadcaster's metrics port, on its own loopback.
+pub const METRICS: &str = "127.0.0.1:9402";
+
+/// The real clip: 132 frames of 1280×720 H.264, 25 a second, with AAC sound.
+pub fn clip() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("media/bigbuckbunny.mp4")
+}
+
+/// The network with its hosts.
+#[derive(Debug)]
+pub struct Stage {
+    /// The lab all of it is in. Dropping it ends every program.
+    pub lab: Lab,
+    /// Where the rendezvous runs.
+    pub rendezvous: Host,
+    /// The broadcaster's router.
+    pub home: Router,
+    /// Where the broadcaster runs, behind `home`.
+    pub cam: Host,
+    /// The viewers' routers, and the host behind each.
+    pub viewers: Vec<(Router, Host)>,
+}
+
+/// A running broadcaster.
+#[derive(Debug)]
+pub struct Broadcast {
+    /// The program.
+    pub process: Process,
+    /// Its channel's link.
+    pub link: String,
+    /// The folder with its state, key log and link.
+    pub folder: PathBuf,
+}
+
+/// A running viewer.
+#[derive(Debug)]
+pub struct Watching {
+    /// The program.
+    pub process: Process,
+}
+
+impl Stage {
+    /// Port-restricted NAPT everywhere, no impairment.
+    pub fn new(viewers: usize) -> Result<Self> {
+        Self::with_links(&vec![None; viewers])
+    }
+
+    /// Port-restricted NAPT everywhere; each viewer's router on the link given for it.
+    pub fn with_links(links: &[Option<Link>]) -> Result<Self> {
+        let mut lab = Lab::new()?;
+        let rendezvous = lab.public_host("rendezvous")?;
+        let home = lab.router("home", Nat::PortRestricted)?;
+        let cam = lab.host_behind(&home, "cam")?;
+        let mut viewers = Vec::new();
+        for (at, link) in links.iter().enumerate() {
+            let name = format!("router{at}");
+            let router = match link {
+                Some(link) => lab.router_with(&name, Nat::PortRestricted, link.clone())?,
+                None => lab.router(&name, Nat::PortRestricted)?,
+            };
+            let host = lab.host_behind(&router, &format!("viewer{at}"))?;
+            viewers.push((router, host));
+        }
+        Ok(Self { lab, rendezvous, home, cam, viewers })
+    }
+
+    /// Starts the rendezvous, and waits until it listens.
+    pub fn start_rendezvous(&self) -> Result<Process> {
+        let mut command = Command::new(lab::binary("punchcast-rendezvous")?);
+        command.args(["--listen", &format!("0.0.0.0:{RENDEZVOUS_PORT}")]);
+        let process = self.rendezvous.spawn("rendezvous", &command)?;
+        process.wait_for_log_line(START, |line| line.contains("listening"))?;
+        Ok(process)
+    }
+
+    /// Starts a broadcaster with further settings in YAML, and waits for its link. Two with the same
+    /// `name` are the same broadcaster: they share its key.
+    pub fn broadcast(&self, name: &str, source: &str, settings: &str) -> Result<Broadcast> {
+        let folder = self.lab.folder().join(format!("{name}-state"));
+        fs::create_dir_all(&folder).expect("the lab's folder can be written");
+        let config = folder.join("broadcaster.yaml");
+        let key_log = folder.join("keys");
+        let yaml = format!("key_log: {}\n{settings}", key_log.display());
+        fs::write(&config, yaml).expect("the lab's folder can be written");
+        let link_file = folder.join("link");
+        let _ = fs::remove_file(&link_file);
+        let rendezvous = format!("{}:{RENDEZVOUS_PORT}", self.rendezvous.address());
+        let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
+        command.args(["--source", source, "--rendezvous", &rendezvous, "--metrics", METRICS]);
+        command.arg("--config").arg(&config).arg("--state").arg(&folder);
+        command.arg("--link-file").arg(&link_file);
+        let process = self.cam.spawn(name, &command)?;
+        let link = process.wait_for_line(START, |line| line.starts_with("punchcast://"))?;
+        Ok(Broadcast { process, link, folder })
+    }
+
+    /// Starts a viewer with these flags on the host of that number.
+    pub fn watch(&self, viewer: usize, link: &str, flags: &[&str]) -> Result<Watching> {
+        let mut command = Command::new(lab::binary("punchcast-viewer")?);
+        command.args(["watch", link, "--stats", "json"]).args(flags);
+        let process = self.viewers[viewer].1.spawn(&format!("watch{viewer}"), &command)?;
+        Ok(Watching { process })
+    }
+
+    /// A path in the lab's folder, for recordings.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.lab.folder().join(name)
+    }
+
+    /// What one of the broadcaster's metrics says now. Series with labels are added up.
+    pub fn metric(&self, name: &str) -> Result<f64> {
+        let mut get = Command::new("curl");
+        get.args(["--silent", "--fail", &format!("http://{METRICS}/metrics")]);
+        let text = self.cam.run(&get)?;
+        let values = text.lines().filter_map(|line| {
+            let (series, value) = line.rsplit_once(' ')?;
+            let found = series.split('{').next()?;
+            (found == name).then(|| value.parse::<f64>().ok()).flatten()
+        });
+        let values: Vec<f64> = values.collect();
+        assert!(!values.is_empty(), "there is no metric {name} in:\n{text}");
+        Ok(values.iter().sum())
+    }
+}
+
+impl Watching {
+    /// All statistics printed so far.
+    pub fn stats(&self) -> Vec<Value> {
+        let lines = self.process.stdout().lines();
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The latest statistics; null before the first.
+    pub fn latest(&self) -> Value {
+        self.stats().pop().unwrap_or(Value::Null)
+    }
+
+    /// Waits until the latest statistics are as wanted, and gives them.
+    pub fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + timeout;
+        loop {
+            let latest = self.latest();
+            if wanted(&latest) {
+                return latest;
+            }
+            let ended = self.process.try_wait().ok().flatten();
+            assert!(ended.is_none(), "the viewer ended ({ended:?}); its last words: {latest}");
+            assert!(Instant::now() < deadline, "not within {timeout:?}; the latest is {latest}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Asks the viewer to end as a user would, and checks that it ends well.
+    pub fn stop(&self) -> Result<()> {
+        self.process.kill(Signal::SIGINT)?;
+        let status = self.process.wait(Duration::from_secs(5))?;
+        assert!(status.success(), "the viewer ended with {status}");
+        Ok(())
+    }
+}
+
+/// A counter in statistics.
+pub fn count(stats: &Value, key: &str) -> u64 {
+    stats[key].as_u64().unwrap_or_else(|| panic!("no {key} in {stats}"))
+}
+
+/// A time in statistics, in milliseconds.
+pub fn ms(stats: &Value, key: &str) -> f64 {
+    stats[key].as_f64().unwrap_or_else(|| panic!("no {key} in {stats}"))
+}

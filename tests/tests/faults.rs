@@ -1,0 +1,116 @@
+//! Programs that die, and what the others make of it.
+
+use std::time::{Duration, Instant};
+
+use protocol::demux::{Class, classify};
+use tests::clip;
+use tests::lab::{Result, Signal, eventually};
+use tests::stage::{Stage, count};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn a_rendezvous_that_dies_and_returns_costs_running_viewers_nothing() -> Result<()> {
+    let stage = Stage::new(2)?;
+    let rendezvous = stage.start_rendezvous()?;
+    let broadcast = stage.broadcast("cam", "test", "")?;
+    let first = stage.watch(0, &broadcast.link, &["--output", "null"])?;
+    first.wait_for(10 * SECOND, |stats| count_of(stats, "frames_decoded") > 30);
+
+    rendezvous.kill(Signal::SIGKILL)?;
+    rendezvous.wait(5 * SECOND)?;
+    let before = count_of(&first.latest(), "frames_decoded");
+    first.wait_for(20 * SECOND, |stats| count_of(stats, "frames_decoded") > before + 240);
+
+    let _returned = stage.start_rendezvous()?;
+    let second = stage.watch(1, &broadcast.link, &["--output", "null", "--for", "20s"])?;
+    second.wait_for(15 * SECOND, |stats| count_of(stats, "frames_decoded") > 30);
+    second.stop()?;
+    first.stop()?;
+    let last = first.latest();
+    assert_eq!(count(&last, "packets_lost"), 0, "{last}");
+    assert_eq!(count(&last, "packets_unrecovered"), 0, "{last}");
+    assert_eq!(count(&last, "reconnects"), 0, "{last}");
+    Ok(())
+}
+
+#[test]
+fn a_viewer_that_dies_is_sent_nothing_after_a_while() -> Result<()> {
+    let stage = Stage::new(2)?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let broadcast = stage.broadcast("cam", "test", "")?;
+    let viewers = [0, 1].map(|at| stage.watch(at, &broadcast.link, &["--output", "null"]));
+    let [dying, staying] = viewers;
+    let (dying, staying) = (dying?, staying?);
+    for viewer in [&dying, &staying] {
+        viewer.wait_for(10 * SECOND, |stats| count_of(stats, "frames_decoded") > 30);
+    }
+    let at_home = stage.cam.capture()?;
+    dying.wait_for(5 * SECOND, |_| true);
+    dying.process.kill(Signal::SIGKILL)?;
+    dying.process.wait(5 * SECOND)?;
+    let died = Instant::now();
+    // 35 s after its last word, and as long again as it takes to see that nothing follows.
+    assert!(eventually(60 * SECOND, || died.elapsed() > 45 * SECOND));
+    staying.stop()?;
+
+    let gone = stage.viewers[0].0.external_address();
+    let datagrams = at_home.stop()?;
+    let last_word = datagrams
+        .iter()
+        .filter(|datagram| *datagram.source.ip() == gone)
+        .map(|datagram| datagram.at)
+        .max()
+        .expect("the viewer said something while it lived");
+    let to_it = || datagrams.iter().filter(|datagram| *datagram.destination.ip() == gone);
+    let last_media = to_it()
+        .filter(|datagram| classify(&datagram.payload) == Class::Media)
+        .map(|datagram| datagram.at)
+        .max()
+        .expect("media was sent to it");
+    let last_datagram = to_it().map(|datagram| datagram.at).max().expect("as above");
+    let media_for = last_media.saturating_sub(last_word);
+    let anything_for = last_datagram.saturating_sub(last_word);
+    println!("media for {media_for:?}, anything for {anything_for:?} after the last word");
+    assert!(media_for <= 5 * SECOND, "{media_for:?}");
+    assert!(anything_for <= 35 * SECOND, "{anything_for:?}");
+    assert_eq!(count(&staying.latest(), "packets_lost"), 0);
+    Ok(())
+}
+
+#[test]
+fn viewers_come_back_by_themselves_to_a_broadcaster_that_died() -> Result<()> {
+    let stage = Stage::new(2)?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let broadcast = stage.broadcast("cam", "test", "")?;
+    let recording = stage.path("through.mkv");
+    let record = format!("record:{}", recording.display());
+    let first = stage.watch(0, &broadcast.link, &["--output", "null", "--output", &record])?;
+    let second = stage.watch(1, &broadcast.link, &["--output", "null"])?;
+    for viewer in [&first, &second] {
+        viewer.wait_for(10 * SECOND, |stats| count_of(stats, "frames_decoded") > 60);
+    }
+    broadcast.process.kill(Signal::SIGKILL)?;
+    broadcast.process.wait(5 * SECOND)?;
+    let again = stage.broadcast("cam", "test", "")?;
+    assert_eq!(again.link, broadcast.link, "the same key, the same link");
+    let restarted = Instant::now();
+    for viewer in [&first, &second] {
+        let back = viewer.wait_for(30 * SECOND, |stats| count_of(stats, "reconnects") == 1);
+        println!("back {:?} after the restart", restarted.elapsed());
+        let before = count(&back, "frames_decoded");
+        viewer.wait_for(10 * SECOND, |stats| count_of(stats, "frames_decoded") > before + 60);
+    }
+    second.stop()?;
+    first.stop()?;
+    // One playable file with both parts in it, and the true time between.
+    let frames = clip::frames(&recording).len();
+    assert!(frames > 110, "{frames} frames recorded");
+    let times = clip::times(&recording, "v:0");
+    assert!(times.windows(2).all(|pair| pair[1] > pair[0]), "times go back: {times:?}");
+    Ok(())
+}
+
+fn count_of(stats: &serde_json::Value, key: &str) -> u64 {
+    stats[key].as_u64().unwrap_or(0)
+}
