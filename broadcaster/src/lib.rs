@@ -16,4 +16,5 @@ mod shared;
 mod source;
 
 pub use config::{Args, Config};
+pub use metrics::ChannelMetrics;
 pub use run::run;

@@ -133,6 +133,13 @@ fn counters(registry: &Registry, name: &str, help: &str, label: &str) -> IntCoun
     register(registry, vec)
 }
 
+impl Default for ChannelMetrics {
+    /// Counters that nobody scrapes.
+    fn default() -> Self {
+        Self::new(&Registry::new())
+    }
+}
+
 impl ChannelMetrics {
     fn new(registry: &Registry) -> Self {
         let errors = counters(

@@ -1,12 +1,14 @@
 //! Who is registered. All access goes through the few methods here, so that a directory shared by
 //! several nodes can take this one's place.
 
+use std::time::Instant;
+
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use protocol::candidate::{Candidate, CandidateKind};
 use protocol::link::BroadcasterId;
 use protocol::signalling::{FromRendezvous, MAX_CANDIDATES};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 /// A registered broadcaster, as an introduction needs it.
 #[derive(Debug, Clone)]
@@ -43,6 +45,8 @@ pub(crate) fn observed(connection: &quinn::Connection) -> Candidate {
 #[derive(Debug, Default)]
 pub struct Directory {
     broadcasters: DashMap<BroadcasterId, Registration>,
+    /// Somebody registered.
+    entered: Notify,
     /// A stand-in for every id, for tests of a rendezvous that lies.
     impostor: Option<BroadcasterId>,
 }
@@ -56,7 +60,9 @@ impl Directory {
 
     /// Enters a broadcaster in place of an older registration, which is returned.
     pub fn enter(&self, id: BroadcasterId, registration: Registration) -> Option<Registration> {
-        self.broadcasters.insert(id, registration)
+        let older = self.broadcasters.insert(id, registration);
+        self.entered.notify_waiters();
+        older
     }
 
     /// Takes new candidates from the holder of a registration.
@@ -81,6 +87,19 @@ impl Directory {
     pub fn find(&self, id: BroadcasterId) -> Option<Registration> {
         let id = self.impostor.unwrap_or(id);
         self.broadcasters.get(&id).map(|entry| entry.clone())
+    }
+
+    /// The registration of a broadcaster that may be on its way: waited for until `deadline`.
+    pub async fn wait_for(&self, id: BroadcasterId, deadline: Instant) -> Option<Registration> {
+        loop {
+            // Before looking, so that nobody who registers meanwhile is missed.
+            let entered = self.entered.notified();
+            let found = self.find(id);
+            if found.is_some() {
+                return found;
+            }
+            tokio::time::timeout_at(deadline.into(), entered).await.ok()?;
+        }
     }
 
     /// How many are registered.

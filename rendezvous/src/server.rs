@@ -21,6 +21,9 @@ use crate::session::{self, Shared};
 /// From this many connections on, a newcomer must first prove its address (QUIC Retry).
 const RETRY_FROM: i64 = 1_000;
 
+/// How long broadcasters take to notice a restart and to register again, and a little more.
+const REGISTERING_AGAIN: Duration = Duration::from_secs(9);
+
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -62,6 +65,7 @@ impl Server {
             directory,
             metrics: Arc::clone(&metrics),
             limits: config.limits.clone(),
+            complete_at: Instant::now() + REGISTERING_AGAIN,
         });
         let accepting = tokio::spawn(accept(port.endpoint().clone(), shared));
         let readiness = Readiness::default();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::candidate::Candidate;
 use protocol::link::BroadcasterId;
@@ -29,6 +29,9 @@ pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    /// When all broadcasters of a former life have registered again; until then an unknown one may
+    /// be on its way.
+    pub(crate) complete_at: Instant,
 }
 
 /// Serves a connection until it ends.
@@ -117,7 +120,7 @@ async fn introduce(
     shared: &Shared,
 ) {
     for _ in 0..shared.limits.introductions_per_connection {
-        let answer = match mint(connection, broadcaster, &candidates, shared) {
+        let answer = match mint(connection, broadcaster, &candidates, shared).await {
             Ok(introduction) => FromRendezvous::Introduction { introduction },
             Err(reason) => {
                 shared.metrics.reject(Rejection::Refused(reason));
@@ -144,13 +147,14 @@ async fn introduce(
 }
 
 /// Makes an introduction: the broadcaster's half goes to it, the viewer's half is returned.
-fn mint(
+async fn mint(
     viewer: &Connection,
     broadcaster: BroadcasterId,
     candidates: &[Candidate],
     shared: &Shared,
 ) -> Result<Introduction, Refusal> {
-    let registration = shared.directory.find(broadcaster).ok_or(Refusal::UnknownBroadcaster)?;
+    let registration = shared.directory.wait_for(broadcaster, shared.complete_at).await;
+    let registration = registration.ok_or(Refusal::UnknownBroadcaster)?;
     let mut rng = rand::rng();
     let (id, secret) = (rng.random(), rng.random());
     let seen_viewer = observed(viewer);

@@ -46,7 +46,8 @@ fn a_viewer_that_dies_is_sent_nothing_after_a_while() -> Result<()> {
         viewer.wait_for(10 * SECOND, |stats| count_of(stats, "frames_decoded") > 30);
     }
     let at_home = stage.cam.capture()?;
-    dying.wait_for(5 * SECOND, |_| true);
+    let so_far = count_of(&dying.latest(), "frames_decoded");
+    dying.wait_for(10 * SECOND, |stats| count_of(stats, "frames_decoded") > so_far + 60);
     dying.process.kill(Signal::SIGKILL)?;
     dying.process.wait(5 * SECOND)?;
     let died = Instant::now();
@@ -58,11 +59,11 @@ fn a_viewer_that_dies_is_sent_nothing_after_a_while() -> Result<()> {
     let datagrams = at_home.stop()?;
     let last_word = datagrams
         .iter()
-        .filter(|datagram| *datagram.source.ip() == gone)
+        .filter(|datagram| datagram.source.ip() == gone)
         .map(|datagram| datagram.at)
         .max()
         .expect("the viewer said something while it lived");
-    let to_it = || datagrams.iter().filter(|datagram| *datagram.destination.ip() == gone);
+    let to_it = || datagrams.iter().filter(|datagram| datagram.destination.ip() == gone);
     let last_media = to_it()
         .filter(|datagram| classify(&datagram.payload) == Class::Media)
         .map(|datagram| datagram.at)

@@ -7,7 +7,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use protocol::demux::{Class, classify};
 use quinn::Endpoint;
@@ -16,6 +15,7 @@ use tokio::task::JoinHandle;
 use crate::identity::Identity;
 use crate::kernel::Sender;
 use crate::paths::{Paths, Peer};
+pub use crate::quic::KeepAlive;
 use crate::quic::{self, QuicSocket};
 use crate::socket::Socket;
 use crate::tls::{self, Pin, SERVER_NAME};
@@ -134,7 +134,7 @@ impl Port {
         server: SocketAddr,
         identity: Option<&Identity>,
         alpn: &[u8],
-        keep_alive: Duration,
+        keep_alive: KeepAlive,
     ) -> Result<quinn::Connecting, quinn::ConnectError> {
         self.paths.allow_server(server);
         let throwaway = identity.is_none().then(Identity::ephemeral);
@@ -149,7 +149,7 @@ impl Port {
         peer: Peer,
         pin: Arc<Pin>,
         alpn: &[u8],
-        keep_alive: Duration,
+        keep_alive: KeepAlive,
     ) -> Result<quinn::Connecting, quinn::ConnectError> {
         let config = quic::client_config(tls::client(pin, None, alpn), keep_alive);
         self.endpoint.connect_with(config, peer.address(), SERVER_NAME)

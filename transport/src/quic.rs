@@ -178,12 +178,22 @@ pub(crate) fn endpoint_config() -> quinn::EndpointConfig {
     config
 }
 
+/// How a client holds a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct KeepAlive {
+    /// How often it says a word when there is nothing else to say.
+    pub interval: Duration,
+    /// How long it believes in a server that says nothing.
+    pub idle_timeout: Duration,
+}
+
 /// Settings of every connection.
-pub(crate) fn transport_config(keep_alive: Option<Duration>) -> Arc<quinn::TransportConfig> {
+pub(crate) fn transport_config(keep_alive: Option<KeepAlive>) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
+    let idle_timeout = keep_alive.map_or(IDLE_TIMEOUT, |keep_alive| keep_alive.idle_timeout);
     config
-        .max_idle_timeout(Some(IDLE_TIMEOUT.try_into().expect("30 s fit")))
-        .keep_alive_interval(keep_alive)
+        .max_idle_timeout(Some(idle_timeout.try_into().expect("seconds fit")))
+        .keep_alive_interval(keep_alive.map(|keep_alive| keep_alive.interval))
         .initial_mtu(MAX_DATAGRAM as u16)
         .mtu_discovery_config(None)
         .enable_segmentation_offload(false)
@@ -214,7 +224,7 @@ pub(crate) fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
 /// Settings of a client, around its TLS. It keeps the connection alive.
 pub(crate) fn client_config(
     tls: rustls::ClientConfig,
-    keep_alive: Duration,
+    keep_alive: KeepAlive,
 ) -> quinn::ClientConfig {
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls)
         .expect("the provider has TLS 1.3's AES-128-GCM");

@@ -8,12 +8,13 @@ use protocol::signalling::{ALPN, FromRendezvous, ToRendezvous};
 use tokio::task::JoinSet;
 
 use crate::identity::Identity;
-use crate::port::Port;
+use crate::port::{KeepAlive, Port};
 use crate::stream::{self, ReadError};
 
-/// How often an idle connection to the rendezvous says a word: below the shortest UDP timeout found
-/// among home routers (30 s), with room for two lost packets.
-const KEEP_ALIVE: Duration = Duration::from_secs(8);
+/// A rendezvous that restarted knows nobody, and cannot say so to connections of its former life: it
+/// is noticed by its silence. Frequent enough for the shortest UDP timeouts of home routers, too.
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { interval: Duration::from_secs(2), idle_timeout: Duration::from_millis(6500) };
 
 /// How long a rendezvous may take to answer: three transmissions of the first packet.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3500);

@@ -15,15 +15,17 @@ use tokio::sync::mpsc;
 use transport::addresses::host_candidates;
 use transport::openings::{Opening, Openings};
 use transport::paths::Peer;
-use transport::port::{Inbound, Port};
+use transport::port::{Inbound, KeepAlive, Port};
 use transport::signalling::{Signalling, resolve};
 use transport::tls::Pin;
 
 use crate::reach;
 use crate::stats::State;
 
-/// How often an idle connection to the broadcaster says a word.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
+/// Feedback goes each second anyway; a broadcaster that says nothing is noticed by the checks of the
+/// path long before.
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { interval: Duration::from_secs(5), idle_timeout: Duration::from_secs(30) };
 
 /// How long the broadcaster may take to complete the handshake on an open path.
 const HANDSHAKE: Duration = Duration::from_secs(5);

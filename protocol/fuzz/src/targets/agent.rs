@@ -147,7 +147,8 @@ impl Game {
 
     /// A message with the right credentials and any content, as a hostile peer could send it.
     fn forge(&mut self, input: &mut Input<'_>) -> Result<Vec<u8>> {
-        let class = *input.choose(&[Class::Request, Class::Success, Class::Error, Class::Indication])?;
+        let class =
+            *input.choose(&[Class::Request, Class::Success, Class::Error, Class::Indication])?;
         let transaction = TransactionId::from(input.arbitrary::<u128>()?);
         let mut writer = Writer::new(class, transaction);
         if class == Class::Request {
@@ -195,7 +196,8 @@ impl Game {
                 // Answers that the budget refuses are checks received all the same.
                 let after = (agent.state(), agent.remote(), agent.tried());
                 let uncounted = |(state, remote, tried): (State, Option<SocketAddr>, Tried)| {
-                    let tried = Tried { checks_received: 0, remotes: 0, peer_reflexive: 0, ..tried };
+                    let tried =
+                        Tried { checks_received: 0, remotes: 0, peer_reflexive: 0, ..tried };
                     (state, remote, tried)
                 };
                 assert_eq!(uncounted(after), uncounted(before));
@@ -224,7 +226,11 @@ impl Game {
             assert_eq!(canonical(transmit.to), transmit.to);
             assert!(transmit.payload.len() <= CHECK_LENGTH);
             let spent = side.spent.entry(transmit.to).or_default();
-            if transmit.payload[0] == 0 { spent.0 += 1 } else { spent.1 += 1 }
+            if transmit.payload[0] == 0 {
+                spent.0 += 1
+            } else {
+                spent.1 += 1
+            }
             lengths.push(transmit.payload.len());
             self.authentic.insert(signed_part(&transmit.payload));
             if self.sent.len() == MOST_SENT {

@@ -146,7 +146,8 @@ impl Stage {
                     joining.may_skip |= kept > 0;
                     joining.take(
                         burst.track,
-                        burst.first_index + packets.start as u64..burst.first_index + packets.end as u64,
+                        burst.first_index + packets.start as u64
+                            ..burst.first_index + packets.end as u64,
                     );
                 }
                 Step::Send { viewer, burst, packets, purpose: Purpose::Retransmission } => {
@@ -197,7 +198,10 @@ impl Joining {
     fn caught_up(&self, live: [u64; 2], may_skip: bool) {
         for (track, (next, live)) in self.next.iter().zip(live).enumerate() {
             if let Some(next) = next {
-                assert!(*next == live || ((may_skip || self.may_skip) && *next < live), "track {track}");
+                assert!(
+                    *next == live || ((may_skip || self.may_skip) && *next < live),
+                    "track {track}"
+                );
             }
         }
     }

@@ -15,11 +15,16 @@ use super::signalling::{decoded, returns};
 /// Decodes the bytes as each message, then round-trips messages made of them.
 pub fn run(data: &[u8]) {
     if let Some(prefix) = data.first_chunk() {
-        assert!(announced_length(*prefix).is_ok_and(|length| length <= MAX_MESSAGE)
-            != (u32::from_be_bytes(*prefix) as usize > MAX_MESSAGE));
+        assert!(
+            announced_length(*prefix).is_ok_and(|length| length <= MAX_MESSAGE)
+                != (u32::from_be_bytes(*prefix) as usize > MAX_MESSAGE)
+        );
     }
     if let Some(Request::Watch { secret, .. } | Request::List { secret }) = decoded(data) {
-        assert!(secret.is_none_or(|secret| Secret::parse(&secret.reveal()).is_ok()), "illegal secret");
+        assert!(
+            secret.is_none_or(|secret| Secret::parse(&secret.reveal()).is_ok()),
+            "illegal secret"
+        );
     }
     if let Some(Response::Admitted { admission }) = decoded(data) {
         usable(&admission);

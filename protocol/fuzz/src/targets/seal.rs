@@ -89,7 +89,10 @@ fn seal_burst(
     let (from, to) = (input.int_in_range(0..=count)?, input.int_in_range(0..=count + 1)?);
     let most = input.int_in_range(0..=4usize)?;
     let runs = burst.segments(from..to, most);
-    assert_eq!(runs.iter().map(|run| run.count()).sum::<usize>(), to.min(count).saturating_sub(from));
+    assert_eq!(
+        runs.iter().map(|run| run.count()).sum::<usize>(),
+        to.min(count).saturating_sub(from)
+    );
     assert!(runs.iter().all(|run| run.count() <= most.max(1)));
     assert!(runs.windows(2).all(|pair| pair[0].range.end == pair[1].range.start));
     Ok(())

@@ -13,8 +13,9 @@ use super::choose::{Input, candidate, several};
 
 /// Decodes the bytes as each message, then round-trips messages made of them.
 pub fn run(data: &[u8]) {
-    if let Some(ToRendezvous::Register { candidates } | ToRendezvous::Introduce { candidates, .. }) =
-        decoded::<ToRendezvous>(data)
+    if let Some(
+        ToRendezvous::Register { candidates } | ToRendezvous::Introduce { candidates, .. },
+    ) = decoded::<ToRendezvous>(data)
     {
         legal(&candidates);
     }

@@ -63,7 +63,10 @@ fn written(input: &mut Input<'_>) -> Result<()> {
     let values = several(input, 6, few_bytes)?;
     let unsigned = || {
         let writer = Writer::new(class, transaction).xor_mapped_address(seen);
-        values.iter().zip(OURS..).fold(writer, |writer, (value, number)| writer.attribute(number, value))
+        values
+            .iter()
+            .zip(OURS..)
+            .fold(writer, |writer, (value, number)| writer.attribute(number, value))
     };
     let key = Key::short_term("key");
     for (datagram, signed) in [(unsigned().finish(), false), (unsigned().finish_with(&key), true)] {

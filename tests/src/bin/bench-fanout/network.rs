@@ -1,0 +1,160 @@
+//! The bench's own network: a near namespace, where the contenders run, and a far one, joined by
+//! one veth pair. The far end counts and drops every datagram at the earliest hook there is.
+//!
+//! The kernel runs the receiving half of a veth pair on the sender's processor, within its send
+//! call, so that what little the far end does is charged to the sender: to all contenders alike.
+
+use std::net::Ipv4Addr;
+use std::ops::Sub;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// Debian leaves these out of an ordinary user's path, but most of the programs are there.
+const SYSTEM_FOLDERS: &str = "/usr/sbin:/sbin";
+
+/// What the bench runs, and where Debian has it.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("unshare", "util-linux"),
+    ("mount", "mount"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
+    ("sh", "dash"),
+];
+
+/// IPv4 and UDP header of one message to the kernel, whole as it crosses a veth pair.
+const HEADERS: u64 = 28;
+
+/// One neighbour leads to all viewers, as a gateway does. Its address is set, because the far end
+/// answers nothing.
+const SET_UP: &str = r#"
+mount -t tmpfs tmpfs /run
+mkdir /run/netns
+ip netns add far
+ip link add near type veth peer name far netns far
+ip address add 10.77.0.1/30 dev near
+ip link set lo up
+ip link set near up
+ip -n far link set far up
+hardware=$(ip -n far -o link show far | sed 's/.*link\/ether \([^ ]*\).*/\1/')
+ip neighbour replace 10.77.0.2 lladdr "$hardware" dev near nud permanent
+ip route add 198.18.0.0/15 via 10.77.0.2
+ip netns exec far nft -f - <<RULES
+table netdev sink {
+  counter arrived { }
+  chain ingress {
+    type filter hook ingress device "far" priority 0; policy accept;
+    ip protocol udp counter name "arrived" drop
+  }
+}
+RULES
+"#;
+
+/// Runs this program again, with the same arguments and `more`, in namespaces of its own. They end
+/// with it.
+pub(crate) fn reenter(more: &[&str]) -> Result<ExitCode> {
+    for (program, package) in PROGRAMS {
+        let path = search_path();
+        if !path.split(':').any(|folder| std::path::Path::new(folder).join(program).is_file()) {
+            bail!("`{program}` is not installed: apt-get install {package}");
+        }
+    }
+    let status = tool("unshare")
+        .args(["--user", "--map-root-user", "--net", "--mount", "--pid"])
+        .args(["--fork", "--mount-proc", "--kill-child", "--"])
+        .arg(std::env::current_exe().context("finding this program")?)
+        .args(std::env::args_os().skip(1))
+        .args(more)
+        .stdin(Stdio::null())
+        .status()
+        .context("starting unshare")?;
+    match status.code() {
+        Some(0) => Ok(ExitCode::SUCCESS),
+        // unshare and this program's own run have both said why.
+        _ => Ok(ExitCode::FAILURE),
+    }
+}
+
+/// The two namespaces, for as long as this process lives.
+#[derive(Debug)]
+pub(crate) struct Network(());
+
+impl Network {
+    /// Joins the namespace that this process is in with a new far one.
+    pub(crate) fn new() -> Result<Self> {
+        output("setting up the veth pair", tool("sh").args(["-ec", SET_UP]))?;
+        let network = Self(());
+        network.check()?;
+        Ok(network)
+    }
+
+    /// What the far end has counted.
+    pub(crate) fn arrived(&self) -> Result<Arrived> {
+        let mut list = tool("ip");
+        list.args(["netns", "exec", "far", "nft", "--json", "list", "counters"]);
+        let listing: Value = serde_json::from_str(&output("reading the counter", &mut list)?)
+            .context("nft's listing is no JSON")?;
+        let counter = listing["nftables"]
+            .as_array()
+            .and_then(|objects| objects.iter().find_map(|object| object.get("counter")));
+        let number = |name: &str| counter.and_then(|counter| counter[name].as_u64());
+        match (number("packets"), number("bytes")) {
+            (Some(messages), Some(bytes)) => Ok(Arrived { messages, bytes }),
+            _ => bail!("nft lists no counter: {listing}"),
+        }
+    }
+
+    /// Fails where the veth pair does not carry what the bench sends.
+    fn check(&self) -> Result<()> {
+        let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.send_to(&[0; 100], (Ipv4Addr::new(198, 18, 0, 1), 9)).context("the near end")?;
+        let expected = Arrived { messages: 1, bytes: 100 + HEADERS };
+        let arrived = self.arrived()?;
+        if arrived != expected {
+            bail!("the veth pair does not deliver: {arrived:?}, expected {expected:?}");
+        }
+        Ok(())
+    }
+}
+
+/// What came to the far end. A message that the kernel would segment only later counts as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Arrived {
+    messages: u64,
+    bytes: u64,
+}
+
+impl Arrived {
+    /// Bytes of UDP payload: the same however the sender cut and grouped its datagrams.
+    pub(crate) fn payload_bytes(self) -> u64 {
+        self.bytes - HEADERS * self.messages
+    }
+}
+
+impl Sub for Arrived {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self { messages: self.messages - before.messages, bytes: self.bytes - before.bytes }
+    }
+}
+
+fn output(what: &str, command: &mut Command) -> Result<String> {
+    let output = command.stdin(Stdio::null()).output().with_context(|| what.to_owned())?;
+    if !output.status.success() {
+        bail!("{what} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// A command for one of [`PROGRAMS`], found wherever Debian has it.
+fn tool(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.env("PATH", search_path());
+    command
+}
+
+fn search_path() -> String {
+    format!("{}:{SYSTEM_FOLDERS}", std::env::var("PATH").unwrap_or_default())
+}

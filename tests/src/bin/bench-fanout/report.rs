@@ -1,0 +1,143 @@
+//! Medians, spreads and ratios, as a table for people or as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::contender::{Contender, Cost};
+use crate::stream;
+
+/// What one contender's repetitions cost, in microseconds for a packet.
+#[derive(Debug, Default)]
+pub(crate) struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Adds a repetition.
+    pub(crate) fn add(&mut self, cost: Cost) {
+        self.0.push(cost.per_packet());
+    }
+
+    fn sorted(&self) -> Vec<f64> {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        sorted
+    }
+}
+
+/// Median and extremes, in microseconds.
+#[derive(Debug, Clone, Serialize)]
+struct Spread {
+    median: f64,
+    least: f64,
+    most: f64,
+    samples: Vec<f64>,
+}
+
+impl From<&Samples> for Spread {
+    fn from(samples: &Samples) -> Self {
+        let sorted = samples.sorted();
+        let (below, above) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
+        let at = |at: usize| sorted.get(at).copied().unwrap_or(f64::NAN);
+        Self {
+            median: f64::midpoint(at(below), at(above)),
+            least: at(0),
+            most: at(sorted.len().saturating_sub(1)),
+            samples: samples.0.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    viewers: usize,
+    contender: Contender,
+    /// Microseconds of the sender's processor for one packet to one viewer.
+    cpu_us_per_packet: Spread,
+    /// Against the bare loop: how much more it costs.
+    to_bare: f64,
+    /// Against the peer: how much more the peer costs.
+    peer_to_this: f64,
+}
+
+/// The result of a run.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    environment: String,
+    rows: Vec<Row>,
+    sealing_us_per_packet: Spread,
+}
+
+impl Report {
+    pub(crate) fn new(
+        environment: String,
+        packets: &BTreeMap<(usize, Contender), Samples>,
+        sealing: &Samples,
+    ) -> Self {
+        let median = |viewers: usize, contender: Contender| {
+            packets
+                .get(&(viewers, contender))
+                .map_or(f64::NAN, |samples| Spread::from(samples).median)
+        };
+        let rows = packets.iter().map(|(&(viewers, contender), samples)| {
+            let cpu_us_per_packet = Spread::from(samples);
+            Row {
+                viewers,
+                contender,
+                to_bare: cpu_us_per_packet.median / median(viewers, Contender::Bare),
+                peer_to_this: median(viewers, Contender::Multiudpsink) / cpu_us_per_packet.median,
+                cpu_us_per_packet,
+            }
+        });
+        Self { environment, rows: rows.collect(), sealing_us_per_packet: sealing.into() }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "Sender CPU for one packet to one viewer. {}", self.environment)?;
+        writeln!(
+            f,
+            "4 Mbit/s, access units of {} packets, {} bytes; median of {} interleaved runs\n",
+            stream::UNIT_PACKETS,
+            stream::UNIT_BYTES,
+            self.sealing_us_per_packet.samples.len(),
+        )?;
+        writeln!(
+            f,
+            "| viewers | sender            | µs per packet | min–max     | ÷ bare loop | multiudpsink ÷ it |"
+        )?;
+        writeln!(
+            f,
+            "|--------:|-------------------|--------------:|-------------|------------:|------------------:|"
+        )?;
+        for row in &self.rows {
+            let Spread { median, least, most, .. } = row.cpu_us_per_packet;
+            writeln!(
+                f,
+                "| {:>7} | {:<17} | {median:>13.3} | {:<11} | {:>11.2} | {:>17.2} |",
+                row.viewers,
+                row.contender.to_string(),
+                format!("{least:.3}–{most:.3}"),
+                row.to_bare,
+                row.peer_to_this,
+            )?;
+        }
+        let Spread { median, least, most, .. } = self.sealing_us_per_packet;
+        writeln!(
+            f,
+            "\nSealing, once for all viewers: {median:.3} µs for a packet ({least:.3}–{most:.3})."
+        )?;
+        for row in self.rows.iter().filter(|row| row.contender == Contender::FanOut) {
+            let per_second = row.cpu_us_per_packet.median * stream::PACKETS_PER_SECOND;
+            writeln!(
+                f,
+                "Fan-out to {} viewers: {per_second:.0} µs of CPU a second for each, {:.2}% of a core \
+                 for all.",
+                row.viewers,
+                per_second * row.viewers as f64 / 1e4,
+            )?;
+        }
+        Ok(())
+    }
+}
