@@ -14,7 +14,9 @@ say "lints"
 cargo clippy --locked --workspace --all-targets -- -D warnings
 
 say "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+# For those who work on it: private items are documented and may be linked to.
+RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+    cargo doc --locked --workspace --no-deps --document-private-items
 
 say "licences, sources and versions of dependencies"
 scripts/check-dependencies.sh

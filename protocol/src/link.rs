@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Decoder, Encode, decode};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -63,9 +63,19 @@ impl FromStr for BroadcasterId {
 }
 
 /// What a link's holder shows to be admitted. Compared in constant time, never printed by `Debug`.
-#[derive(Clone, Encode, Decode, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone, Encode, Zeroize, ZeroizeOnDrop)]
 #[cbor(transparent)]
 pub struct Secret(#[cbor(n(0), with = "minicbor::bytes")] Vec<u8>);
+
+impl<'b, C> Decode<'b, C> for Secret {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        let bytes = decoder.bytes()?;
+        Self::new(bytes.to_vec()).ok_or_else(|| {
+            let length = bytes.len();
+            decode::Error::message(format_args!("a secret has 1–{MAX_SECRET} bytes, not {length}"))
+        })
+    }
+}
 
 impl Secret {
     /// A secret of these bytes, at most [`MAX_SECRET`].
@@ -239,6 +249,15 @@ mod tests {
         assert!(!format!("{link:?}").contains("c2VjcmV0"));
         let error = "nonsense#c2VjcmV0".parse::<Link>().expect_err("no scheme").to_string();
         assert!(!error.contains("c2VjcmV0"), "{error}");
+    }
+
+    #[test]
+    fn secrets_in_messages_have_the_length_of_those_in_links() {
+        for length in [0, 1, MAX_SECRET, MAX_SECRET + 1] {
+            let bytes = minicbor::to_vec(minicbor::bytes::ByteVec::from(vec![7; length]));
+            let decoded = minicbor::decode::<Secret>(&bytes.expect("a vector has room"));
+            assert_eq!(decoded.ok(), Secret::new(vec![7; length]), "{length}");
+        }
     }
 
     proptest! {

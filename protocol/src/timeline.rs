@@ -66,11 +66,13 @@ impl Timeline {
             .map(|track| TrackLine {
                 clock_rate: track.clock_rate.max(1),
                 rtp_timestamp: track.rtp_timestamp,
-                captured_us: track.captured_us as i64,
+                captured_us: i64::try_from(track.captured_us).unwrap_or(i64::MAX),
                 delays: VecDeque::new(),
             })
             .collect();
-        let offset_us = micros(local_now) - micros(capture_now) + micros(send_lag);
+        // Saturating, here and below: the admission may say anything.
+        let ahead = micros(local_now).saturating_sub(micros(capture_now));
+        let offset_us = ahead.saturating_add(micros(send_lag));
         Self { tracks, offset_us, adjusted_at_us: None }
     }
 
@@ -78,22 +80,22 @@ impl Timeline {
     /// is not there.
     pub fn place(&mut self, track: usize, rtp_timestamp: u32) -> Option<Duration> {
         let captured = self.tracks.get_mut(track)?.captured_us(rtp_timestamp);
-        Some(Duration::from_micros(u64::try_from(captured + self.offset_us).unwrap_or(0)))
+        Some(Duration::from_micros(u64::try_from(captured.saturating_add(self.offset_us)).unwrap_or(0)))
     }
 
     /// Learns from a packet that was sent live and arrived first of its access unit at `local_now`.
     pub fn observe(&mut self, track: usize, rtp_timestamp: u32, local_now: Duration) {
         let now = micros(local_now);
         let Some(line) = self.tracks.get_mut(track) else { return };
-        let delay = now - line.captured_us(rtp_timestamp);
+        let delay = now.saturating_sub(line.captured_us(rtp_timestamp));
         line.observe(delay, now);
         let slowest = self.tracks.iter().filter_map(TrackLine::least_delay).max();
         let Some(target) = slowest else { return };
-        let error = target - self.offset_us;
+        let error = target.saturating_sub(self.offset_us);
         let elapsed = now - self.adjusted_at_us.replace(now).unwrap_or(now);
-        if error.abs() > JUMP_US {
+        if error.saturating_abs() > JUMP_US {
             self.offset_us = target;
-        } else if error.abs() > TOLERANCE_US {
+        } else if error.saturating_abs() > TOLERANCE_US {
             let most = (elapsed.max(0) as f64 * SLEW) as i64;
             self.offset_us += error.clamp(-most, most);
         }
@@ -115,10 +117,10 @@ impl TrackLine {
         if whole > 0 {
             let step = (whole * rate) as u32;
             self.rtp_timestamp = self.rtp_timestamp.wrapping_add(step);
-            self.captured_us += whole * 1_000_000;
-            return self.captured_us + (ticks - whole * rate) * 1_000_000 / rate;
+            self.captured_us = self.captured_us.saturating_add(whole * 1_000_000);
+            return self.captured_us.saturating_add((ticks - whole * rate) * 1_000_000 / rate);
         }
-        self.captured_us + ticks * 1_000_000 / rate
+        self.captured_us.saturating_add(ticks * 1_000_000 / rate)
     }
 
     fn observe(&mut self, delay: i64, now: i64) {
@@ -194,6 +196,18 @@ mod tests {
         assert_eq!(video, audio, "lip sync");
         let error = video.as_secs_f64() - 180.030;
         assert!(error.abs() < 0.004, "{error}");
+    }
+
+    #[test]
+    fn an_absurd_admission_is_no_crash() {
+        for capture_now in [Duration::ZERO, Duration::MAX] {
+            let far = TrackClock { clock_rate: 1, rtp_timestamp: 0, captured_us: u64::MAX };
+            let mut timeline = Timeline::new(&[far], capture_now, Duration::MAX, ms(1));
+            for timestamp in [0, 1, u32::MAX / 2, u32::MAX] {
+                timeline.observe(0, timestamp, ms(2));
+                assert!(timeline.place(0, timestamp).is_some());
+            }
+        }
     }
 
     #[test]

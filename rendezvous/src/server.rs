@@ -22,7 +22,7 @@ use crate::session::{self, Shared};
 const RETRY_FROM: i64 = 1_000;
 
 /// How long broadcasters take to notice a restart and to register again, and a little more.
-const REGISTERING_AGAIN: Duration = Duration::from_secs(9);
+const REGISTERING_AGAIN: Duration = Duration::from_secs(6);
 
 /// How long goodbyes may take.
 const GOODBYE: Duration = Duration::from_millis(500);

@@ -16,13 +16,18 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// It does not hold what it should; the text names key and line.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}: {source}{line}", path = path.display(), line = line_of(source))]
     Invalid {
         /// The file.
         path: PathBuf,
         /// What is wrong, and where.
         source: serde_yaml::Error,
     },
+}
+
+/// The library leaves the place out where it is the very beginning.
+fn line_of(error: &serde_yaml::Error) -> &'static str {
+    if error.to_string().contains("line") { "" } else { " at line 1" }
 }
 
 /// Reads a configuration; without a file, the defaults.
@@ -59,6 +64,15 @@ mod tests {
         let error = parse::<Sample>("listen: 1\nlisten_to: 2\n").expect_err("unknown key");
         let text = error.to_string();
         assert!(text.contains("listen_to") && text.contains("line 2"), "{text}");
+    }
+
+    #[test]
+    fn the_first_line_is_named_too() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.yaml");
+        std::fs::write(&path, "listn: 1\n").expect("written");
+        let error = load::<Sample>(Some(&path)).expect_err("unknown key").to_string();
+        assert!(error.contains("listn") && error.contains("line 1"), "{error}");
     }
 
     #[test]

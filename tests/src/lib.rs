@@ -4,4 +4,5 @@
 
 pub mod clip;
 pub mod lab;
+pub mod local;
 pub mod stage;

@@ -14,7 +14,7 @@ use crate::stream::{self, ReadError};
 /// A rendezvous that restarted knows nobody, and cannot say so to connections of its former life: it
 /// is noticed by its silence. Frequent enough for the shortest UDP timeouts of home routers, too.
 const KEEP_ALIVE: KeepAlive =
-    KeepAlive { interval: Duration::from_secs(2), idle_timeout: Duration::from_millis(6500) };
+    KeepAlive { interval: Duration::from_secs(1), idle_timeout: Duration::from_secs(4) };
 
 /// How long a rendezvous may take to answer: three transmissions of the first packet.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3500);

@@ -3,7 +3,7 @@
 use aws_lc_rs::aead::{AES_128_GCM, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::cipher::{AES_128, EncryptingKey, EncryptionContext, UnboundCipherKey};
 use aws_lc_rs::iv::FixedLength;
-use minicbor::{Decode, Encode};
+use minicbor::{Decode, Decoder, Encode, decode};
 use rand::{CryptoRng, RngExt};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
@@ -12,10 +12,25 @@ use crate::size::MKI;
 /// Version of the media wire format, the first byte of every MKI.
 pub const WIRE_VERSION: u8 = 1;
 
+/// The last epoch that the MKI has room for.
+const LAST_EPOCH: u32 = 0x00ff_ffff;
+
+/// Packet indices have 48 bits (RFC 3711, section 3.2.1).
+pub(super) const INDEX_END: u64 = 1 << 48;
+
 /// Key generation of a channel: 0–2²⁴−1, growing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
 #[cbor(transparent)]
 pub struct Epoch(#[n(0)] u32);
+
+impl<'b, C> Decode<'b, C> for Epoch {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        match decoder.u32()? {
+            epoch @ 0..=LAST_EPOCH => Ok(Self(epoch)),
+            other => Err(decode::Error::message(format_args!("epoch {other} has more than 24 bits"))),
+        }
+    }
+}
 
 impl Epoch {
     /// The epoch of a channel that starts.
@@ -23,7 +38,7 @@ impl Epoch {
 
     /// The epoch after this one; `None` when the MKI has no room for it.
     pub fn next(self) -> Option<Self> {
-        (self.0 < 0x00ff_ffff).then(|| Self(self.0 + 1))
+        (self.0 < LAST_EPOCH).then(|| Self(self.0 + 1))
     }
 
     /// The MKI that names this epoch.
@@ -135,6 +150,16 @@ mod tests {
         }
         assert_eq!(Epoch::from_mki([WIRE_VERSION + 1, 0, 0, 0]), None);
         assert_eq!(Epoch(0x00ff_ffff).next(), None);
+    }
+
+    #[test]
+    fn epochs_beyond_the_mki_are_refused() {
+        let decode = |epoch: u32| {
+            let bytes = minicbor::to_vec(epoch).expect("a vector has room");
+            minicbor::decode::<Epoch>(&bytes).ok()
+        };
+        assert_eq!(decode(LAST_EPOCH), Some(Epoch(LAST_EPOCH)));
+        assert_eq!(decode(LAST_EPOCH + 1), None);
     }
 
     #[test]

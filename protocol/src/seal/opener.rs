@@ -2,7 +2,7 @@
 
 use aws_lc_rs::aead::Aad;
 
-use super::keys::{Epoch, MasterKey, SessionKey};
+use super::keys::{Epoch, INDEX_END, MasterKey, SessionKey};
 use crate::rtp::{Header, RtpError};
 use crate::size::{MKI, SEAL_OVERHEAD};
 
@@ -57,7 +57,9 @@ struct Stream {
 impl Opener {
     /// An opener for streams given as (SSRC, the index about to be sent): what admission tells.
     pub fn new(streams: impl IntoIterator<Item = (u32, PacketIndex)>) -> Self {
-        let streams = streams.into_iter().map(|(ssrc, highest)| Stream { ssrc, highest }).collect();
+        // A broadcaster may say anything; no packet has an index of more than 48 bits.
+        let stream = |(ssrc, highest): (u32, u64)| Stream { ssrc, highest: highest.min(INDEX_END - 1) };
+        let streams = streams.into_iter().map(stream).collect();
         Self { keys: Vec::new(), streams }
     }
 
@@ -169,6 +171,11 @@ mod tests {
         later.add_key(&key(Epoch::FIRST.next().expect("room")));
         let result = later.open(&mut sealed(b"a picture", 0));
         assert!(matches!(result, Err(OpenError::UnknownKey { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn an_impossible_index_is_no_crash() {
+        assert_eq!(opener(u64::MAX).open(&mut sealed(b"a picture", 3)), Err(OpenError::Forged));
     }
 
     #[test]

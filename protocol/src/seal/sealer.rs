@@ -6,13 +6,10 @@ use std::time::Instant;
 use aws_lc_rs::aead::Aad;
 use bytes::Bytes;
 
-use super::keys::{Epoch, MasterKey, SessionKey};
+use super::keys::{Epoch, INDEX_END, MasterKey, SessionKey};
 use crate::burst::PlainBurst;
 use crate::rtp::{self, Header, RtpError};
 use crate::size::{AEAD_TAG, SEAL_OVERHEAD};
-
-/// Packet indices have 48 bits (RFC 3711, section 3.2.1).
-const INDEX_END: u64 = 1 << 48;
 
 /// Why a burst could not be sealed. Nothing of it may be sent.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]

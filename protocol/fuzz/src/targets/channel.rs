@@ -60,6 +60,9 @@ struct Joining {
     /// The next index of each track, once it was sent one.
     next: [Option<u64>; 2],
     told: Vec<TrackPosition>,
+    /// It was told the live edge, since a keyframe is asked for. If none comes in time it gets the
+    /// history after all, which lies before that.
+    waits: bool,
     /// Published bursts that may be missing: the history no longer had them all.
     may_skip: bool,
 }
@@ -107,7 +110,9 @@ impl Stage {
         let live = told.iter().map(|track| track.live_index).collect::<Vec<_>>();
         assert_eq!(live, self.live);
         assert!(told.iter().all(|track| track.first_index <= track.live_index));
-        self.joining.insert(viewer, Joining { next: [None; 2], told, may_skip: false });
+        let waits = self.channel.history().keyframe().is_some()
+            && told.iter().all(|track| track.first_index == track.live_index);
+        self.joining.insert(viewer, Joining { next: [None; 2], told, waits, may_skip: false });
         self.asked.retain(|(who, ..)| *who != viewer);
     }
 
@@ -189,7 +194,7 @@ impl Joining {
             }
             None => {
                 let first = self.told[track].first_index;
-                assert!(indices.start >= first, "{indices:?} of track {track} before {first}");
+                assert!(indices.start >= first || self.waits, "{indices:?} of track {track} before {first}");
             }
         }
     }
