@@ -209,7 +209,7 @@ impl Reception {
         let interval = now.expected - self.reported.expected;
         let lost = now.lost - self.reported.lost;
         self.reported = now;
-        let fraction_lost = if interval == 0 { 0 } else { (lost * 256 / interval).min(255) as u8 };
+        let fraction_lost = (lost * 256).checked_div(interval).unwrap_or(0).min(255) as u8;
         Block {
             ssrc: self.ssrc,
             fraction_lost,

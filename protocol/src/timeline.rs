@@ -80,7 +80,9 @@ impl Timeline {
     /// is not there.
     pub fn place(&mut self, track: usize, rtp_timestamp: u32) -> Option<Duration> {
         let captured = self.tracks.get_mut(track)?.captured_us(rtp_timestamp);
-        Some(Duration::from_micros(u64::try_from(captured.saturating_add(self.offset_us)).unwrap_or(0)))
+        Some(Duration::from_micros(
+            u64::try_from(captured.saturating_add(self.offset_us)).unwrap_or(0),
+        ))
     }
 
     /// Learns from a packet that was sent live and arrived first of its access unit at `local_now`.

@@ -31,9 +31,9 @@ impl Joiner {
         self.next = self.next.or(Some((position, 0)));
     }
 
-    pub(super) fn lose_patience(&mut self, keyframe: u64, now: Instant) {
+    pub(super) fn lose_patience(&mut self, start: u64, now: Instant) {
         if now >= self.patience_ends {
-            self.start_if_waiting(keyframe);
+            self.start_if_waiting(start);
         }
     }
 
@@ -45,14 +45,16 @@ impl Joiner {
         self.next.is_some() && self.pacer.is_due(now)
     }
 
-    pub(super) fn wakes_at(&self) -> Option<Instant> {
+    /// When something is due for it, where all who join may be served from `all_at` on.
+    pub(super) fn wakes_at(&self, all_at: Option<Instant>) -> Option<Instant> {
         match self.next {
-            Some(_) => Some(self.pacer.due_at().unwrap_or(self.patience_ends)),
+            Some(_) => self.pacer.due_at().max(all_at),
             None => Some(self.patience_ends),
         }
     }
 
-    /// The next chunk. A viewer so slow that the history left it behind goes on at its start.
+    /// The next chunk. A viewer so slow that the history left it behind goes on at the keyframe;
+    /// `None` where there is none, and the viewer goes on live.
     pub(super) fn next_packets(
         &mut self,
         history: &History,

@@ -213,13 +213,13 @@ impl Channel {
             self.keyframe_wanted = false;
             return Some(Step::RequestKeyframe);
         }
-        if let Some(keyframe) = self.history.keyframe() {
-            for joiner in &mut self.joiners {
-                joiner.lose_patience(keyframe, now);
-            }
+        let end = self.history.end();
+        // Without a keyframe in the history, the next one reaches the viewer live.
+        let start = self.history.keyframe().unwrap_or(end);
+        for joiner in &mut self.joiners {
+            joiner.lose_patience(start, now);
         }
         // Whoever has caught up leaves first, paced or not: it must not miss the next burst.
-        let end = self.history.end();
         if let Some(at) = self.joiners.iter().position(|joiner| joiner.has_caught_up(end)) {
             let joiner = self.joiners.remove(at)?;
             return Some(Step::CaughtUp { viewer: joiner.viewer });
@@ -230,23 +230,23 @@ impl Channel {
         let at = self.joiners.iter().position(|joiner| joiner.is_due(now))?;
         // To the back of the queue, so that all who join take turns.
         let mut joiner = self.joiners.remove(at)?;
-        let step = joiner.next_packets(&self.history);
-        if let Some((burst, packets)) = &step {
-            let bytes = packets.clone().filter_map(|at| burst.packet(at)).map(|r| r.len()).sum();
-            joiner.pacer.spend(bytes, self.pacing.each, now);
-            if let Some(total) = self.pacing.total {
-                self.join_pacer.spend(bytes, total, now);
-            }
-        }
         let viewer = joiner.viewer;
+        let Some((burst, packets)) = joiner.next_packets(&self.history) else {
+            return Some(Step::CaughtUp { viewer });
+        };
+        let bytes = packets.clone().filter_map(|at| burst.packet(at)).map(|r| r.len()).sum();
+        joiner.pacer.spend(bytes, self.pacing.each, now);
+        if let Some(total) = self.pacing.total {
+            self.join_pacer.spend(bytes, total, now);
+        }
         self.joiners.push_back(joiner);
-        step.map(|(burst, packets)| Step::Send { viewer, burst, packets, purpose: Purpose::Join })
+        Some(Step::Send { viewer, burst, packets, purpose: Purpose::Join })
     }
 
     /// When [`Self::poll_step`] will have something to do, if nothing else happens before.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let joiners = self.joiners.iter().filter_map(Joiner::wakes_at);
-        let joiners = joiners.map(|at| at.max(self.join_pacer.due_at().unwrap_or(at)));
+        let all_at = self.join_pacer.due_at();
+        let joiners = self.joiners.iter().filter_map(|joiner| joiner.wakes_at(all_at));
         let keyframe = self.keyframe_wanted.then_some(self.keyframe_requested_at).flatten();
         joiners.chain(keyframe.map(|at| at + KEYFRAME_INTERVAL)).min()
     }

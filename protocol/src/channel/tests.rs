@@ -14,10 +14,14 @@ type Sent = Vec<(usize, u64)>;
 
 impl Rig {
     fn new(each: &str, total: Option<&str>) -> Self {
+        Self::with_history(each, total, History::default())
+    }
+
+    fn with_history(each: &str, total: Option<&str>, history: History) -> Self {
         let key = MasterKey::from_parts(Epoch::FIRST, [1; 16], [2; 12]);
         let rate = |text: &str| text.parse().expect("a rate");
         let pacing = JoinPacing { each: rate(each), total: total.map(rate) };
-        let channel = Channel::new(&key, &[10, 20], History::default(), pacing);
+        let channel = Channel::new(&key, &[10, 20], history, pacing);
         Self { channel, now: Instant::now() }
     }
 
@@ -123,6 +127,50 @@ fn a_source_that_makes_no_keyframe_still_gets_viewers() {
     rig.channel.join(ViewerId(1), rig.now);
     let (sent, _) = rig.catch_up(ViewerId(1));
     assert_eq!(indices(&sent, VIDEO).first(), Some(&0), "the history after all");
+}
+
+/// A GOP that the history can't hold leaves no keyframe to fall back to.
+#[test]
+fn a_viewer_whose_keyframe_is_gone_goes_on_live_when_patience_ends() {
+    let mut rig = Rig::with_history("2M", None, History::new(Duration::ZERO, 1_000_000));
+    rig.gop(7.0);
+    rig.channel.join(ViewerId(1), rig.now);
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::RequestKeyframe)));
+    rig.publish(VIDEO, false, 200, 980);
+    assert_eq!(rig.channel.history().keyframe(), None);
+    rig.now = rig.channel.poll_timeout().expect("its patience ends");
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::CaughtUp { .. })));
+    assert_eq!(rig.channel.poll_timeout(), None);
+}
+
+#[test]
+fn a_viewer_left_behind_without_a_keyframe_goes_on_live_at_once() {
+    let mut rig = Rig::with_history("20M", None, History::new(Duration::ZERO, 1_000_000));
+    rig.gop(7.0);
+    rig.channel.join(ViewerId(1), rig.now);
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::Send { .. })));
+    rig.publish(VIDEO, false, 200, 980);
+    rig.now = rig.channel.poll_timeout().expect("the next chunk");
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::CaughtUp { .. })));
+}
+
+#[test]
+fn whoever_joins_second_is_served_as_soon_as_the_total_allows() {
+    let mut rig = Rig::new("1M", Some("2M"));
+    rig.publish(VIDEO, true, 16, 980);
+    rig.publish(VIDEO, false, 16, 980);
+    rig.channel.join(ViewerId(1), rig.now);
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::Send { .. })));
+    rig.channel.join(ViewerId(2), rig.now);
+    assert!(rig.channel.poll_step(rig.now).is_none());
+    // A chunk of 16 kB at 2 Mbit/s, which is half of what the first viewer waits for.
+    let wait = rig.channel.poll_timeout().expect("both wait") - rig.now;
+    assert!((60..70).contains(&wait.as_millis()), "{wait:?}");
+    rig.now += wait;
+    match rig.channel.poll_step(rig.now) {
+        Some(Step::Send { viewer, .. }) => assert_eq!(viewer, ViewerId(2)),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -27,7 +27,9 @@ impl<'b, C> Decode<'b, C> for Epoch {
     fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
         match decoder.u32()? {
             epoch @ 0..=LAST_EPOCH => Ok(Self(epoch)),
-            other => Err(decode::Error::message(format_args!("epoch {other} has more than 24 bits"))),
+            other => {
+                Err(decode::Error::message(format_args!("epoch {other} has more than 24 bits")))
+            }
         }
     }
 }

@@ -58,7 +58,8 @@ impl Opener {
     /// An opener for streams given as (SSRC, the index about to be sent): what admission tells.
     pub fn new(streams: impl IntoIterator<Item = (u32, PacketIndex)>) -> Self {
         // A broadcaster may say anything; no packet has an index of more than 48 bits.
-        let stream = |(ssrc, highest): (u32, u64)| Stream { ssrc, highest: highest.min(INDEX_END - 1) };
+        let stream =
+            |(ssrc, highest): (u32, u64)| Stream { ssrc, highest: highest.min(INDEX_END - 1) };
         let streams = streams.into_iter().map(stream).collect();
         Self { keys: Vec::new(), streams }
     }
@@ -108,16 +109,18 @@ impl Opener {
     }
 }
 
-/// The index nearest to `highest` whose low 16 bits are `sequence` (RFC 3711, section 3.3.1).
+/// The index nearest to `highest` whose low 16 bits are `sequence` (RFC 3711, section 3.3.1). At the
+/// end of all indices it is the last one, whose nonce fits no other sequence number.
 fn nearest_index(highest: PacketIndex, sequence: u16) -> PacketIndex {
     let ahead = sequence.wrapping_sub(highest as u16);
-    if ahead < 0x8000 {
+    let index = if ahead < 0x8000 {
         highest + u64::from(ahead)
     } else {
         let behind = u64::from(ahead.wrapping_neg());
         // Before the first packet there is none: what lies there can only lie ahead.
         highest.checked_sub(behind).unwrap_or(highest + u64::from(ahead))
-    }
+    };
+    index.min(INDEX_END - 1)
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl Stage {
         assert!(timeout.is_none_or(|at| at > self.now), "a timeout would spin");
         assert!(timeout.is_some() || self.channel.joining() == 0, "a viewer is forgotten");
         if let Some(timeout) = timeout {
-            let wait = (timeout - self.now).mul_f64(f64::from(input.arbitrary::<u8>()?) / 256.0);
+            let wait = (timeout - self.now) * u32::from(input.arbitrary::<u8>()?) / 256;
             let step = self.channel.poll_step(self.now + wait);
             assert!(step.is_none(), "{step:?} was due before the timeout");
         }
@@ -194,7 +194,10 @@ impl Joining {
             }
             None => {
                 let first = self.told[track].first_index;
-                assert!(indices.start >= first || self.waits, "{indices:?} of track {track} before {first}");
+                assert!(
+                    indices.start >= first || self.waits,
+                    "{indices:?} of track {track} before {first}"
+                );
             }
         }
     }

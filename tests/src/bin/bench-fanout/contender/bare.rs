@@ -10,6 +10,7 @@ use nix::sys::socket::{
     ControlMessage, MsgFlags, MultiHeaders, SockaddrIn, sendmmsg, setsockopt, sockopt::SndBuf,
 };
 use protocol::size::MAX_SOURCE_PACKET;
+use quinn_udp::UdpSocketState;
 
 use super::{Cost, SEND_BUFFER, Task};
 use crate::stream;
@@ -23,6 +24,9 @@ pub(super) fn run(task: &Task) -> Result<Cost> {
         stream::viewers(task.viewers).map(|address| Some(address.into())).collect();
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     setsockopt(&socket, SndBuf, &SEND_BUFFER)?;
+    // The options of the broadcaster's socket: "don't fragment" alone saves several percent.
+    UdpSocketState::new((&socket).into())?;
+    socket.set_nonblocking(false)?;
     let descriptor = socket.as_raw_fd();
     let segment = u16::try_from(MAX_SOURCE_PACKET)?;
     let control = [ControlMessage::UdpGsoSegments(&segment)];
