@@ -101,6 +101,7 @@ gst-launch-1.0 --quiet filesrc location="$out/recording.mkv" ! matroskademux nam
 python3 scripts/demo-report.py "$out" "$seconds"
 
 if [[ -n ${KEEP:-} ]]; then
+    trap 'exit 0' INT TERM
     say "still streaming, until Ctrl-C; watch with: $bin/punchcast-viewer watch '$link'"
     wait "${pids[@]}"
 else

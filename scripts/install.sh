@@ -43,7 +43,7 @@ check_rust() {
     if ! command -v cargo >/dev/null; then
         # rustup's own folder is not on the path of a shell that was open before.
         [[ ! -x $HOME/.cargo/bin/cargo ]] || fail "cargo is not on PATH; run: . ~/.cargo/env"
-        if command -v apt-get >/dev/null && apt-cache show rustup >/dev/null 2>&1; then
+        if LC_ALL=C apt-cache policy rustup 2>/dev/null | grep -q 'Candidate: [^(]'; then
             install_missing rustup
         fi
         command -v rustup >/dev/null || fail "Rust $minimum or newer is needed; $advice"

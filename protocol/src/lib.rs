@@ -1,4 +1,49 @@
-//! The pure part of punchcast.
+//! The pure part of punchcast: everything that can be said about its packets without a socket, a
+//! clock, a thread or a line of GStreamer. Time and randomness come in as arguments, so every timer
+//! and loss pattern can be tested in microseconds.
+//!
+//! # The method
+//!
+//! A broadcaster and its viewers all sit behind firewalls and NAPT routers that nobody reconfigures.
+//! One small public server, the rendezvous, is spoken to by both **from the very socket that will
+//! carry the media**, and so sees the external address of each (steps 1–4). It tells each side the
+//! other's (steps 5, 6: [`signalling`]), with credentials minted for this one introduction.
+//!
+//! # Opening a path
+//!
+//! Each side runs an [`opening::Agent`] for the introduction. It sends opening packets, which are
+//! STUN Binding requests ([`stun`]) authenticated with the introduction's credentials, to every
+//! address that the other side named and that may be sent to at all ([`candidate`], [`address`]).
+//! The first ones may die at the other firewall; but each one that leaves opens the own firewall for
+//! the answer (steps 7, 8). An answer that comes back from where the request went *proves* the
+//! address: it receives what is sent to it, and wants it. Media goes to proved addresses only. The
+//! viewer nominates the best proved pair, and checks go on for as long as the path is used: they hold
+//! the NAT bindings, renew consent (RFC 7675), and notice a path that died. The page at the head of
+//! [`opening`] tells it all.
+//!
+//! # One port, several standards
+//!
+//! STUN, QUIC and SRTP share the port, told apart by the first byte ([`demux`]). On the opened path
+//! the viewer speaks QUIC to the broadcaster, whose key it knows from the link ([`link`]); over it go
+//! admission and keys ([`control`], framed by [`message`]) and, in QUIC datagrams, feedback
+//! ([`feedback`]). Media does not ride in QUIC, which would seal it again for every viewer.
+//!
+//! # Sealing once
+//!
+//! A frame is encoded once, packetized once and sealed once: the packets of one access unit lie in one
+//! buffer ([`burst`]), are sealed there in place as SRTP under one group key for the channel
+//! ([`seal`]), and the same bytes go to every viewer. The sealer owns SSRC and packet index, so that
+//! no nonce ever comes twice. [`size`] has every length on the wire.
+//!
+//! # Joining and repair
+//!
+//! A [`channel::Channel`] keeps sealed bursts since the last keyframe. A new viewer is sent that
+//! history, paced, until it has caught up, and is then one of those that every new burst goes to: it
+//! sees a picture at once, and the encoder makes no keyframe for it. What a viewer misses
+//! ([`reception`]) it asks for by NACK while an answer can still be in time, and the same sealed bytes
+//! are sent again out of the same history. [`timeline`] says when each packet, old or live, belongs
+//! on the viewer's clock; [`rtp`] and [`media`] are the formats in between, and [`units`] rates as
+//! people write them.
 
 pub mod address;
 pub mod burst;

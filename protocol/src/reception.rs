@@ -45,6 +45,8 @@ pub struct Reception {
     /// Next index expected in order.
     next: PacketIndex,
     first: PacketIndex,
+    /// Next index expected of history older than `first`.
+    early: PacketIndex,
     missing: BTreeMap<PacketIndex, Missing>,
     /// The latest packets whose deadline is over, to tell a late one from a duplicate.
     given_up: BTreeSet<PacketIndex>,
@@ -79,6 +81,7 @@ impl Reception {
             clock_rate,
             next: first,
             first,
+            early: 0,
             missing: BTreeMap::new(),
             given_up: BTreeSet::new(),
             patience,
@@ -100,6 +103,11 @@ impl Reception {
         self.next
     }
 
+    /// The lowest index that may still come: a missing one, or the next.
+    pub fn hoped_for(&self) -> PacketIndex {
+        self.missing.keys().next().copied().unwrap_or(self.next)
+    }
+
     /// Totals so far.
     pub fn totals(&self) -> &Totals {
         &self.totals
@@ -113,6 +121,12 @@ impl Reception {
 
     /// Takes note of an authentic packet.
     pub fn receive(&mut self, index: PacketIndex, now: Instant) -> Verdict {
+        if index < self.first && index >= self.early {
+            // Older history than was announced, in order: the broadcaster had hoped for a keyframe.
+            self.early = index + 1;
+            self.totals.received += 1;
+            return Verdict::Fresh;
+        }
         if index < self.next {
             return match self.missing.remove(&index) {
                 Some(missing) => {
@@ -284,6 +298,20 @@ mod tests {
             ..Totals::default()
         };
         assert_eq!(*reception.totals(), expected);
+    }
+
+    #[test]
+    fn older_history_than_announced_is_taken_in_order() {
+        let now = Instant::now();
+        let mut reception = reception(now);
+        for index in [40, 41, 43] {
+            assert_eq!(reception.receive(index, now), Verdict::Fresh);
+        }
+        for index in [41, 42] {
+            assert_eq!(reception.receive(index, now), Verdict::Duplicate);
+        }
+        assert_eq!(reception.receive(100, now), Verdict::Fresh);
+        assert_eq!(reception.totals().lost, 0);
     }
 
     #[test]

@@ -2,10 +2,22 @@
 //! them. `PUNCHCAST_SEED` sets the seed, `PUNCHCAST_RUNS` how many changed inputs each target gets.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use punchcast_protocol::address::Policy;
+use punchcast_protocol::candidate::{Candidate, CandidateKind};
+use punchcast_protocol::control::{Admission, ChannelEntry, Notice, Request, Response, Track};
+use punchcast_protocol::feedback::{Block, Totals, encode_nack, encode_report};
+use punchcast_protocol::link::{BroadcasterId, Link, Secret, Target};
+use punchcast_protocol::media::{Format, Kind};
+use punchcast_protocol::message::{LENGTH_PREFIX, encode};
+use punchcast_protocol::opening::{Agent, Config, Credentials, IntroductionId, Role, Setup};
+use punchcast_protocol::seal::{Epoch, MasterKey};
+use punchcast_protocol::signalling::{FromRendezvous, Introduction, ToRendezvous};
+use punchcast_protocol::stun::{answer_plain_binding, binding_request};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -96,6 +108,112 @@ fn no_target_is_left_out() {
     known.insert("paths".to_owned());
     assert_eq!(names("fuzz_targets"), known);
     assert_eq!(names("corpus"), known);
+}
+
+/// Writes genuine messages into the corpus: run it when the wire format changes.
+#[test]
+#[ignore = "writes files"]
+fn write_genuine_messages() {
+    for (target, name, bytes) in genuine() {
+        let path = fuzz_folder().join("corpus").join(target).join(name);
+        std::fs::write(path, bytes).expect("writable");
+    }
+}
+
+fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let mut rng = StdRng::seed_from_u64(1);
+    let at = |port| SocketAddr::from(([203, 0, 113, 1], port));
+    let candidate = Candidate::new(at(5000), CandidateKind::Reflexive);
+    let secret = || Secret::new(b"sixteen byte key".to_vec());
+    let id = BroadcasterId::new([7; 32]);
+    let cbor = |bytes: Vec<u8>| bytes[LENGTH_PREFIX..].to_vec();
+
+    let setup = Setup {
+        role: Role::Viewer,
+        credentials: Credentials { id: IntroductionId([3; 8]), secret: [4; 16] },
+        local: Vec::new(),
+        remote: vec![candidate],
+        policy: Policy::default(),
+        config: Config::for_role(Role::Viewer),
+    };
+    let check = Agent::new(setup, &mut rng, Instant::now()).poll_transmit().expect("an opener");
+    let (_, request) = binding_request(&mut rng);
+    let answer = answer_plain_binding(&request, at(6000), || true).expect("a plain request");
+
+    let format = Format {
+        kind: Kind::Video,
+        encoding_name: "H264".to_owned(),
+        payload_type: 96,
+        clock_rate: 90_000,
+        channels: None,
+        parameters: [("packetization-mode".to_owned(), "1".to_owned())].into(),
+    };
+    let track = Track {
+        format: format.clone(),
+        ssrc: 0x1111_1111,
+        first_index: 70_000,
+        live_index: 70_100,
+        rtp_timestamp: 1,
+        captured_us: 2_000_000,
+    };
+    let key = MasterKey::from_parts(Epoch::FIRST, [5; 16], [6; 12]);
+    let admission = Admission {
+        viewer: 7,
+        tracks: vec![track],
+        keys: vec![key.clone()],
+        capture_now_us: 3_000_000,
+        send_lag_us: 20_000,
+        viewer_tag: 0,
+    };
+    let channels = vec![ChannelEntry { name: "main".to_owned(), formats: vec![format] }];
+    let introduction =
+        Introduction { id: [3; 8], secret: [4; 16], peer: vec![candidate], observed: candidate };
+    let link = Link {
+        host: "rendezvous.example".to_owned(),
+        port: 4433,
+        broadcaster: id,
+        target: Target::File("films/a b.mkv".to_owned()),
+        secret: secret(),
+    };
+    let block = Block { ssrc: 1, fraction_lost: 3, ..Block::default() };
+    let mut rtp = vec![0x91, 0xe0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0xbe, 0xde, 0, 1];
+    rtp.extend([0x10, 9, 0, 0, 1, 2, 3, 4]);
+    vec![
+        ("stun", "check", check.payload.clone()),
+        ("stun", "request", request.clone()),
+        ("stun", "answer", answer),
+        ("demux", "stun", request),
+        ("demux", "rtp", rtp.clone()),
+        ("rtp", "extension", rtp),
+        ("feedback", "report", encode_report(9, &[block; 2], &Totals::default())),
+        ("feedback", "nack", encode_nack(9, 1, [5, 6, 40, 65_535, 0])),
+        (
+            "control",
+            "watch",
+            cbor(encode(&Request::Watch { channel: "main".to_owned(), secret: secret() })),
+        ),
+        ("control", "admitted", cbor(encode(&Response::Admitted { admission }))),
+        ("control", "catalogue", cbor(encode(&Response::Catalogue { channels }))),
+        ("control", "key", cbor(encode(&Notice::Key { key }))),
+        (
+            "signalling",
+            "introduce",
+            cbor(encode(&ToRendezvous::Introduce {
+                broadcaster: id,
+                candidates: vec![candidate; 2],
+            })),
+        ),
+        (
+            "signalling",
+            "introduction",
+            cbor(encode(&FromRendezvous::Introduction { introduction })),
+        ),
+        ("link", "file", link.to_string().into_bytes()),
+        ("link", "channel", b"punchcast://[2001:db8::1]:1/".to_vec()),
+        ("text", "rate", b"1.5M".to_vec()),
+        ("text", "host", b"[2001:db8::1]:4433".to_vec()),
+        ("text", "id", id.to_string().into_bytes()),
+    ]
 }
 
 fn replay(name: &str) {

@@ -7,6 +7,7 @@
 
 pub mod config;
 mod continuity;
+mod hold;
 mod list;
 pub mod media;
 mod meeting;

@@ -19,6 +19,7 @@ use transport::paths::Paths;
 use transport::stream;
 
 use crate::continuity::Continuity;
+use crate::hold::{Hold, Packet};
 use crate::media::Player;
 use crate::meeting::{Datagram, Met};
 use crate::stats::Stats;
@@ -49,6 +50,7 @@ pub(crate) struct Session {
     paths: Arc<Paths>,
     viewer: u32,
     live_from: Vec<PacketIndex>,
+    holds: Vec<Hold>,
     opener: Opener,
     receptions: Vec<Reception>,
     timeline: Timeline,
@@ -156,6 +158,7 @@ impl Session {
             _requests: send,
             viewer: admission.viewer,
             live_from: admission.tracks.iter().map(|track| track.live_index).collect(),
+            holds: admission.tracks.iter().map(|track| Hold::new(track.live_index)).collect(),
             opener,
             receptions,
             timeline,
@@ -192,11 +195,7 @@ impl Session {
         stats.first_packet_at.get_or_insert(now);
         datagram.truncate(length);
         let Ok(Header { timestamp, .. }) = Header::parse(&datagram) else { return };
-        let (Some(reception), Some(place)) =
-            (self.receptions.get_mut(track), placed.get_mut(track))
-        else {
-            return;
-        };
+        let Some(reception) = self.receptions.get_mut(track) else { return };
         let before = reception.next_index();
         if reception.receive(index, now) != Verdict::Fresh {
             return;
@@ -208,10 +207,24 @@ impl Session {
                 self.timeline.observe(track, timestamp, local_now);
             }
         }
-        let Some(arrival) = self.timeline.place(track, timestamp) else { return };
-        place.continuity.write(&mut datagram, index, timestamp, arrival);
-        place.next_index = place.next_index.max(index + 1);
-        player.push(track, Bytes::from(datagram), arrival);
+        self.holds[track].add(Packet { index, timestamp, bytes: datagram });
+        self.release(track, player, placed);
+    }
+
+    /// Hands on what need not wait.
+    fn release(&mut self, track: usize, player: &Player, placed: &mut [Placed]) {
+        let (Some(hold), Some(reception), Some(place)) =
+            (self.holds.get_mut(track), self.receptions.get(track), placed.get_mut(track))
+        else {
+            return;
+        };
+        while let Some(mut packet) = hold.next(reception.hoped_for()) {
+            let Packet { index, timestamp, .. } = packet;
+            let Some(arrival) = self.timeline.place(track, timestamp) else { return };
+            place.continuity.write(&mut packet.bytes, index, timestamp, arrival);
+            place.next_index = place.next_index.max(index + 1);
+            player.push(track, Bytes::from(packet.bytes), arrival);
+        }
     }
 
     /// When [`Self::tick`] has something to do.
@@ -221,7 +234,7 @@ impl Session {
     }
 
     /// Asks for what is missing, reports, and checks the path where media stalls.
-    pub(crate) fn tick(&mut self, stats: &mut Stats) {
+    pub(crate) fn tick(&mut self, player: &Player, placed: &mut [Placed], stats: &mut Stats) {
         let now = Instant::now();
         let rtt = self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt());
         let mut nacks = Vec::new();
@@ -231,6 +244,10 @@ impl Session {
                 let sequences = part.iter().map(|index| *index as u16);
                 nacks.push(feedback::encode_nack(self.viewer, reception.ssrc(), sequences));
             }
+        }
+        // What was waited for may have been given up.
+        for track in 0..self.holds.len() {
+            self.release(track, player, placed);
         }
         if !nacks.is_empty() {
             self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);

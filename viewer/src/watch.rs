@@ -213,7 +213,7 @@ impl Watcher {
                         player_event(event)?;
                     }
                 }
-                () = tokio::time::sleep_until(wakes_at.into()) => session.tick(stats),
+                () = tokio::time::sleep_until(wakes_at.into()) => session.tick(player, placed, stats),
                 _ = second.tick() => {
                     session.update(stats);
                     stats.player = player.stats();
