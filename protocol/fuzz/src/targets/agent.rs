@@ -206,7 +206,7 @@ impl Game {
             Handled::Mine => {
                 assert!(admissible(from, &side.policy).is_ok());
                 let is_known = self.authentic.contains(&signed_part(datagram))
-                    || (FINGERPRINT..datagram.len())
+                    || (FINGERPRINT..=datagram.len())
                         .any(|end| self.authentic.contains(&masked(&datagram[..end])));
                 assert!(is_known, "an altered message took effect");
                 // The answer, which comes first, is no longer than its check.
