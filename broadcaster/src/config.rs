@@ -27,7 +27,7 @@ pub struct Args {
     /// Run a rendezvous in this process, for a machine with a public address or on a LAN.
     #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "[::]:3478")]
     pub embedded_rendezvous: Option<SocketAddr>,
-    /// What to stream: test, camera[:DEVICE], file:PATH (looped) or pipeline:GST-LAUNCH-FRAGMENT.
+    /// What to stream: test, `camera[:DEVICE]`, file:PATH (looped) or pipeline:GST-LAUNCH-FRAGMENT.
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
     /// Name of the channel, the last part of its link.

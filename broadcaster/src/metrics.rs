@@ -42,11 +42,11 @@ pub(crate) struct Metrics {
 /// What became of the encoder's work.
 pub(crate) struct Encoder {
     /// Pictures given to it.
-    pub frames_in: IntGauge,
+    pub frames_in: IntCounter,
     /// Pictures coded.
-    pub frames_encoded: IntGauge,
+    pub frames_encoded: IntCounter,
     /// Keyframes among them.
-    pub keyframes: IntGauge,
+    pub keyframes: IntCounter,
 }
 
 /// Counters of one channel's fan-out.
@@ -275,20 +275,20 @@ impl Metrics {
             path_attempts,
             refusals,
             encoder: Encoder {
-                frames_in: gauge(
+                frames_in: counter(
                     &registry,
-                    "punchcast_encoder_frames_in",
+                    "punchcast_encoder_frames_in_total",
                     "Pictures given to the encoder since the start; of a source that comes \
                      encoded, its coded pictures.",
                 ),
-                frames_encoded: gauge(
+                frames_encoded: counter(
                     &registry,
-                    "punchcast_encoder_frames_encoded",
+                    "punchcast_encoder_frames_encoded_total",
                     "Coded pictures since the start.",
                 ),
-                keyframes: gauge(
+                keyframes: counter(
                     &registry,
-                    "punchcast_encoder_keyframes",
+                    "punchcast_encoder_keyframes_total",
                     "Keyframes since the start.",
                 ),
             },

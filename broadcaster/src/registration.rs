@@ -31,6 +31,18 @@ pub(crate) struct Introduced {
     pub(crate) rendezvous: std::net::SocketAddr,
 }
 
+/// A registration that is kept until it is dropped.
+pub(crate) struct Registration {
+    pub(crate) introductions: mpsc::Receiver<Introduced>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// Where to register, and as whom.
 pub(crate) struct Registrar {
     pub(crate) port: Arc<Port>,
@@ -41,13 +53,12 @@ pub(crate) struct Registrar {
 }
 
 impl Registrar {
-    /// Registers for the first time, and stays registered from then on. The introductions come out
-    /// of the channel returned.
+    /// Registers for the first time, and stays registered from then on.
     ///
     /// # Errors
     ///
     /// When the rendezvous cannot be reached at first: somebody should look at the address.
-    pub(crate) async fn start(self) -> Result<mpsc::Receiver<Introduced>, Failure> {
+    pub(crate) async fn start(self) -> Result<Registration, Failure> {
         let first = self.register().await.map_err(|error| {
             Failure::new(
                 Code::RendezvousUnreachable,
@@ -55,8 +66,8 @@ impl Registrar {
             )
         })?;
         let (sender, introductions) = mpsc::channel(MOST_WAITING);
-        tokio::spawn(self.stay(first, sender));
-        Ok(introductions)
+        let task = tokio::spawn(self.stay(first, sender));
+        Ok(Registration { introductions, task })
     }
 
     async fn stay(self, first: Registered, introductions: mpsc::Sender<Introduced>) {

@@ -18,7 +18,6 @@ use quinn::VarInt;
 use rand::RngExt;
 use service::exit::Failure;
 use service::metrics::Readiness;
-use tokio::sync::mpsc;
 use transport::identity::Identity;
 use transport::openings::Openings;
 use transport::paths::Peer;
@@ -28,7 +27,7 @@ use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::fanout::FanOut;
 use crate::media::{MediaConfig, MediaError, Producer, check_environment};
 use crate::metrics::Metrics;
-use crate::registration::{Introduced, Registrar};
+use crate::registration::{Introduced, Registrar, Registration};
 use crate::session;
 use crate::shared::{LiveChannel, Shared};
 use crate::source::{Feed, Start};
@@ -110,10 +109,10 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 number,
                 readiness,
             };
-            let introductions = registrar.start().await?;
+            let registration = registrar.start().await?;
             announce(&config, &identity, &host, number)?;
             tokio::join!(
-                serve_introductions(introductions, &shared),
+                serve_introductions(registration, &shared),
                 accept(port.endpoint().clone(), &shared),
                 watch_encoder(&producer, &metrics),
             );
@@ -302,8 +301,10 @@ fn announce(config: &Config, identity: &Identity, host: &str, port: u16) -> Resu
     Ok(())
 }
 
-async fn serve_introductions(mut introductions: mpsc::Receiver<Introduced>, shared: &Arc<Shared>) {
-    while let Some(Introduced { introduction, own, rendezvous }) = introductions.recv().await {
+async fn serve_introductions(mut registration: Registration, shared: &Arc<Shared>) {
+    while let Some(Introduced { introduction, own, rendezvous }) =
+        registration.introductions.recv().await
+    {
         tokio::spawn(session::serve(introduction, own, rendezvous, Arc::clone(shared)));
     }
 }
@@ -335,10 +336,15 @@ async fn watch_encoder(producer: &Producer, metrics: &Metrics) {
     loop {
         ticks.tick().await;
         let stats = producer.encoder_stats();
-        metrics.encoder.frames_in.set(stats.frames_in as i64);
-        metrics.encoder.frames_encoded.set(stats.frames_encoded as i64);
-        metrics.encoder.keyframes.set(stats.keyframes as i64);
+        raise(&metrics.encoder.frames_in, stats.frames_in);
+        raise(&metrics.encoder.frames_encoded, stats.frames_encoded);
+        raise(&metrics.encoder.keyframes, stats.keyframes);
     }
+}
+
+/// Brings a counter up to what was counted elsewhere.
+fn raise(counter: &prometheus::IntCounter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
 }
 
 async fn stop(shared: &Shared, port: &Port) {

@@ -1,5 +1,6 @@
 //! How control messages are framed on a QUIC stream: four bytes of length, big endian, then one
-//! CBOR item (RFC 8949). Unknown map keys are skipped, so that fields can be added.
+//! CBOR item (RFC 8949). Fields are numbered; those behind the last one known are skipped, so that
+//! optional ones can be added.
 
 use minicbor::{Decode, Encode};
 

@@ -17,7 +17,7 @@ pub struct Args {
     /// Configuration file (YAML); see configs/rendezvous.yaml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// UDP address to listen on [default: [::]:3478, both IP versions].
+    /// UDP address to listen on `[default: [::]:3478, both IP versions]`.
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Option<SocketAddr>,
     /// Serve /metrics, /healthz and /readyz on this TCP address.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use protocol::demux::{Class, classify};
 use protocol::seal::{Epoch, MasterKey, Opener};
 use tests::clip::{self, SAME_PICTURE};
-use tests::lab::{Result, pcap};
+use tests::lab::{Result, eventually, pcap};
 use tests::stage::{self, Stage, count};
 
 const SECONDS: u64 = 12;
@@ -39,6 +39,10 @@ fn a_clip_reaches_three_viewers_behind_three_routers_whole_and_sealed() -> Resul
         assert_eq!(last["state"], "ended", "{last}");
         assert_eq!(count(&last, "packets_unrecovered"), 0, "{last}");
     }
+
+    // The broadcaster was told that they left: it need not find out by their silence.
+    let all_left = || stage.metric("punchcast_viewers").is_ok_and(|viewers| viewers == 0.0);
+    assert!(eventually(Duration::from_secs(2), all_left));
 
     let sent = clip::frames(&stage::clip());
     assert_eq!(sent.len(), 132);

@@ -16,11 +16,11 @@ fn seven_seconds_into_a_gop_the_picture_comes_within_one_second() -> Result<()> 
     let _rendezvous = stage.start_rendezvous()?;
     let settings = "video:\n  bitrate: 1M\n  keyframe_interval: 10s\n  framerate: 30\n";
     let broadcast = stage.broadcast("cam", "test", settings)?;
-    let frames = || stage.metric("punchcast_encoder_frames_encoded");
+    let frames = || stage.metric("punchcast_encoder_frames_encoded_total");
     let into_gop = |frames: f64| frames % FRAMES_PER_GOP;
     let seven_seconds_in = || frames().is_ok_and(|f| (210.0..240.0).contains(&into_gop(f)));
     assert!(eventually(Duration::from_secs(15), seven_seconds_in));
-    let keyframes_before = stage.metric("punchcast_encoder_keyframes")?;
+    let keyframes_before = stage.metric("punchcast_encoder_keyframes_total")?;
 
     let began = Instant::now();
     let viewer = stage.watch(0, &broadcast.link, &["--output", "null", "--for", "8s"])?;
@@ -59,7 +59,7 @@ fn seven_seconds_into_a_gop_the_picture_comes_within_one_second() -> Result<()> 
     // No keyframe but those that the encoder makes by itself, one each 300 frames.
     assert_eq!(stage.metric("punchcast_keyframes_requested_total")?, 0.0);
     let by_itself = (frames()? / FRAMES_PER_GOP).ceil();
-    let keyframes = stage.metric("punchcast_encoder_keyframes")?;
+    let keyframes = stage.metric("punchcast_encoder_keyframes_total")?;
     assert!(keyframes >= keyframes_before);
     assert!((keyframes - by_itself).abs() < 0.5, "{keyframes} keyframes, {by_itself} expected");
     Ok(())

@@ -13,6 +13,9 @@ use tokio::task::JoinHandle;
 use crate::paths::{Paths, Peer};
 use crate::socket::Socket;
 
+/// How long QUIC can still reach a peer whose opening ended: for the last words on both sides.
+const LINGER: Duration = Duration::from_secs(2);
+
 /// All agents of a process.
 #[derive(Debug)]
 pub struct Openings {
@@ -155,7 +158,16 @@ impl Drop for Opening {
     fn drop(&mut self) {
         self.timer.abort();
         self.openings.agents.remove_if(&self.id, |_, driven| Arc::ptr_eq(driven, &self.driven));
-        self.openings.paths.remove(self.driven.peer);
+        let (paths, peer) = (Arc::clone(&self.openings.paths), self.driven.peer);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                runtime.spawn(async move {
+                    tokio::time::sleep(LINGER).await;
+                    paths.remove(peer);
+                });
+            }
+            Err(_) => paths.remove(peer),
+        }
     }
 }
 

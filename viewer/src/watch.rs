@@ -29,10 +29,11 @@ const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Watches until the end, whatever that is.
 pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failure> {
-    check_environment(&config.outputs).map_err(Failure::runtime)?;
     let outputs = config.outputs.clone();
     // Plugins load while the network side is at work.
-    std::thread::spawn(move || preload(&outputs));
+    let prepared = tokio::task::spawn_blocking(move || {
+        check_environment(&outputs).map(|()| preload(&outputs)).map_err(Failure::runtime)
+    });
     let viewer = Viewer::open()?;
     let (player_events_in, player_events) = mpsc::unbounded_channel();
     let mut stats = Stats::new(started_at);
@@ -47,7 +48,17 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         stats,
         config,
     };
-    let result = watcher.run(started_at).await;
+    let unprepared = async {
+        match prepared.await {
+            Ok(Err(failure)) => failure,
+            // Prepared; or the runtime stops, which others tell.
+            Ok(Ok(())) | Err(_) => std::future::pending().await,
+        }
+    };
+    let result = tokio::select! {
+        result = watcher.run(started_at) => result,
+        failure = unprepared => Err(failure),
+    };
     watcher.finish(result).await
 }
 
