@@ -32,7 +32,7 @@ if ((${#targets[@]} == 0)); then
 fi
 
 echo "fuzz: building"
-cargo "+$toolchain" fuzz build --fuzz-dir . "${targets[@]:0:$((${#targets[@]} == 1))}"
+cargo "+$toolchain" fuzz build --fuzz-dir .
 
 failed=()
 for target in "${targets[@]}"; do

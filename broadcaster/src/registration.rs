@@ -18,6 +18,9 @@ use transport::signalling::{Signalling, SignallingError, resolve};
 const FIRST_RETRY: Duration = Duration::from_millis(300);
 const LONGEST_RETRY: Duration = Duration::from_secs(10);
 
+/// How often this machine's own addresses are looked at.
+const ADDRESS_INTERVAL: Duration = Duration::from_secs(3);
+
 /// Introductions under way to the session starter, at most.
 const MOST_WAITING: usize = 256;
 
@@ -77,7 +80,9 @@ impl Registrar {
             if let Some(registered) = registered.take() {
                 wait = FIRST_RETRY;
                 self.readiness.set(true);
-                let Err(error) = registered.listen(&introductions).await else { return };
+                let Err(error) = registered.listen(&self.port, &introductions).await else {
+                    return;
+                };
                 self.readiness.set(false);
                 tracing::warn!("{error}; viewers go on watching, new ones must wait");
             }
@@ -128,11 +133,20 @@ impl Registered {
     /// Passes introductions on until the connection breaks; `Ok` when nobody wants them any more.
     async fn listen(
         mut self,
+        port: &Port,
         introductions: &mpsc::Sender<Introduced>,
     ) -> Result<(), SignallingError> {
         let rendezvous = self.signalling.server();
+        let mut look = tokio::time::interval(ADDRESS_INTERVAL);
         loop {
-            match self.signalling.receive().await? {
+            let message = tokio::select! {
+                message = self.signalling.receive() => message?,
+                _ = look.tick() => {
+                    self.follow_addresses(port).await?;
+                    continue;
+                }
+            };
+            match message {
                 FromRendezvous::Introduction { introduction } => {
                     let own = self.own.clone();
                     let introduced = Introduced { introduction, own, rendezvous };
@@ -153,5 +167,21 @@ impl Registered {
                 }
             }
         }
+    }
+
+    /// Names this machine's addresses again where they changed: another network, another lease.
+    async fn follow_addresses(&mut self, port: &Port) -> Result<(), SignallingError> {
+        let on_loopback = self.signalling.server().ip().is_loopback();
+        let bound = port
+            .socket()
+            .local_addr()
+            .map_err(|error| SignallingError::Broken(error.to_string()))?;
+        let own = host_candidates(bound, on_loopback);
+        if own != self.own {
+            tracing::info!("this machine's addresses changed; telling the rendezvous");
+            self.own.clone_from(&own);
+            self.signalling.send(&ToRendezvous::Register { candidates: own }).await?;
+        }
+        Ok(())
     }
 }

@@ -18,6 +18,7 @@ use quinn::VarInt;
 use rand::RngExt;
 use service::exit::Failure;
 use service::metrics::Readiness;
+use tokio::sync::Semaphore;
 use transport::identity::Identity;
 use transport::openings::Openings;
 use transport::paths::Peer;
@@ -29,11 +30,15 @@ use crate::media::{MediaConfig, MediaError, Producer, check_environment};
 use crate::metrics::Metrics;
 use crate::registration::{Introduced, Registrar, Registration};
 use crate::session;
-use crate::shared::{LiveChannel, Shared};
+use crate::shared::{LiveChannel, Places, Shared};
 use crate::source::{Feed, Start};
 
 /// How long viewers get to hear that the broadcast ends.
 const GOODBYE: Duration = Duration::from_millis(800);
+
+/// Introduced viewers beyond the admitted ones that are served at once, at most: each holds a few
+/// kilobytes and sends a bounded number of opening packets.
+const MOST_OPENING: usize = 512;
 
 /// Share of the uplink that joining bursts may use together: live packets come first.
 const JOIN_SHARE: f64 = 0.5;
@@ -82,6 +87,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         arrivals: DashMap::new(),
         viewers: DashMap::new(),
         next_viewer: AtomicU32::new(1),
+        places: Places::default(),
     });
 
     let shutdown = service::shutdown::requested();
@@ -302,10 +308,19 @@ fn announce(config: &Config, identity: &Identity, host: &str, port: u16) -> Resu
 }
 
 async fn serve_introductions(mut registration: Registration, shared: &Arc<Shared>) {
+    let sessions = Arc::new(Semaphore::new(shared.max_viewers.saturating_add(MOST_OPENING)));
     while let Some(Introduced { introduction, own, rendezvous }) =
         registration.introductions.recv().await
     {
-        tokio::spawn(session::serve(introduction, own, rendezvous, Arc::clone(shared)));
+        let Ok(permit) = Arc::clone(&sessions).try_acquire_owned() else {
+            tracing::warn!("too many viewers are being let in at once; one must try again");
+            continue;
+        };
+        let shared = Arc::clone(shared);
+        tokio::spawn(async move {
+            session::serve(introduction, own, rendezvous, shared).await;
+            drop(permit);
+        });
     }
 }
 

@@ -19,7 +19,7 @@ use transport::paths::Peer;
 use transport::stream;
 
 use crate::metrics::{Attempt, ViewerSample};
-use crate::shared::{LiveChannel, Shared};
+use crate::shared::{Admitted, LiveChannel, Place, Shared};
 
 /// No authenticated word for this long pauses media.
 const PAUSE_AFTER: Duration = Duration::from_secs(3);
@@ -94,6 +94,7 @@ struct Watching {
     notices: mpsc::Receiver<Notice>,
     heard_at: Instant,
     paused: bool,
+    _place: Place,
 }
 
 impl Session {
@@ -226,8 +227,8 @@ impl Session {
             }
             Ok(Ok(Request::Watch { channel, secret })) => {
                 match self.shared.admit(&channel, secret.as_ref()).await {
-                    Ok((viewer, channel)) => {
-                        self.watch(connection, send, viewer, channel).await;
+                    Ok(admitted) => {
+                        self.watch(connection, send, admitted).await;
                         return;
                     }
                     Err(reason) => Response::Refused { reason },
@@ -252,8 +253,7 @@ impl Session {
         &mut self,
         connection: &Connection,
         mut send: SendStream,
-        viewer: ViewerId,
-        channel: LiveChannel,
+        Admitted { id: viewer, channel, place }: Admitted,
     ) {
         let Some(path) = self.path else { return };
         let Some(admission) = channel.join(viewer, path.remote).await else { return };
@@ -269,7 +269,15 @@ impl Session {
         );
         let _ = stream::write(&mut send, &Response::Admitted { admission }).await;
         let heard_at = Instant::now();
-        self.watching = Some(Watching { viewer, channel, send, notices, heard_at, paused: false });
+        self.watching = Some(Watching {
+            viewer,
+            channel,
+            send,
+            notices,
+            heard_at,
+            paused: false,
+            _place: place,
+        });
     }
 
     async fn feedback(&mut self, connection: &Connection, datagram: &Bytes) {

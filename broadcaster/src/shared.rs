@@ -1,7 +1,7 @@
 //! What all sessions of a broadcaster share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -46,6 +46,37 @@ pub(crate) struct Shared {
     /// Admitted viewers, and where notices for them go.
     pub(crate) viewers: DashMap<ViewerId, mpsc::Sender<Notice>>,
     pub(crate) next_viewer: AtomicU32,
+    /// Places of admitted viewers.
+    pub(crate) places: Places,
+}
+
+/// A viewer that was admitted, its channel, and the place that it takes.
+pub(crate) struct Admitted {
+    pub(crate) id: ViewerId,
+    pub(crate) channel: LiveChannel,
+    pub(crate) place: Place,
+}
+
+/// Counts admitted viewers, so that those who come at once cannot all take the last place.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Places(Arc<AtomicUsize>);
+
+/// One viewer's place, free again when dropped.
+#[derive(Debug)]
+pub(crate) struct Place(Places);
+
+impl Places {
+    fn reserve(&self, room: impl Fn(usize) -> bool) -> Option<Place> {
+        let more = |taken| room(taken).then_some(taken + 1);
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.is_ok().then(|| Place(self.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Shared {
@@ -70,7 +101,7 @@ impl Shared {
         &self,
         channel_name: &str,
         shown: Option<&Secret>,
-    ) -> Result<(ViewerId, LiveChannel), Refusal> {
+    ) -> Result<Admitted, Refusal> {
         if !self.may_enter(shown) {
             return Err(Refusal::Secret);
         }
@@ -78,17 +109,17 @@ impl Shared {
             return Err(Refusal::UnknownChannel);
         }
         let channel = self.channel().await.ok_or(Refusal::NotReady)?;
-        if self.viewers.len() >= self.max_viewers || !self.uplink_carries_one_more() {
-            return Err(Refusal::Full);
-        }
+        let place =
+            self.places.reserve(|taken| taken < self.max_viewers && self.uplink_carries(taken + 1));
+        let place = place.ok_or(Refusal::Full)?;
         let id = ViewerId(self.next_viewer.fetch_add(1, Ordering::Relaxed));
-        Ok((id, channel))
+        Ok(Admitted { id, channel, place })
     }
 
-    fn uplink_carries_one_more(&self) -> bool {
+    fn uplink_carries(&self, viewers: usize) -> bool {
         let Some(uplink) = self.uplink else { return true };
         let each = self.metrics.channel.live_rate.get();
-        (self.viewers.len() + 1) as f64 * each <= uplink.as_bytes_per_second()
+        viewers as f64 * each <= uplink.as_bytes_per_second()
     }
 
     /// What there is to watch.

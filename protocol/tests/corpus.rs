@@ -25,7 +25,7 @@ use rand::{Rng, RngExt, SeedableRng};
 pub mod targets;
 
 /// Changed inputs for each target, and the time after which no more are made.
-const RUNS: u64 = 3000;
+const RUNS: u64 = 10_000;
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Longest input, in bytes: a datagram, and enough choices for a long scene.

@@ -15,6 +15,7 @@ pub mod openings;
 pub mod paths;
 pub mod port;
 mod quic;
+mod readiness;
 pub mod signalling;
 pub mod socket;
 pub mod stream;

@@ -7,9 +7,9 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use protocol::address::canonical;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
-use tokio::io::Interest;
 
 use crate::kernel::Sender;
+use crate::readiness::Readiness;
 
 /// Buffer sizes asked of the kernel, in bytes: a keyframe's burst to many viewers, or a joining
 /// burst, without loss. The kernel gives what its limits allow.
@@ -21,9 +21,9 @@ const RECEIVE_BUFFER: usize = 1 << 16;
 /// The UDP socket of a process.
 #[derive(Debug)]
 pub struct Socket {
-    io: tokio::net::UdpSocket,
+    io: Readiness,
     state: UdpSocketState,
-    is_v6: bool,
+    local: SocketAddr,
 }
 
 impl Socket {
@@ -36,34 +36,33 @@ impl Socket {
                 .or_else(|_| bind(any(Ipv4Addr::UNSPECIFIED.into())))?,
         };
         let state = UdpSocketState::new((&socket).into())?;
-        let io = tokio::net::UdpSocket::from_std(socket)?;
-        let is_v6 = io.local_addr()?.is_ipv6();
-        Ok(Self { io, state, is_v6 })
+        let local = socket.local_addr()?;
+        let io = Readiness::new(socket)?;
+        Ok(Self { io, state, local })
     }
 
     /// The address bound to.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.io.local_addr()
+        Ok(self.local)
     }
 
     /// Whether the socket is of the IPv6 family (and carries IPv4 in mapped form).
     pub fn is_v6(&self) -> bool {
-        self.is_v6
+        self.local.is_ipv6()
     }
 
     /// A sender of bursts on this socket.
     pub fn sender(&self) -> io::Result<Sender> {
-        let socket = socket2::SockRef::from(&self.io).try_clone()?;
-        Sender::new(socket.into())
+        Sender::new(self.io.socket().try_clone()?.into())
     }
 
     /// Sends one datagram. `WouldBlock` when the kernel has no room.
     pub fn try_send_to(&self, bytes: &[u8], to: SocketAddr) -> io::Result<()> {
-        self.io.try_send_to(bytes, self.native(to)).map(drop)
+        self.io.socket().send_to(bytes, &self.native(to).into()).map(drop)
     }
 
     pub(crate) fn try_transmit(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
-        self.io.try_io(Interest::WRITABLE, || self.state.try_send((&self.io).into(), transmit))
+        self.state.try_send((&*self.io.socket()).into(), transmit)
     }
 
     pub(crate) async fn writable(&self) -> io::Result<()> {
@@ -73,7 +72,7 @@ impl Socket {
     /// The address in the form of the socket's family.
     pub(crate) fn native(&self, to: SocketAddr) -> SocketAddr {
         match to {
-            SocketAddr::V4(v4) if self.is_v6 => {
+            SocketAddr::V4(v4) if self.is_v6() => {
                 SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port())
             }
             other => other,
@@ -88,11 +87,11 @@ impl Socket {
         loop {
             let received = self
                 .io
-                .async_io(Interest::READABLE, || {
+                .when_readable(|socket| {
                     let mut buffers = memory.iter_mut().map(|buffer| IoSliceMut::new(buffer));
                     let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
                         std::array::from_fn(|_| buffers.next().unwrap_or(IoSliceMut::new(&mut [])));
-                    self.state.recv((&self.io).into(), &mut slices, &mut metas)
+                    self.state.recv((&*socket).into(), &mut slices, &mut metas)
                 })
                 .await;
             let count = match received {

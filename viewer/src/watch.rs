@@ -1,19 +1,21 @@
 //! Watching a link: meets the broadcaster, plays, and starts again by itself when the path is lost.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::control::{Notice, close};
+use protocol::control::{Admission, Notice, close};
 use protocol::media::Format;
-use quinn::VarInt;
+use quinn::{RecvStream, SendStream, VarInt};
 use service::exit::{Code, Failure};
 use tokio::sync::mpsc;
+use tokio::time::Interval;
 use transport::stream::{self, ReadError};
 
 use crate::config::{StatsFormat, Watch};
 use crate::media::{Player, PlayerEvent, check_environment, preload};
-use crate::meeting::Viewer;
+use crate::meeting::{Met, Viewer};
 use crate::session::{self, Placed, Session};
 use crate::stats::{State, Stats};
 
@@ -46,6 +48,7 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         player_events,
         placed: Vec::new(),
         stats,
+        second: tokio::time::interval(Duration::from_secs(1)),
         config,
     };
     let unprepared = async {
@@ -71,6 +74,8 @@ struct Watcher {
     player_events: mpsc::UnboundedReceiver<PlayerEvent>,
     placed: Vec<Placed>,
     stats: Stats,
+    /// When statistics are due.
+    second: Interval,
 }
 
 /// How a session ended, where it was no failure.
@@ -79,6 +84,8 @@ enum End {
     PathLost(String),
     /// The broadcast is over.
     Broadcast,
+    /// The person watching closed the window.
+    Closed,
 }
 
 impl Watcher {
@@ -138,6 +145,7 @@ impl Watcher {
                     tracing::info!("the broadcast is over");
                     return Ok(());
                 }
+                Ok(End::Closed) => return Ok(()),
                 Ok(End::PathLost(reason)) => {
                     tracing::warn!("path lost ({reason}); reconnecting");
                     (again, wait) = (true, FIRST_RETRY);
@@ -154,20 +162,41 @@ impl Watcher {
         }
     }
 
+    /// Gets as far as being admitted, and prints statistics meanwhile.
+    async fn meet(
+        &mut self,
+        again: bool,
+    ) -> Result<(Met, (SendStream, RecvStream, Admission)), Failure> {
+        let Self { viewer, stats, config, second, .. } = self;
+        let link = &config.target.link;
+        let state = Cell::new(stats.state);
+        let enter = |next| {
+            if !again {
+                state.set(next);
+            }
+        };
+        let meeting = async {
+            let met = viewer.meet(link, config.target.allow_private, again, enter).await?;
+            let admission = session::request(&met, link).await?;
+            Ok((met, admission))
+        };
+        tokio::pin!(meeting);
+        loop {
+            let result = tokio::select! {
+                result = &mut meeting => Some(result),
+                _ = second.tick() => None,
+            };
+            stats.enter(state.get());
+            match result {
+                Some(result) => return result,
+                None => print(stats, config.stats),
+            }
+        }
+    }
+
     /// One stay with the broadcaster, from introduction to end.
     async fn session(&mut self, again: bool) -> Result<End, Failure> {
-        let met = {
-            let Self { viewer, stats, config, .. } = self;
-            let link = &config.target.link;
-            let enter = |state| {
-                if !again {
-                    stats.enter(state);
-                }
-            };
-            let met = viewer.meet(link, config.target.allow_private, again, enter);
-            met.await?
-        };
-        let admission = session::request(&met, &self.config.target.link).await?;
+        let (met, admission) = self.meet(again).await?;
         let formats: Vec<Format> =
             admission.2.tracks.iter().map(|track| track.format.clone()).collect();
         let running_time = self.ensure_player(&formats)?;
@@ -192,9 +221,8 @@ impl Watcher {
     }
 
     async fn play(&mut self, session: &mut Session) -> Result<End, Failure> {
-        let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {
-            let Self { viewer, player, player_events, placed, stats, config, .. } = self;
+            let Self { viewer, player, player_events, placed, stats, config, second, .. } = self;
             let Some(player) = player else { return Err(Failure::runtime("the player is gone")) };
             let wakes_at = session.wakes_at();
             tokio::select! {
@@ -220,8 +248,10 @@ impl Watcher {
                     Err(error) => return Ok(End::PathLost(error.to_string())),
                 },
                 event = player_events.recv() => {
-                    if let Some(event) = event {
-                        player_event(event)?;
+                    if let Some(event) = event
+                        && player_event(event)?
+                    {
+                        return Ok(End::Closed);
                     }
                 }
                 () = tokio::time::sleep_until(wakes_at.into()) => session.tick(player, placed, stats),
@@ -267,9 +297,17 @@ impl Watcher {
 
     /// Lets time pass between two sessions.
     async fn idle(&mut self, wait: Duration) {
-        self.refresh_player();
-        print(&mut self.stats, self.config.stats);
-        tokio::time::sleep(wait).await;
+        let over = tokio::time::sleep(wait);
+        tokio::pin!(over);
+        loop {
+            tokio::select! {
+                () = &mut over => break,
+                _ = self.second.tick() => {
+                    self.refresh_player();
+                    print(&mut self.stats, self.config.stats);
+                }
+            }
+        }
         // What arrived meanwhile is of the session that is over.
         while self.viewer.media.try_recv().is_ok() {}
     }
@@ -304,17 +342,18 @@ fn is_passing(failure: &Failure) -> bool {
     )
 }
 
-fn player_event(event: PlayerEvent) -> Result<(), Failure> {
+/// Takes what the player tells. True where watching is over.
+fn player_event(event: PlayerEvent) -> Result<bool, Failure> {
     match event {
         PlayerEvent::FirstFrame => {
             tracing::info!("first picture");
-            Ok(())
+            Ok(false)
         }
-        PlayerEvent::WindowClosed => Err(Failure::runtime("window closed")),
+        PlayerEvent::WindowClosed => Ok(true),
         PlayerEvent::Failed(error) => Err(Failure::runtime(error)),
         PlayerEvent::OutputFailed { output, error } => {
             tracing::error!(%output, %error, "output failed; the others go on");
-            Ok(())
+            Ok(false)
         }
     }
 }

@@ -20,11 +20,14 @@ const JOIN_RATE: Bitrate = Bitrate::bits_per_second(20_000_000);
 
 pub(super) fn run(task: &Task) -> Result<Cost> {
     let units = (0..task.all_units()).map(stream::plain).collect::<Result<Vec<_>>>()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build()?;
     let inside = runtime.enter();
     // Of both IP versions, which is what the broadcaster opens unless told otherwise.
-    let socket = Socket::bind(None)?;
+    let socket = Arc::new(Socket::bind(None)?);
     drop(inside);
+    let receiving = Arc::clone(&socket);
+    runtime.spawn(async move { receiving.receive(|_, _| {}).await });
     let pacing = JoinPacing { each: JOIN_RATE, total: None };
     let channel = Channel::new(&stream::key(), &[stream::SSRC], History::default(), pacing);
     let metrics = Arc::new(ChannelMetrics::default());
