@@ -207,11 +207,12 @@ impl Muxer {
         }
     }
 
-    /// The presentation time of the first picture, or of the first sound if no picture came.
+    /// The decoding time of the first picture, or of the first sound if no picture came: nothing
+    /// in the file is earlier.
     fn first_time(&self, kept: &VecDeque<(usize, gst::Caps, gst::Buffer)>) -> Option<Duration> {
         let first_of = |kind| {
             let mut those = kept.iter().filter(|(of, ..)| self.codecs[*of].kind() == kind);
-            those.find_map(|(_, _, buffer)| buffer.pts().map(Duration::from))
+            those.find_map(|(_, _, buffer)| buffer.dts_or_pts().map(Duration::from))
         };
         first_of(Kind::Video).or_else(|| first_of(Kind::Audio))
     }

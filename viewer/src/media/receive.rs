@@ -18,6 +18,7 @@ use super::decode::{self, Backlog};
 use super::error::PlayerError;
 use super::mux::Muxer;
 use super::present::Presenter;
+use super::reorder::DecodingTimes;
 use super::shared::{Notice, Shared, chain, clock_time, lock, make, pad};
 use super::timeline::Timeline;
 
@@ -92,6 +93,7 @@ impl Receiver {
             muxers: to.muxers.clone(),
             started: Mutex::new(track.codec.kind() == Kind::Audio),
             backlog: decodes.then(|| backlog.clone()),
+            decoding_times: Mutex::new(DecodingTimes::new(track.codec)),
         };
         let wanted = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
         pad(last, "src")?.add_probe(wanted, move |pad, info| tap.pass(pad, info));
@@ -143,6 +145,7 @@ struct Tap {
     /// Pictures before the first keyframe are of no use to anybody.
     started: Mutex<bool>,
     backlog: Option<Arc<Backlog>>,
+    decoding_times: Mutex<DecodingTimes>,
 }
 
 impl Tap {
@@ -168,8 +171,9 @@ impl Tap {
         *started = true;
         drop(started);
         if let (false, Some(caps)) = (self.muxers.is_empty(), pad.current_caps()) {
+            let buffer = self.with_decoding_time(buffer, keyframe);
             for muxer in self.muxers.iter() {
-                muxer.offer(self.track, &caps, buffer);
+                muxer.offer(self.track, &caps, &buffer);
             }
         }
         match &self.backlog {
@@ -183,6 +187,22 @@ impl Tap {
                 gst::PadProbeReturn::Ok
             }
         }
+    }
+
+    /// The buffer as muxers need it.
+    fn with_decoding_time(&self, buffer: &gst::Buffer, keyframe: bool) -> gst::Buffer {
+        let mut buffer = buffer.copy();
+        let Some(presentation) = buffer.pts() else { return buffer };
+        let time = match (self.kind, buffer.map_readable()) {
+            (Kind::Video, Ok(access_unit)) => clock_time(
+                lock(&self.decoding_times).next(&access_unit, keyframe, presentation.into()),
+            ),
+            _ => presentation,
+        };
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_dts(time);
+        }
+        buffer
     }
 
     /// Counts what outputs take without decoding.

@@ -31,13 +31,13 @@ pub(super) struct Mux {
     pipeline: gst::Pipeline,
     muxer: gst::Element,
     container: Container,
-    sources: BTreeMap<usize, gst_app::AppSrc>,
+    sources: BTreeMap<usize, Source>,
     /// Taken off all times: files begin at zero, what is paced keeps the running time.
     origin: Duration,
 }
 
 impl Mux {
-    /// Builds the part from the muxer on. `begins_at` is the first picture's running time.
+    /// Builds the part from the muxer on. `begins_at` is the first picture's decoding time.
     pub(super) fn build(
         shared: &Arc<Shared>,
         part: Part,
