@@ -155,7 +155,7 @@ impl Sender {
 #[expect(unsafe_code, reason = "sendmmsg with a shared payload has no safe binding")]
 mod sys {
     use std::io;
-    use std::mem;
+    use std::mem::{self, MaybeUninit};
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd;
     use std::ptr;
@@ -185,10 +185,11 @@ mod sys {
         let mut control = Control { bytes: [0; 64] };
         let control_length =
             if bytes.len() > segment { segment_size(&mut control, segment) } else { 0 };
-        // SAFETY: `mmsghdr` is a plain C structure for which all zeros are a legal value.
-        let mut messages: [libc::mmsghdr; BATCH] = unsafe { mem::zeroed() };
+        let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
         let count = destinations.len().min(BATCH);
         for (message, destination) in messages.iter_mut().zip(destinations) {
+            // SAFETY: `mmsghdr` is a plain C structure for which all zeros are a legal value.
+            let message = message.write(unsafe { mem::zeroed() });
             let header = &mut message.msg_hdr;
             header.msg_name = destination.0.as_ptr().cast_mut().cast();
             header.msg_namelen = destination.0.len();
@@ -199,10 +200,15 @@ mod sys {
                 header.msg_controllen = control_length as _;
             }
         }
-        // SAFETY: the first `count` messages point to destinations, payload and control that live
+        // SAFETY: the first `count` messages were written, and point to destinations, payload and control that live
         // until the call returns; the kernel only reads them, and writes `msg_len` of each message.
         let taken = unsafe {
-            libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), count as libc::c_uint, 0)
+            libc::sendmmsg(
+                socket.as_raw_fd(),
+                messages.as_mut_ptr().cast(),
+                count as libc::c_uint,
+                0,
+            )
         };
         usize::try_from(taken).map_err(|_| io::Error::last_os_error())
     }
