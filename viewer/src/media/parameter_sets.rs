@@ -17,8 +17,7 @@ const H265_SLICES: std::ops::RangeInclusive<u8> = 0..=31;
 const H265_SPS: u8 = 33;
 
 /// H.264 profiles whose parameter sets tell a chroma format (section 7.3.2.1.1).
-const WITH_CHROMA_FORMAT: &[u32] =
-    &[100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135];
+const WITH_CHROMA_FORMAT: &[u32] = &[100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135];
 
 /// How many pictures may be sent before one that is shown earlier than they are. `None` where the
 /// access unit, a byte stream, has no parameter set before its first slice.

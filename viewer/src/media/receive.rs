@@ -194,9 +194,11 @@ impl Tap {
         let mut buffer = buffer.copy();
         let Some(presentation) = buffer.pts() else { return buffer };
         let time = match (self.kind, buffer.map_readable()) {
-            (Kind::Video, Ok(access_unit)) => clock_time(
-                lock(&self.decoding_times).next(&access_unit, keyframe, presentation.into()),
-            ),
+            (Kind::Video, Ok(access_unit)) => clock_time(lock(&self.decoding_times).next(
+                &access_unit,
+                keyframe,
+                presentation.into(),
+            )),
             _ => presentation,
         };
         if let Some(buffer) = buffer.get_mut() {

@@ -67,9 +67,9 @@ impl DecodingTimes {
             let earliest = self.latest.last().copied().unwrap_or(presentation);
             earliest.saturating_sub(LEAD_STEP * missing)
         });
-        let time = self.last.map_or(ranked, |last| {
-            ranked.max(last + LEAST_STEP).min(presentation.max(last))
-        });
+        let time = self
+            .last
+            .map_or(ranked, |last| ranked.max(last + LEAST_STEP).min(presentation.max(last)));
         self.last = Some(time);
         time
     }

@@ -31,7 +31,7 @@ pub(super) struct Mux {
     pipeline: gst::Pipeline,
     muxer: gst::Element,
     container: Container,
-    sources: BTreeMap<usize, Source>,
+    sources: BTreeMap<usize, gst_app::AppSrc>,
     /// Taken off all times: files begin at zero, what is paced keeps the running time.
     origin: Duration,
 }
