@@ -128,7 +128,8 @@ impl Codec {
     /// What to use instead if the container can't hold this format.
     pub(super) fn unsuitable(self, container: Container) -> Option<&'static str> {
         match (self, container) {
-            (Self::Vp8, Container::Mp4) | (Self::Vp8 | Self::Vp9, Container::MpegTs) => {
+            // mp4mux of GStreamer 1.22 crashes on some VP9 streams, and knows no VP8.
+            (Self::Vp8 | Self::Vp9, Container::Mp4 | Container::MpegTs) => {
                 Some("record to a .mkv file instead")
             }
             _ => None,
