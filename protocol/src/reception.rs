@@ -34,7 +34,10 @@ pub enum Verdict {
 struct Missing {
     deadline: Instant,
     ask_at: Instant,
-    asked: u32,
+    /// Counted as lost.
+    is_lost: bool,
+    /// Asked for at least once.
+    is_asked: bool,
 }
 
 /// Reception of one track.
@@ -67,12 +70,13 @@ struct Reported {
 }
 
 impl Reception {
-    /// Reception of a track from packet `first` on. A packet is of use for `patience` after it was
-    /// found missing.
+    /// Reception of a track from packet `first` on, of which the packets before `played` were had
+    /// before (0 for none). A packet is of use for `patience` after it was found missing.
     pub fn new(
         ssrc: u32,
         clock_rate: u32,
         first: PacketIndex,
+        played: PacketIndex,
         patience: Duration,
         now: Instant,
     ) -> Self {
@@ -81,7 +85,7 @@ impl Reception {
             clock_rate,
             next: first,
             first,
-            early: 0,
+            early: played,
             missing: BTreeMap::new(),
             given_up: BTreeSet::new(),
             patience,
@@ -131,7 +135,7 @@ impl Reception {
             return match self.missing.remove(&index) {
                 Some(missing) => {
                     self.totals.received += 1;
-                    if missing.asked > 0 {
+                    if missing.is_asked {
                         self.totals.recovered_nack += 1;
                     }
                     Verdict::Fresh
@@ -156,7 +160,8 @@ impl Reception {
             let missing = Missing {
                 deadline: now + self.patience,
                 ask_at: now + REORDER_TOLERANCE,
-                asked: 0,
+                is_lost: false,
+                is_asked: false,
             };
             self.missing.extend((self.next..index).map(|index| (index, missing)));
         }
@@ -184,23 +189,22 @@ impl Reception {
         let (totals, given_up) = (&mut self.totals, &mut self.given_up);
         let mut ask = Vec::new();
         self.missing.retain(|&index, missing| {
-            if missing.ask_at <= now && missing.asked == 0 {
+            let over = missing.deadline <= now;
+            if !missing.is_lost && (over || missing.ask_at <= now) {
+                missing.is_lost = true;
                 totals.lost += 1;
             }
-            if missing.deadline <= now {
+            if over {
                 totals.unrecovered += 1;
                 given_up.insert(index);
-                if missing.ask_at > now && missing.asked == 0 {
-                    totals.lost += 1;
-                }
                 return false;
             }
             if missing.ask_at <= now {
                 // An answer that would come too late is not asked for.
                 if now + rtt <= missing.deadline {
                     ask.push(index);
+                    missing.is_asked = true;
                 }
-                missing.asked += 1;
                 missing.ask_at = now + interval;
             }
             true
@@ -245,7 +249,7 @@ mod tests {
     }
 
     fn reception(now: Instant) -> Reception {
-        Reception::new(7, 90_000, 100, ms(200), now)
+        Reception::new(7, 90_000, 100, 30, ms(200), now)
     }
 
     #[test]
@@ -310,6 +314,7 @@ mod tests {
         for index in [41, 42] {
             assert_eq!(reception.receive(index, now), Verdict::Duplicate);
         }
+        assert_eq!(reception.receive(20, now), Verdict::Duplicate, "played in another session");
         assert_eq!(reception.receive(100, now), Verdict::Fresh);
         assert_eq!(reception.totals().lost, 0);
     }

@@ -140,16 +140,16 @@ impl Session {
             local_now,
         );
         let mut opener =
-            Opener::new(admission.tracks.iter().map(|track| (track.ssrc, track.live_index)));
+            Opener::new(admission.tracks.iter().map(|track| (track.ssrc, track.first_index)));
         for key in &admission.keys {
             opener.add_key(key);
         }
         let mut receptions = Vec::new();
         for (at, track) in admission.tracks.iter().enumerate() {
             let place = timeline.place(at, track.rtp_timestamp).unwrap_or(local_now);
-            let first = place_track(placed, at, track, place);
+            let (first, played) = place_track(placed, at, track, place);
             let rate = track.format.clock_rate;
-            receptions.push(Reception::new(track.ssrc, rate, first, latency, now));
+            receptions.push(Reception::new(track.ssrc, rate, first, played, latency, now));
         }
         Self {
             met,
@@ -332,29 +332,30 @@ impl Session {
     }
 }
 
-/// Finds or makes a track's place; returns the first index that is still of use.
+/// Finds or makes a track's place; returns the first index to expect, and up to which index all was
+/// had before.
 fn place_track(
     placed: &mut Vec<Placed>,
     at: usize,
     track: &protocol::control::Track,
     place: Duration,
-) -> PacketIndex {
+) -> (PacketIndex, PacketIndex) {
     match placed.get_mut(at) {
         // The same stream as before: what was played is not played again.
         Some(known) if known.ssrc == track.ssrc && known.next_index <= track.live_index => {
-            known.next_index.max(track.first_index)
+            (known.next_index.max(track.first_index), known.next_index)
         }
         Some(known) => {
             known.ssrc = track.ssrc;
             known.next_index = track.first_index;
             known.continuity.splice(track.first_index, track.rtp_timestamp, place);
-            track.first_index
+            (track.first_index, 0)
         }
         None => {
             let mut continuity = Continuity::new(at as u32 + 1, track.format.clock_rate);
             continuity.splice(track.first_index, track.rtp_timestamp, place);
             placed.push(Placed { ssrc: track.ssrc, next_index: track.first_index, continuity });
-            track.first_index
+            (track.first_index, 0)
         }
     }
 }

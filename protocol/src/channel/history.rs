@@ -13,6 +13,10 @@ pub(super) const REPAIR_WINDOW: Duration = Duration::from_secs(2);
 /// the next keyframe.
 pub(super) const MOST_BYTES: usize = 64 << 20;
 
+/// Most packets kept: a viewer can tell the index of a packet within half a turn of its sequence
+/// number (RFC 3711, section 3.3.1), and must be able to for the whole of a joining burst.
+const MOST_PACKETS: usize = 30_000;
+
 /// Sealed bursts of all tracks in the order in which they were published. Positions count bursts
 /// since the channel began and never move.
 #[derive(Debug)]
@@ -23,6 +27,7 @@ pub struct History {
     /// Position of the last keyframe, if it is still here.
     keyframe: Option<u64>,
     bytes: usize,
+    packets: usize,
     window: Duration,
     most_bytes: usize,
 }
@@ -43,7 +48,7 @@ impl History {
     /// A history that keeps at least `window`, and at most `most_bytes`.
     pub fn new(window: Duration, most_bytes: usize) -> Self {
         let bursts = VecDeque::new();
-        Self { bursts, first: 0, keyframe: None, bytes: 0, window, most_bytes }
+        Self { bursts, first: 0, keyframe: None, bytes: 0, packets: 0, window, most_bytes }
     }
 
     pub(super) fn push(&mut self, burst: Arc<SealedBurst>, now: Instant) {
@@ -51,14 +56,17 @@ impl History {
             self.keyframe = Some(self.end());
         }
         self.bytes += burst.bytes().len();
+        self.packets += burst.len();
         self.bursts.push_back(Kept { burst, published_at: now });
         while let Some(front) = self.bursts.front() {
             let needed_to_join = self.keyframe.is_some_and(|keyframe| self.first >= keyframe);
             let needed_to_repair = now.saturating_duration_since(front.published_at) < self.window;
-            if self.bytes <= self.most_bytes && (needed_to_join || needed_to_repair) {
+            let fits = self.bytes <= self.most_bytes && self.packets <= MOST_PACKETS;
+            if fits && (needed_to_join || needed_to_repair) {
                 break;
             }
             self.bytes -= front.burst.bytes().len();
+            self.packets -= front.burst.len();
             self.bursts.pop_front();
             self.first += 1;
         }

@@ -22,7 +22,7 @@ fn driven(input: &mut Input<'_>) -> Result<()> {
     let first = input.arbitrary::<u64>()? & INDEX_MASK;
     let patience = Duration::from_millis(input.int_in_range(0..=3000u64)?);
     let mut now = Instant::now();
-    let mut reception = Reception::new(7, input.arbitrary()?, first, patience, now);
+    let mut reception = Reception::new(7, input.arbitrary()?, first, 0, patience, now);
     let mut fresh = BTreeSet::new();
     // History from before `first` is taken in order, and nothing is expected of it.
     let mut early = 0;
