@@ -73,7 +73,8 @@ fn driven(input: &mut Input<'_>) -> Result<()> {
         consistent(&reception, first, early, &before);
         before = *reception.totals();
     }
-    // In the end nothing is open: each packet was received or given up, each loss repaired or not.
+    // In the end nothing is open: each packet was received or given up. A loss that was neither
+    // repaired nor given up came by itself, later than reordering explains.
     let end = now + patience + Duration::from_secs(1);
     reception.poll_nack(Duration::ZERO, end);
     let totals = reception.totals();
@@ -81,7 +82,7 @@ fn driven(input: &mut Input<'_>) -> Result<()> {
     assert_eq!(totals.received, fresh.len() as u64);
     let expected = reception.next_index() - first;
     assert_eq!(totals.received - early + totals.unrecovered, expected);
-    assert_eq!(totals.lost, totals.recovered_nack + totals.recovered_fec + totals.unrecovered);
+    assert!(totals.recovered_nack + totals.recovered_fec + totals.unrecovered <= totals.lost);
     Ok(())
 }
 
