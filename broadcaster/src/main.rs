@@ -3,11 +3,10 @@
 use std::process::ExitCode;
 
 use broadcaster::{Args, Config};
-use clap::Parser;
 use service::exit::{Failure, finish};
 
 fn main() -> ExitCode {
-    finish("punchcast-broadcaster", start(Args::parse()))
+    finish("punchcast-broadcaster", service::cli::parse().and_then(start))
 }
 
 fn start(args: Args) -> Result<(), Failure> {

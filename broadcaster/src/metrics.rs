@@ -295,7 +295,7 @@ impl Metrics {
             uplink_used: rate(
                 &registry,
                 "punchcast_uplink_used_bytes_per_second",
-                "Media bytes handed to the kernel, averaged since the scrape before.",
+                "Media bytes handed to the kernel, over the last second.",
             ),
             used_before: Mutex::new(None),
             lost: counter(
@@ -360,8 +360,8 @@ impl Metrics {
         per_viewer.samples.remove(&viewer);
     }
 
-    /// Sets what is not counted as it happens. Before each scrape.
-    pub(crate) fn refresh(&self) {
+    /// Measures the uplink's use since the call before. Once a second, whoever scrapes.
+    pub(crate) fn measure_uplink(&self) {
         let now = std::time::Instant::now();
         let bytes = self.channel.bytes.get();
         let mut used = self.used_before.lock().unwrap_or_else(PoisonError::into_inner);
@@ -369,7 +369,10 @@ impl Metrics {
             let seconds = now.duration_since(at).as_secs_f64().max(0.001);
             self.uplink_used.set((bytes - before) as f64 / seconds);
         }
-        drop(used);
+    }
+
+    /// Sets what is not counted as it happens. Before each scrape.
+    pub(crate) fn refresh(&self) {
         self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner).publish();
     }
 }

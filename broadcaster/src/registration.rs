@@ -84,6 +84,11 @@ impl Registrar {
                     return;
                 };
                 self.readiness.set(false);
+                if matches!(error, SignallingError::Replaced) {
+                    // Taking the registration back would go on for ever between the two.
+                    tracing::error!("{error}; viewers go on watching, new ones go to the other");
+                    return;
+                }
                 tracing::warn!("{error}; viewers go on watching, new ones must wait");
             }
             tokio::time::sleep(wait).await;

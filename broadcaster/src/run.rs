@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use protocol::channel::{Channel, History, JoinPacing};
@@ -26,7 +26,7 @@ use transport::port::{self, Inbound, Port};
 
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::fanout::FanOut;
-use crate::media::{MediaConfig, MediaError, Producer, check_environment};
+use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
 use crate::registration::{Introduced, Registrar, Registration};
 use crate::session;
@@ -82,6 +82,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         secret: config.secret()?,
         max_viewers: config.max_viewers,
         uplink: config.uplink,
+        expected: expected_rate(&config),
         allow_private: config.allow_private,
         channel: told.channel.clone(),
         arrivals: DashMap::new(),
@@ -132,6 +133,13 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         embedded.server.stop().await;
     }
     result
+}
+
+/// What the encoders are set to make, where it is known that the source is encoded here.
+fn expected_rate(config: &Config) -> Bitrate {
+    let encoded_here = matches!(config.source, SourceSpec::Test | SourceSpec::Camera(_));
+    let rates = [config.video.bitrate, config.audio.bitrate].map(Bitrate::as_bits_per_second);
+    Bitrate::bits_per_second(if encoded_here { rates.iter().sum() } else { 0 })
 }
 
 fn source_result(end: Option<Result<(), Failure>>) -> Result<(), Failure> {
@@ -260,7 +268,8 @@ fn channel_starter(
         for format in formats.iter() {
             tracing::info!(kind = %format.kind, encoding = format.encoding_name, "track");
         }
-        Ok(LiveChannel { formats, ssrcs, key: Arc::new(key), fan_out })
+        let started_at = Instant::now();
+        Ok(LiveChannel { formats, ssrcs, key: Arc::new(key), fan_out, started_at })
     }))
 }
 
@@ -270,16 +279,39 @@ fn log_keys(path: &Path, key: &MasterKey, ssrcs: &[u32]) -> std::io::Result<()> 
         "writing the channel's keys to {}: who reads it can read the broadcast",
         path.display()
     );
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(path)?;
+    let mut file = create_private(path)?;
     let hex: String = key.export().iter().map(|byte| format!("{byte:02x}")).collect();
     for ssrc in ssrcs {
         writeln!(file, "{ssrc:08x} {} {hex}", u32::from_be_bytes(key.epoch.mki()))?;
     }
     Ok(())
+}
+
+/// Writes a link file for its owner alone, since a link may hold a secret: whole or not at all, so
+/// that whoever waits for it never reads half a link. What is no plain file, as a pipe, is written to.
+fn write_link(path: &Path, line: &str) -> std::io::Result<()> {
+    let plain = std::fs::symlink_metadata(path).map_or(true, |found| found.is_file());
+    if !plain {
+        return std::fs::write(path, line);
+    }
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = Path::new(&name);
+    create_private(temporary)?.write_all(line.as_bytes())?;
+    std::fs::rename(temporary, path)
+}
+
+/// A new file that its owner alone can read.
+fn create_private(path: &Path) -> std::io::Result<std::fs::File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
 }
 
 /// Prints the channel's link, and writes it where it was asked for.
@@ -293,11 +325,7 @@ fn announce(config: &Config, identity: &Identity, host: &str, port: u16) -> Resu
     };
     let line = format!("{link}\n");
     if let Some(path) = &config.link_file {
-        // Whole or not at all: whoever waits for the file must not read half a link.
-        let temporary = path.with_extension("new");
-        let written =
-            std::fs::write(&temporary, &line).and_then(|()| std::fs::rename(&temporary, path));
-        written.map_err(|error| {
+        write_link(path, &line).map_err(|error| {
             Failure::runtime(format!("cannot write the link to {}: {error}", path.display()))
         })?;
     }
@@ -351,6 +379,7 @@ async fn watch_encoder(producer: &Producer, metrics: &Metrics) {
     loop {
         ticks.tick().await;
         let stats = producer.encoder_stats();
+        metrics.measure_uplink();
         raise(&metrics.encoder.frames_in, stats.frames_in);
         raise(&metrics.encoder.frames_encoded, stats.frames_encoded);
         raise(&metrics.encoder.keyframes, stats.keyframes);

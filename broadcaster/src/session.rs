@@ -27,6 +27,10 @@ const PAUSE_AFTER: Duration = Duration::from_secs(3);
 /// How long a viewer with a path may take to connect and ask for something.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 
+/// How long the rest of a request may take once its stream was opened. Nothing else of this viewer is
+/// served meanwhile.
+const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Notices waiting for one viewer, at most.
 const MOST_NOTICES: usize = 16;
 
@@ -216,7 +220,7 @@ impl Session {
         mut send: SendStream,
         mut receive: RecvStream,
     ) {
-        let request = tokio::time::timeout(CONNECT_PATIENCE, stream::read(&mut receive)).await;
+        let request = tokio::time::timeout(REQUEST_PATIENCE, stream::read(&mut receive)).await;
         let response = match request {
             Ok(Ok(Request::List { secret })) if self.shared.may_enter(secret.as_ref()) => {
                 Response::Catalogue { channels: self.shared.catalogue().await }

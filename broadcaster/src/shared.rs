@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use protocol::channel::ViewerId;
@@ -21,6 +21,9 @@ use crate::metrics::Metrics;
 /// How long a viewer that comes before the source is ready waits for it.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a channel's rate is measured before it is believed.
+const MEASURING: Duration = Duration::from_millis(1200);
+
 /// The live channel as sessions see it.
 #[derive(Clone)]
 pub(crate) struct LiveChannel {
@@ -28,6 +31,7 @@ pub(crate) struct LiveChannel {
     pub(crate) ssrcs: Arc<[u32]>,
     pub(crate) key: Arc<MasterKey>,
     pub(crate) fan_out: FanOut,
+    pub(crate) started_at: Instant,
 }
 
 /// What all sessions share.
@@ -38,6 +42,8 @@ pub(crate) struct Shared {
     pub(crate) secret: Option<Secret>,
     pub(crate) max_viewers: usize,
     pub(crate) uplink: Option<Bitrate>,
+    /// What the encoders are set to make; 0 where the source may come encoded.
+    pub(crate) expected: Bitrate,
     pub(crate) allow_private: bool,
     /// The channel, once its source is ready.
     pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
@@ -109,8 +115,18 @@ impl Shared {
             return Err(Refusal::UnknownChannel);
         }
         let channel = self.channel().await.ok_or(Refusal::NotReady)?;
+        if self.uplink.is_some() {
+            // What the stream needs is known once it has run for a moment.
+            tokio::time::sleep_until((channel.started_at + MEASURING).into()).await;
+        }
         let place =
             self.places.reserve(|taken| taken < self.max_viewers && self.uplink_carries(taken + 1));
+        if place.is_none() && !self.uplink_carries(1) {
+            tracing::warn!(
+                bytes_per_second = self.needed_for_each() as u64,
+                "the uplink carries not even one viewer; lower the source's bitrate"
+            );
+        }
         let place = place.ok_or(Refusal::Full)?;
         let id = ViewerId(self.next_viewer.fetch_add(1, Ordering::Relaxed));
         Ok(Admitted { id, channel, place })
@@ -118,8 +134,12 @@ impl Shared {
 
     fn uplink_carries(&self, viewers: usize) -> bool {
         let Some(uplink) = self.uplink else { return true };
-        let each = self.metrics.channel.live_rate.get();
-        viewers as f64 * each <= uplink.as_bytes_per_second()
+        viewers as f64 * self.needed_for_each() <= uplink.as_bytes_per_second()
+    }
+
+    /// Bytes a second: what the stream takes now, or is set to take, whichever is more.
+    fn needed_for_each(&self) -> f64 {
+        self.metrics.channel.live_rate.get().max(self.expected.as_bytes_per_second())
     }
 
     /// What there is to watch.

@@ -13,6 +13,10 @@ use crate::link::BroadcasterId;
 /// ALPN of a connection to the rendezvous.
 pub const ALPN: &[u8] = b"punchcast-rendezvous/1";
 
+/// QUIC application error code with which the rendezvous closes a registration that a newer one with
+/// the same key replaced.
+pub const REPLACED: u32 = 2;
+
 /// Most candidates that one side may name.
 pub const MAX_CANDIDATES: usize = 16;
 

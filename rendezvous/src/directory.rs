@@ -83,6 +83,11 @@ impl Directory {
         }
     }
 
+    /// Whether a broadcaster is registered.
+    pub fn has(&self, id: BroadcasterId) -> bool {
+        self.broadcasters.contains_key(&id)
+    }
+
     /// The registration of a broadcaster.
     pub fn find(&self, id: BroadcasterId) -> Option<Registration> {
         let id = self.impostor.unwrap_or(id);

@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use rendezvous::{Args, Config};
 use service::exit::{Failure, finish};
 
 fn main() -> ExitCode {
-    finish("punchcast-rendezvous", start(Args::parse()))
+    finish("punchcast-rendezvous", service::cli::parse().and_then(start))
 }
 
 fn start(args: Args) -> Result<(), Failure> {

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use protocol::candidate::Candidate;
 use protocol::link::BroadcasterId;
-use protocol::signalling::{FromRendezvous, Introduction, Refusal, ToRendezvous};
+use protocol::signalling::{FromRendezvous, Introduction, REPLACED, Refusal, ToRendezvous};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use rand::RngExt;
 use tokio::sync::mpsc;
-use transport::stream::{self, ReadError};
+use transport::stream::{self, ReadError, Reader};
 use transport::tls;
 
 use crate::config::Limits;
@@ -63,7 +63,7 @@ async fn refuse(send: &mut SendStream, reason: Refusal, shared: &Shared) {
 async fn register(
     connection: &Connection,
     mut send: SendStream,
-    mut receive: RecvStream,
+    receive: RecvStream,
     candidates: Vec<Candidate>,
     shared: &Shared,
 ) {
@@ -71,15 +71,17 @@ async fn register(
     let Some(id) = tls::peer_id(connection) else {
         return refuse(&mut send, Refusal::NoKey, shared).await;
     };
-    if shared.directory.len() >= shared.limits.broadcasters {
+    let full = shared.directory.len() >= shared.limits.broadcasters;
+    if full && !shared.directory.has(id) {
         return refuse(&mut send, Refusal::Busy, shared).await;
     }
+    let mut receive = Reader::new(receive);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let (messages, mut waiting) = mpsc::channel(MOST_WAITING);
     let registration =
         Registration { serial, connection: connection.clone(), candidates, messages };
     if let Some(older) = shared.directory.enter(id, registration) {
-        older.connection.close(VarInt::from_u32(2), b"registered again elsewhere");
+        older.connection.close(VarInt::from_u32(REPLACED), b"registered again elsewhere");
     }
     shared.metrics.registrations.inc();
     shared.metrics.broadcasters.set(shared.directory.len() as i64);
@@ -94,7 +96,7 @@ async fn register(
                     break;
                 }
             }
-            message = stream::read::<ToRendezvous>(&mut receive) => match message {
+            message = receive.next::<ToRendezvous>() => match message {
                 Ok(ToRendezvous::Register { candidates }) => {
                     shared.directory.update(id, serial, candidates);
                 }

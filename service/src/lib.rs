@@ -1,6 +1,7 @@
-//! What the three programs share around their work: [`config`] files, logs ([`log`]), the metrics
+//! What the three programs share around their work: flags ([`cli`]), [`config`] files, logs ([`log`]), the metrics
 //! listener ([`metrics`]), signals ([`shutdown`]) and exit codes ([`exit`]).
 
+pub mod cli;
 pub mod config;
 pub mod exit;
 pub mod log;

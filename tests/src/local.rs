@@ -85,12 +85,21 @@ pub struct Running {
 impl Running {
     /// Starts a program whose standard output (or, with `log`, standard error) is read by lines.
     pub fn start(command: &mut Command, log: bool) -> Self {
-        command.stdin(Stdio::null());
         if log {
             command.stdout(Stdio::null()).stderr(Stdio::piped());
         } else {
             command.stdout(Stdio::piped());
         }
+        Self::spawn(command)
+    }
+
+    /// Starts a program whose standard output goes there, and whose standard error is read by lines.
+    pub fn start_into(command: &mut Command, stdout: impl Into<Stdio>) -> Self {
+        Self::spawn(command.stdout(stdout).stderr(Stdio::piped()))
+    }
+
+    fn spawn(command: &mut Command) -> Self {
+        command.stdin(Stdio::null());
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let (sender, lines) = std::sync::mpsc::channel();

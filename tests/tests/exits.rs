@@ -1,10 +1,12 @@
 //! Bad input of every kind: the contract's exit code, and one clear line.
 
+use std::io::Write;
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 use tests::local::{self, Ended, Running, program, run};
 use tests::stage;
@@ -34,8 +36,11 @@ fn ends(ended: &Ended, code: i32, words: &[&str]) {
     for word in words {
         assert!(message.contains(word), "'{word}' is not in: {message}");
     }
-    let own: Vec<_> = ended.stderr.lines().filter(|line| line.starts_with("punchcast-")).collect();
-    assert!(own.len() <= 1, "more than one line: {own:#?}");
+    // Logs begin with their time.
+    let said =
+        ended.stderr.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("20"));
+    let said: Vec<_> = said.collect();
+    assert!(said.len() == 1 && said[0].starts_with("punchcast-"), "not one line: {said:#?}");
     assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }
 
@@ -50,9 +55,9 @@ fn usage_errors_end_with_2() {
     ends(&watch("nonsense", &[]), 2, &["punchcast://"]);
     ends(&watch("punchcast://h:1/short/live", &[]), 2, &["broadcaster id"]);
     let link = format!("punchcast://127.0.0.1:1/{NOBODY}/live");
-    assert_eq!(watch(&link, &["--no-such-flag"]).code, Some(2));
-    assert_eq!(watch(&link, &["--output", "record:film.avi"]).code, Some(2));
-    assert_eq!(run(program("punchcast-rendezvous").arg("--listen").arg("nowhere")).code, Some(2));
+    ends(&watch(&link, &["--no-such-flag"]), 2, &["--no-such-flag", "--help"]);
+    ends(&watch(&link, &["--output", "record:film.avi"]), 2, &[".mkv"]);
+    ends(&run(program("punchcast-rendezvous").args(["--listen", "nowhere"])), 2, &["nowhere"]);
     ends(&broadcast(&["--source", "test"], state.path()), 2, &["--embedded-rendezvous"]);
     assert_eq!(broadcast(&["--source", "telepathy"], state.path()).code, Some(2));
     assert_eq!(broadcast(&["--uplink", "fast"], state.path()).code, Some(2));
@@ -191,4 +196,50 @@ fn viewers_are_told_that_the_broadcast_is_over() {
     let told = tests::lab::eventually(Duration::from_secs(3), || viewer.try_wait().is_some());
     assert!(told, "the viewer goes on without a broadcast");
     assert!(viewer.try_wait().is_some_and(|status| status.success()));
+}
+
+#[test]
+fn an_uplink_too_small_admits_nobody() {
+    let state = folder();
+    let (_rendezvous, at) = local::rendezvous();
+    let (_broadcaster, link) = local::broadcaster(at, state.path(), "test", &["--uplink", "1M"]);
+    ends(&watch(&link, &["--for", "5s"]), 4, &["full"]);
+}
+
+#[test]
+fn a_reader_that_stands_still_keeps_nobody_from_ending() {
+    let state = folder();
+    let (_rendezvous, at) = local::rendezvous();
+    let (_broadcaster, link) = local::broadcaster(at, state.path(), SMALL, &[]);
+    for flags in [&["--stats", "json", "--output", "null"][..], &["--output", "stdout"]] {
+        // A pipe that is full already, and that nobody reads.
+        let (_reader, mut writer) = std::io::pipe().expect("a pipe");
+        let size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).expect("a smaller pipe");
+        writer.write_all(&vec![b'x'; usize::try_from(size).expect("a size")]).expect("room");
+        let mut viewer = program("punchcast-viewer");
+        viewer.args(["watch", &link]).args(flags);
+        let mut viewer = Running::start_into(&mut viewer, writer);
+        viewer.line(|line| line.contains("first picture"));
+        let (status, took) = viewer.end_with(Signal::SIGTERM);
+        assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}");
+    }
+}
+
+#[test]
+fn a_broadcaster_that_returns_with_other_tracks_ends_the_viewer() {
+    let state = folder();
+    let (_rendezvous, at) = local::rendezvous();
+    let (mut broadcaster, link) = local::broadcaster(at, state.path(), SMALL, &[]);
+    let mut viewer = program("punchcast-viewer");
+    viewer.args(["watch", &link, "--output", "null", "--stats", "json"]);
+    let mut viewer = Running::start(&mut viewer, false);
+    viewer.line(|line| line.contains("\"playing\""));
+    broadcaster.end_with(Signal::SIGKILL);
+    let sound = "pipeline:audiotestsrc is-live=true";
+    let (_again, same) = local::broadcaster(at, state.path(), sound, &[]);
+    assert_eq!(link, same);
+    viewer.line(|line| line.contains("\"ended\""));
+    let ended = || viewer.try_wait().is_some();
+    assert!(tests::lab::eventually(Duration::from_secs(5), ended));
+    assert_eq!(viewer.try_wait().and_then(|status| status.code()), Some(1));
 }

@@ -4,12 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocol::signalling::{ALPN, FromRendezvous, ToRendezvous};
+use protocol::signalling::{ALPN, FromRendezvous, REPLACED, ToRendezvous};
 use tokio::task::JoinSet;
 
 use crate::identity::Identity;
 use crate::port::{KeepAlive, Port};
-use crate::stream::{self, ReadError};
+use crate::stream::{self, ReadError, Reader};
 
 /// A rendezvous that restarted knows nobody, and cannot say so to connections of its former life: it
 /// is noticed by its silence. Frequent enough for the shortest UDP timeouts of home routers, too.
@@ -47,6 +47,12 @@ pub enum SignallingError {
         /// What QUIC said.
         reason: String,
     },
+    /// Another broadcaster with the same key registered.
+    #[error(
+        "another broadcaster registered with the same key; stop one of them, or give it a --state \
+         folder of its own"
+    )]
+    Replaced,
     /// The connection broke later.
     #[error("the connection to the rendezvous broke: {0}")]
     Broken(String),
@@ -70,7 +76,7 @@ pub struct Signalling {
     server: SocketAddr,
     connection: quinn::Connection,
     send: quinn::SendStream,
-    receive: quinn::RecvStream,
+    receive: Reader,
 }
 
 /// The addresses of a rendezvous that this socket can reach.
@@ -121,7 +127,7 @@ impl Signalling {
                         .open_bi()
                         .await
                         .map_err(|error| SignallingError::Broken(error.to_string()))?;
-                    return Ok(Self { server, connection, send, receive });
+                    return Ok(Self { server, connection, send, receive: Reader::new(receive) });
                 }
                 Ok(Err(error)) => {
                     let reason = error.to_string();
@@ -145,9 +151,19 @@ impl Signalling {
         Ok(stream::write(&mut self.send, message).await?)
     }
 
-    /// Waits for what the rendezvous says next.
+    /// Waits for what the rendezvous says next. A wait that is given up loses nothing.
     pub async fn receive(&mut self) -> Result<FromRendezvous, SignallingError> {
-        Ok(stream::read(&mut self.receive).await?)
+        match self.receive.next().await {
+            Ok(message) => Ok(message),
+            Err(error) => match self.connection.close_reason() {
+                Some(quinn::ConnectionError::ApplicationClosed(close))
+                    if close.error_code == REPLACED.into() =>
+                {
+                    Err(SignallingError::Replaced)
+                }
+                _ => Err(error.into()),
+            },
+        }
     }
 
     /// Says goodbye.

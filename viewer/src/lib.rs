@@ -11,6 +11,7 @@ mod hold;
 mod list;
 pub mod media;
 mod meeting;
+mod printer;
 mod reach;
 mod session;
 pub mod stats;

@@ -1,5 +1,7 @@
 //! Showing what a broadcaster offers.
 
+use std::io::Write;
+
 use protocol::control::{Request, Response, close};
 use quinn::VarInt;
 use service::exit::Failure;
@@ -23,15 +25,17 @@ pub(crate) async fn run(target: Target) -> Result<(), Failure> {
     met.connection.close(VarInt::from_u32(close::DONE), b"");
     match response {
         Response::Catalogue { channels } => {
-            println!("{:<24} TRACKS", "CHANNEL");
+            let mut table = format!("{:<24} TRACKS\n", "CHANNEL");
             for channel in channels {
                 let tracks: Vec<String> = channel
                     .formats
                     .iter()
                     .map(|format| format!("{} {}", format.kind, format.encoding_name))
                     .collect();
-                println!("{:<24} {}", channel.name, tracks.join(", "));
+                table += &format!("{:<24} {}\n", channel.name, tracks.join(", "));
             }
+            // Whoever reads may have seen enough.
+            let _ = std::io::stdout().write_all(table.as_bytes());
             viewer.port.endpoint().wait_idle().await;
             Ok(())
         }

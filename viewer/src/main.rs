@@ -3,13 +3,12 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-use clap::Parser;
 use service::exit::{Failure, finish};
 use viewer::Args;
 
 fn main() -> ExitCode {
     let started_at = Instant::now();
-    finish("punchcast-viewer", start(Args::parse(), started_at))
+    finish("punchcast-viewer", service::cli::parse().and_then(|args| start(args, started_at)))
 }
 
 fn start(args: Args, started_at: Instant) -> Result<(), Failure> {

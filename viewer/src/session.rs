@@ -16,7 +16,7 @@ use protocol::timeline::{Timeline, TrackClock};
 use quinn::{RecvStream, SendStream};
 use service::exit::{Code, Failure};
 use transport::paths::Paths;
-use transport::stream;
+use transport::stream::{self, Reader};
 
 use crate::continuity::Continuity;
 use crate::hold::{Hold, Packet};
@@ -44,7 +44,7 @@ pub(crate) struct Placed {
 /// One admitted stay with the broadcaster.
 pub(crate) struct Session {
     pub(crate) met: Met,
-    pub(crate) notices: RecvStream,
+    pub(crate) notices: Reader,
     /// Kept open for as long as we watch.
     _requests: SendStream,
     paths: Arc<Paths>,
@@ -154,7 +154,7 @@ impl Session {
         Self {
             met,
             paths,
-            notices,
+            notices: Reader::new(notices),
             _requests: send,
             viewer: admission.viewer,
             live_from: admission.tracks.iter().map(|track| track.live_index).collect(),

@@ -1,7 +1,6 @@
 //! Watching a link: meets the broadcaster, plays, and starts again by itself when the path is lost.
 
 use std::cell::Cell;
-use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,11 +10,12 @@ use quinn::{RecvStream, SendStream, VarInt};
 use service::exit::{Code, Failure};
 use tokio::sync::mpsc;
 use tokio::time::Interval;
-use transport::stream::{self, ReadError};
+use transport::stream::ReadError;
 
-use crate::config::{StatsFormat, Watch};
-use crate::media::{Player, PlayerEvent, check_environment, preload};
+use crate::config::Watch;
+use crate::media::{Output, Player, PlayerError, PlayerEvent, check_environment, preload};
 use crate::meeting::{Met, Viewer};
+use crate::printer::Printer;
 use crate::session::{self, Placed, Session};
 use crate::stats::{State, Stats};
 
@@ -24,7 +24,8 @@ const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
 /// How long files may take to be closed.
-const CLOSING: Duration = Duration::from_millis(1500);
+const CLOSING: Duration = Duration::from_millis(1200);
+const CLOSING_RESERVE: Duration = Duration::from_millis(150);
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(200);
@@ -36,6 +37,7 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
     let prepared = tokio::task::spawn_blocking(move || {
         check_environment(&outputs).map(|()| preload(&outputs)).map_err(Failure::runtime)
     });
+    check_names(&config.outputs).await?;
     let viewer = Viewer::open()?;
     let (player_events_in, player_events) = mpsc::unbounded_channel();
     let mut stats = Stats::new(started_at);
@@ -49,6 +51,7 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         placed: Vec::new(),
         stats,
         second: tokio::time::interval(Duration::from_secs(1)),
+        printer: Printer::start(config.stats),
         config,
     };
     let unprepared = async {
@@ -65,6 +68,19 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
     watcher.finish(result).await
 }
 
+/// Whether the receivers of network outputs can be found.
+async fn check_names(outputs: &[Output]) -> Result<(), Failure> {
+    for output in outputs {
+        if let Output::Udp { host, port } = output {
+            let _addresses =
+                tokio::net::lookup_host((host.as_str(), *port)).await.map_err(|error| {
+                    Failure::runtime(format!("{output} cannot be reached: {error}; check its name"))
+                })?;
+        }
+    }
+    Ok(())
+}
+
 struct Watcher {
     config: Watch,
     viewer: Viewer,
@@ -76,12 +92,15 @@ struct Watcher {
     stats: Stats,
     /// When statistics are due.
     second: Interval,
+    printer: Printer,
 }
 
 /// How a session ended, where it was no failure.
 enum End {
     /// The path or the connection is gone: start again.
     PathLost(String),
+    /// The broadcaster that was lost could not be met again yet.
+    NotBack(Failure),
     /// The broadcast is over.
     Broadcast,
     /// The person watching closed the window.
@@ -90,7 +109,8 @@ enum End {
 
 impl Watcher {
     async fn run(&mut self, started_at: Instant) -> Result<(), Failure> {
-        let end = self.config.duration.map(|duration| started_at + duration);
+        // A time beyond what the clock counts never comes.
+        let end = self.config.duration.and_then(|duration| started_at.checked_add(duration));
         let over = async move {
             match end {
                 Some(end) => tokio::time::sleep_until(end.into()).await,
@@ -122,15 +142,9 @@ impl Watcher {
 
     fn nothing_decoded(&self) -> Failure {
         let state = self.stats.state.as_str();
-        let code = match self.stats.state {
-            State::Resolving | State::Introducing => Code::RendezvousUnreachable,
-            State::Opening => Code::NoPath,
-            _ => Code::Runtime,
-        };
-        Failure::new(
-            code,
-            format!("no frame was decoded in the time given (still {state}); give --for more time"),
-        )
+        Failure::runtime(format!(
+            "no frame was decoded in the time given (still {state}); give --for more time"
+        ))
     }
 
     /// One session after the other, until one ends for good.
@@ -150,7 +164,7 @@ impl Watcher {
                     tracing::warn!("path lost ({reason}); reconnecting");
                     (again, wait) = (true, FIRST_RETRY);
                 }
-                Err(failure) if again && is_passing(&failure) => {
+                Ok(End::NotBack(failure)) => {
                     tracing::info!("not back yet: {failure}");
                     *last_failure = Some(failure);
                 }
@@ -167,7 +181,7 @@ impl Watcher {
         &mut self,
         again: bool,
     ) -> Result<(Met, (SendStream, RecvStream, Admission)), Failure> {
-        let Self { viewer, stats, config, second, .. } = self;
+        let Self { viewer, stats, config, second, printer, .. } = self;
         let link = &config.target.link;
         let state = Cell::new(stats.state);
         let enter = |next| {
@@ -189,14 +203,18 @@ impl Watcher {
             stats.enter(state.get());
             match result {
                 Some(result) => return result,
-                None => print(stats, config.stats),
+                None => printer.print(stats),
             }
         }
     }
 
     /// One stay with the broadcaster, from introduction to end.
     async fn session(&mut self, again: bool) -> Result<End, Failure> {
-        let (met, admission) = self.meet(again).await?;
+        let (met, admission) = match self.meet(again).await {
+            Ok(met) => met,
+            Err(failure) if again && is_passing(&failure) => return Ok(End::NotBack(failure)),
+            Err(failure) => return Err(failure),
+        };
         let formats: Vec<Format> =
             admission.2.tracks.iter().map(|track| track.format.clone()).collect();
         let running_time = self.ensure_player(&formats)?;
@@ -222,7 +240,7 @@ impl Watcher {
 
     async fn play(&mut self, session: &mut Session) -> Result<End, Failure> {
         loop {
-            let Self { viewer, player, player_events, placed, stats, config, second, .. } = self;
+            let Self { viewer, player, player_events, placed, stats, second, printer, .. } = self;
             let Some(player) = player else { return Err(Failure::runtime("the player is gone")) };
             let wakes_at = session.wakes_at();
             tokio::select! {
@@ -238,7 +256,7 @@ impl Watcher {
                         return Ok(End::PathLost(reason));
                     }
                 }
-                notice = stream::read::<Notice>(&mut session.notices) => match notice {
+                notice = session.notices.next::<Notice>() => match notice {
                     Ok(notice) => {
                         if !session.notice(notice)? {
                             return Ok(End::Broadcast);
@@ -258,7 +276,7 @@ impl Watcher {
                 _ = second.tick() => {
                     session.update(stats);
                     stats.player = player.stats();
-                    print(stats, config.stats);
+                    printer.print(stats);
                 }
             }
         }
@@ -304,7 +322,7 @@ impl Watcher {
                 () = &mut over => break,
                 _ = self.second.tick() => {
                     self.refresh_player();
-                    print(&mut self.stats, self.config.stats);
+                    self.printer.print(&mut self.stats);
                 }
             }
         }
@@ -324,11 +342,24 @@ impl Watcher {
         endpoint.close(VarInt::from_u32(close::DONE), b"");
         self.refresh_player();
         let stopped = match self.player.take() {
-            Some(player) => tokio::task::block_in_place(|| player.stop(CLOSING)),
+            Some(player) => {
+                let stopping = tokio::task::spawn_blocking(move || player.stop(CLOSING));
+                match tokio::time::timeout(CLOSING + CLOSING_RESERVE, stopping).await {
+                    // A pipe that nobody reads is left behind; a file that is not closed is not.
+                    Ok(Ok(Err(PlayerError::Unfinished { output: Output::Stdout, .. })))
+                    | Ok(Err(_))
+                    | Err(_) => {
+                        tracing::warn!("an output takes nothing; leaving it behind");
+                        Ok(())
+                    }
+                    Ok(Ok(stopped)) => stopped,
+                }
+            }
             None => Ok(()),
         };
         self.stats.enter(State::Ended);
-        print(&mut self.stats, self.config.stats);
+        self.printer.print(&mut self.stats);
+        self.printer.finish();
         let _ = tokio::time::timeout(GOODBYE, endpoint.wait_idle()).await;
         result.and(stopped.map_err(Failure::runtime))
     }
@@ -355,15 +386,5 @@ fn player_event(event: PlayerEvent) -> Result<bool, Failure> {
             tracing::error!(%output, %error, "output failed; the others go on");
             Ok(false)
         }
-    }
-}
-
-fn print(stats: &mut Stats, format: Option<StatsFormat>) {
-    if format == Some(StatsFormat::Json) {
-        let object = stats.object(Instant::now());
-        let line = serde_json::to_string(&object).expect("plain fields serialize");
-        let mut out = std::io::stdout().lock();
-        // A closed standard output is no reason to stop watching.
-        let _ = writeln!(out, "{line}");
     }
 }

@@ -72,6 +72,12 @@ impl RateMeter {
     }
 
     pub(super) fn rate(&self) -> Bitrate {
-        Bitrate::bits_per_second((self.bytes as f64 * 8.0 / RATE_WINDOW.as_secs_f64()) as u64)
+        // A young stream has not filled the window yet, but what is too short says nothing.
+        let span = match (self.bursts.front(), self.bursts.back()) {
+            (Some((first, _)), Some((last, _))) => last.saturating_duration_since(*first),
+            _ => RATE_WINDOW,
+        };
+        let span = span.clamp(RATE_WINDOW / 4, RATE_WINDOW);
+        Bitrate::bits_per_second((self.bytes as f64 * 8.0 / span.as_secs_f64()) as u64)
     }
 }
