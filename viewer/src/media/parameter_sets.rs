@@ -257,3 +257,40 @@ impl Bits {
         (0..count).try_for_each(|_| self.golomb().map(drop))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nonsense_declares_something_sane_or_nothing() {
+        let mut random = crate::media::testing::Random(crate::media::testing::seed());
+        for _ in 0..20_000 {
+            for (codec, header) in [(Codec::H264, [0x67, 100]), (Codec::H265, [0x42, 1])] {
+                let mut unit = vec![0, 0, 0, 1, header[0], header[1]];
+                // Short codes are ones, so that some of these sets are read to their end.
+                let density = 2 + random.below(6);
+                unit.extend((0..random.below(80)).map(|_| {
+                    (0..8).fold(0_u8, |byte, _| byte << 1 | u8::from(random.below(density) > 0))
+                }));
+                let depth = declared_depth(codec, &unit);
+                assert!(depth.is_none_or(|depth| depth <= MOST_REORDERED), "{unit:x?}");
+            }
+        }
+    }
+
+    #[test]
+    fn encoders_declare_what_they_were_told_to_do() {
+        for (codec, encoder, expected) in [
+            (Codec::H264, "x264enc bframes=3 b-pyramid=true b-adapt=false", 2),
+            (Codec::H264, "x264enc bframes=2 b-adapt=false", 1),
+            (Codec::H264, "x264enc bframes=2 option-string=nal-hrd=vbr:cqm=jvt b-adapt=false", 1),
+            (Codec::H264, "x264enc tune=zerolatency", 0),
+            (Codec::H265, "x265enc option-string=bframes=3:b-pyramid=1:log-level=none", 2),
+            (Codec::H265, "x265enc tune=zerolatency option-string=log-level=none", 0),
+        ] {
+            let unit = crate::media::testing::first_access_unit(codec, encoder);
+            assert_eq!(declared_depth(codec, &unit), Some(expected), "{encoder}");
+        }
+    }
+}

@@ -15,6 +15,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use protocol::media::{Format, Kind};
 
+use super::codec::Codec;
 use super::counters::Release;
 use super::player::Player;
 use super::supervise::{Events, PlayerEvent};
@@ -104,6 +105,23 @@ impl Clip {
         let packets = inside.map(|p| Packet { at: p.at - from, ..p.clone() }).collect();
         Self { packets, ..self.clone() }
     }
+}
+
+/// What an encoder makes first, as a byte stream.
+pub(super) fn first_access_unit(codec: Codec, encoder: &str) -> Vec<u8> {
+    gst::init().unwrap();
+    let caps = codec.access_units().unwrap();
+    let parser = codec.parser().unwrap();
+    let pipeline = gst::parse::launch(&format!(
+        "videotestsrc num-buffers=60 ! video/x-raw,format=I420,width=320,height=240,framerate=30/1 \
+         ! {encoder} ! {parser} ! {caps} ! appsink name=out sync=false"
+    ));
+    let pipeline = pipeline.unwrap().downcast::<gst::Pipeline>().unwrap();
+    let sink = pipeline.by_name("out").unwrap().downcast::<gst_app::AppSink>().unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let sample = sink.pull_sample().unwrap();
+    pipeline.set_state(gst::State::Null).unwrap();
+    sample.buffer().unwrap().map_readable().unwrap().to_vec()
 }
 
 fn format_of(caps: &gst::CapsRef) -> Format {
