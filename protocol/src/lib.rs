@@ -21,6 +21,10 @@
 //! the NAT bindings, renew consent (RFC 7675), and notice a path that died. The page at the head of
 //! [`opening`] tells it all.
 //!
+//! Whether a direct path can open at all depends on what the NATs and firewalls on both sides do.
+//! [`behaviour`] has the words for it, finds it out with the help of the rendezvous, and says what
+//! opens with what.
+//!
 //! # One port, several standards
 //!
 //! STUN, QUIC and SRTP share the port, told apart by the first byte ([`demux`]). On the opened path
@@ -46,6 +50,7 @@
 //! people write them.
 
 pub mod address;
+pub mod behaviour;
 pub mod burst;
 pub mod candidate;
 pub mod channel;

@@ -17,7 +17,7 @@ use punchcast_protocol::message::{LENGTH_PREFIX, encode};
 use punchcast_protocol::opening::{Agent, Config, Credentials, IntroductionId, Role, Setup};
 use punchcast_protocol::seal::{Epoch, MasterKey};
 use punchcast_protocol::signalling::{FromRendezvous, Introduction, ToRendezvous};
-use punchcast_protocol::stun::{answer_plain_binding, binding_request};
+use punchcast_protocol::stun::{Place, answer_plain_binding, binding_request};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 
@@ -138,7 +138,9 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let check = Agent::new(setup, &mut rng, Instant::now()).poll_transmit().expect("an opener");
     let (_, request) = binding_request(&mut rng);
-    let answer = answer_plain_binding(&request, at(6000), || true).expect("a plain request");
+    let place = Place { here: at(3478), other_address: None, other_port: Some(3479) };
+    let answer = answer_plain_binding(&request, at(6000), Some(&place), || true);
+    let answer = answer.expect("a plain request").bytes;
 
     let format = Format {
         kind: Kind::Video,

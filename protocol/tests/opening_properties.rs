@@ -12,7 +12,8 @@ use punchcast_protocol::opening::{
     Agent, Config, Credentials, Handled, IntroductionId, Role, Setup, State, username_of,
 };
 use punchcast_protocol::stun::{
-    answer_plain_binding, binding_request, is_stun, mapped_address, transaction_id,
+    PLAIN_REQUEST, Place, answer_plain_binding, binding_request, is_stun, mapped_address,
+    transaction_id,
 };
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -53,7 +54,7 @@ fn messages(now: Instant) -> Vec<Vec<u8>> {
     viewer.handle_datagram(peers, &answer, now);
     let nomination = viewer.poll_transmit().unwrap().payload;
     let (_, plain) = binding_request(&mut StdRng::seed_from_u64(1));
-    let plain_answer = answer_plain_binding(&plain, ours, || false).unwrap();
+    let plain_answer = answer_plain_binding(&plain, ours, None, || false).unwrap().bytes;
     vec![check, other_check, answer, nomination, plain, plain_answer]
 }
 
@@ -87,11 +88,16 @@ fn give(datagram: &[u8], from: SocketAddr) -> Result<(), TestCaseError> {
     is_stun(datagram);
     username_of(datagram);
     mapped_address(datagram, transaction_id(&mut StdRng::seed_from_u64(1)));
-    if let Some(answer) = answer_plain_binding(datagram, from, || false) {
-        prop_assert!(answer.len() <= datagram.len());
-    }
-    if let Some(answer) = answer_plain_binding(datagram, from, || true) {
-        prop_assert!(answer.len() <= 44);
+    let here = "[2001:db8::1]:3478".parse().unwrap();
+    let other_address = Some("2001:db8::2".parse().unwrap());
+    let place = Place { here, other_address, other_port: Some(3479) };
+    for place in [None, Some(&place)] {
+        if let Some(answer) = answer_plain_binding(datagram, from, place, || false) {
+            prop_assert!(answer.bytes.len() <= datagram.len());
+        }
+        if let Some(answer) = answer_plain_binding(datagram, from, place, || true) {
+            prop_assert!(answer.bytes.len() <= PLAIN_REQUEST);
+        }
     }
     for role in [Role::Viewer, Role::Broadcaster] {
         let mut agent = agent(role, PEERS, now);
@@ -225,7 +231,7 @@ proptest! {
     #[test]
     fn plain_answers_are_read_back(from in address(), seed: u64) {
         let (transaction, request) = binding_request(&mut StdRng::seed_from_u64(seed));
-        let answer = answer_plain_binding(&request, from, || false).unwrap();
-        prop_assert_eq!(mapped_address(&answer, transaction), Some(canonical(from)));
+        let answer = answer_plain_binding(&request, from, None, || false).unwrap();
+        prop_assert_eq!(mapped_address(&answer.bytes, transaction), Some(canonical(from)));
     }
 }

@@ -5,27 +5,33 @@
 //! - [`binding_request`] asks any STUN server for our external address, [`mapped_address`] reads its
 //!   answer, and [`answer_plain_binding`] is the other end of it, with a [`PlainLimiter`] for
 //!   requests whose answer is larger than they are.
+//! - [`Place`] and [`Change`] are what a server with further ports or addresses adds, so that clients
+//!   find out what their NAT does (RFC 5780); [`crate::behaviour`] is such a client.
 //! - [`Message`] and [`Writer`] are the parts that [`crate::opening`] makes its packets of.
 //!
 //! Only what came in one whole datagram of at most [`MAX_DATAGRAM`] bytes is looked at. Integrity is
 //! MESSAGE-INTEGRITY (HMAC-SHA1, as ICE has it, RFC 8445, section 7.1), compared in constant time:
 //! `stun-types` compares through `subtle`. MESSAGE-INTEGRITY-SHA256 is not understood.
 
+mod alternates;
 mod key;
 mod limit;
 mod plain;
 mod writer;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use stun_types::attribute::{
     Attribute, AttributeStaticType, AttributeType, Fingerprint, MessageIntegrity, XorMappedAddress,
 };
 use stun_types::message::{BINDING, IntegrityAlgorithm, MessageClass};
 
+pub use alternates::{Change, Place};
 pub use key::Key;
 pub use limit::PlainLimiter;
-pub use plain::{PLAIN_REQUEST, answer_plain_binding, binding_request, mapped_address};
+pub use plain::{
+    Answer, PLAIN_REQUEST, answer_plain_binding, binding_request, changed_request, mapped_address,
+};
 pub use stun_types::message::TransactionId;
 pub use writer::{Writer, transaction_id};
 
@@ -35,15 +41,21 @@ use crate::size::MAX_DATAGRAM;
 /// The STUN header (RFC 8489, section 5).
 pub const HEADER: usize = 20;
 
-/// Attribute types that this project writes (RFC 8489, section 18.3; RFC 8445, section 20.2).
-/// Those from 0x8000 on are comprehension-optional: who does not know them skips them.
+/// Attribute types that this project writes (RFC 8489, section 18.3; RFC 8445, section 20.2; RFC 5780,
+/// section 9.1). Those from 0x8000 on are comprehension-optional: who does not know them skips them.
 pub mod attribute {
+    /// CHANGE-REQUEST: the answer shall come from another address or port.
+    pub const CHANGE_REQUEST: u16 = 0x0003;
     /// USERNAME.
     pub const USERNAME: u16 = 0x0006;
     /// PRIORITY: what a peer-reflexive candidate made by this request is worth.
     pub const PRIORITY: u16 = 0x0024;
     /// USE-CANDIDATE: the controlling side nominates the pair.
     pub const USE_CANDIDATE: u16 = 0x0025;
+    /// RESPONSE-ORIGIN: where the answer was sent from, as the server knows itself.
+    pub const RESPONSE_ORIGIN: u16 = 0x802B;
+    /// OTHER-ADDRESS: where the server can be asked too.
+    pub const OTHER_ADDRESS: u16 = 0x802C;
     /// How manieth nomination of the introduction it is, 32 bits. Later ones win (as in
     /// draft-thatcher-ice-renomination, whose number this is).
     pub const NOMINATION: u16 = 0xC001;
@@ -153,6 +165,20 @@ impl<'a> Message<'a> {
         self.inner.has_attribute(AttributeType::new(attribute))
     }
 
+    /// An attribute in the form of MAPPED-ADDRESS (RFC 8489, section 14.1), in canonical form.
+    pub fn address(&self, attribute: u16) -> Option<SocketAddr> {
+        /// Zero, then the family.
+        const V4: [u8; 2] = [0, 1];
+        const V6: [u8; 2] = [0, 2];
+        let (ip, port) = if let Some([f, g, high, low, ip @ ..]) = self.attribute::<8>(attribute) {
+            ([f, g] == V4).then_some((IpAddr::from(ip), [high, low]))?
+        } else {
+            let [f, g, high, low, ip @ ..] = self.attribute::<20>(attribute)?;
+            ([f, g] == V6).then_some((IpAddr::from(ip), [high, low]))?
+        };
+        Some(canonical(SocketAddr::new(ip, u16::from_be_bytes(port))))
+    }
+
     /// XOR-MAPPED-ADDRESS in canonical form.
     pub fn xor_mapped_address(&self) -> Option<SocketAddr> {
         let attribute = self.inner.attribute::<XorMappedAddress>().ok()?;
@@ -182,6 +208,7 @@ impl<'a> Message<'a> {
     /// Comprehension-required attributes (below 0x8000) that nobody here understands.
     fn unknown_required(&self) -> Vec<u16> {
         let known = [
+            attribute::CHANGE_REQUEST,
             attribute::USERNAME,
             attribute::PRIORITY,
             attribute::USE_CANDIDATE,

@@ -115,10 +115,10 @@ fn plain_request_and_answer() {
         let from: SocketAddr = from.parse().expect("an address");
         let (transaction, request) = binding_request(&mut rng);
         assert_eq!(request.len(), PLAIN_REQUEST);
-        let answer = answer_plain_binding(&request, from, || false).expect("padded request");
-        assert!(answer.len() <= request.len());
-        assert_eq!(mapped_address(&answer, transaction), Some(canonical(from)));
-        assert_eq!(mapped_address(&answer, 1.into()), None);
+        let answer = answer_plain_binding(&request, from, None, || false).expect("padded request");
+        assert!(answer.bytes.len() <= request.len());
+        assert_eq!(mapped_address(&answer.bytes, transaction), Some(canonical(from)));
+        assert_eq!(mapped_address(&answer.bytes, 1.into()), None);
     }
 }
 
@@ -127,21 +127,95 @@ fn short_requests_are_answered_within_limits() {
     let from = "192.0.2.1:9".parse().expect("an address");
     let request = Writer::new(Class::Request, 5.into()).finish();
     assert_eq!(request.len(), HEADER);
-    assert_eq!(answer_plain_binding(&request, from, || false), None);
-    let answer = answer_plain_binding(&request, from, || true).expect("allowed");
-    assert_eq!(answer.len(), 32);
+    for (place, length) in [(None, 32), (Some(two_by_two("192.0.2.9")), 56)] {
+        assert_eq!(answer_plain_binding(&request, from, place.as_ref(), || false), None);
+        let answer = answer_plain_binding(&request, from, place.as_ref(), || true);
+        assert_eq!(answer.expect("allowed").bytes.len(), length);
+    }
 }
 
 #[test]
 fn unknown_required_attributes_are_named() {
     let from = "192.0.2.1:9".parse().expect("an address");
-    // CHANGE-REQUEST of RFC 5780.
-    let request = Writer::new(Class::Request, 5.into()).attribute(3, &[0, 0, 0, 6]).finish();
-    let answer = answer_plain_binding(&request, from, || true).expect("an error");
-    let message = Message::parse(&answer).expect("well formed");
-    assert_eq!(message.class(), Class::Error);
-    assert_eq!(message.attribute(0x0009), Some([0, 0, 4, 20]));
-    assert_eq!(message.attribute(0x000a), Some([0, 3]));
+    // RESPONSE-PORT of RFC 5780.
+    let request = Writer::new(Class::Request, 5.into()).attribute(0x27, &[0, 9, 0, 0]).finish();
+    assert_eq!(refused(&request, from, Some(&two_by_two("192.0.2.9"))), Some([0, 0x27]));
+}
+
+/// The types named by an error 420.
+fn refused(request: &[u8], from: SocketAddr, place: Option<&Place>) -> Option<[u8; 2]> {
+    let answer = answer_plain_binding(request, from, place, || true).expect("an answer");
+    let message = Message::parse(&answer.bytes).expect("well formed");
+    assert!(!answer.change.any() || message.class() == Class::Success);
+    (message.class() == Class::Error).then(|| {
+        assert_eq!(message.attribute(0x0009), Some([0, 0, 4, 20]));
+        message.attribute(0x000a).expect("one type")
+    })
+}
+
+/// A server with two addresses and two ports, asked at the first of each.
+fn two_by_two(ip: &str) -> Place {
+    let ip: IpAddr = ip.parse().expect("an address");
+    let other = match ip {
+        IpAddr::V4(_) => "203.0.113.9",
+        IpAddr::V6(_) => "2001:db8::9",
+    };
+    Place {
+        here: SocketAddr::new(ip, 3478),
+        other_address: Some(other.parse().expect("an address")),
+        other_port: Some(3479),
+    }
+}
+
+const ALL_CHANGES: [Change; 4] = [
+    Change { address: false, port: false },
+    Change { address: true, port: false },
+    Change { address: false, port: true },
+    Change { address: true, port: true },
+];
+
+#[test]
+fn answers_come_from_where_they_are_asked_to() {
+    for (ip, from) in [("192.0.2.9", "192.0.2.1:9"), ("2001:db8::8", "[2001:db8::1]:9")] {
+        let from = from.parse().expect("an address");
+        let place = two_by_two(ip);
+        for change in ALL_CHANGES {
+            let request = changed_request(5.into(), change);
+            assert_eq!(request.len(), PLAIN_REQUEST);
+            let answer = answer_plain_binding(&request, from, Some(&place), || false);
+            let answer = answer.expect("a padded request");
+            assert!(answer.bytes.len() <= request.len());
+            assert_eq!(answer.change, change);
+            let message = Message::parse(&answer.bytes).expect("well formed");
+            assert_eq!(message.address(attribute::RESPONSE_ORIGIN), place.origin(change));
+            assert_eq!(message.address(attribute::OTHER_ADDRESS), place.origin(ALL_CHANGES[3]));
+            assert_eq!(message.xor_mapped_address(), Some(from));
+        }
+    }
+}
+
+#[test]
+fn what_a_server_does_not_have_is_refused() {
+    let from = "192.0.2.1:9".parse().expect("an address");
+    let both = two_by_two("192.0.2.9");
+    let one_address = Place { other_address: None, ..both };
+    let one_port = Place { other_port: None, ..one_address };
+    let [none, address, port, all] = ALL_CHANGES;
+    for (place, taken) in [
+        (Some(&both), &[none, address, port, all][..]),
+        (Some(&one_address), &[none, port]),
+        (Some(&one_port), &[none]),
+        (None, &[none]),
+    ] {
+        for change in ALL_CHANGES {
+            let refused = refused(&changed_request(5.into(), change), from, place);
+            let expected = (!taken.contains(&change)).then_some([0, 3]);
+            assert_eq!(refused, expected, "{change:?} of {place:?}");
+        }
+    }
+    let broken =
+        Writer::new(Class::Request, 5.into()).attribute(attribute::CHANGE_REQUEST, &[6]).finish();
+    assert_eq!(refused(&broken, from, Some(&both)), Some([0, 3]));
 }
 
 #[test]
@@ -151,6 +225,7 @@ fn only_plain_requests_are_answered() {
     let with_user =
         Writer::new(Class::Request, 5.into()).attribute(attribute::USERNAME, b"user").finish();
     for datagram in [REQUEST, RESPONSE_V4, &indication, &with_user, b"", b"\x16\xfe\xfd"] {
-        assert_eq!(answer_plain_binding(datagram, from, || true), None);
+        let place = two_by_two("192.0.2.9");
+        assert_eq!(answer_plain_binding(datagram, from, Some(&place), || true), None);
     }
 }

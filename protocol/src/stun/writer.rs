@@ -1,6 +1,6 @@
 //! Writes Binding messages.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use rand::{Rng, RngExt};
 use stun_types::attribute::{AttributeType, RawAttribute, XorMappedAddress};
@@ -48,6 +48,18 @@ impl Writer {
         self.inner
             .push_attribute_unchecked(&RawAttribute::new(AttributeType::new(attribute), value));
         self
+    }
+
+    /// Adds an attribute in the form of MAPPED-ADDRESS (RFC 8489, section 14.1), in canonical form.
+    pub fn address(self, attribute: u16, address: SocketAddr) -> Self {
+        let address = canonical(address);
+        let mut value = vec![0, if address.is_ipv4() { 1 } else { 2 }];
+        value.extend(address.port().to_be_bytes());
+        match address.ip() {
+            IpAddr::V4(ip) => value.extend(ip.octets()),
+            IpAddr::V6(ip) => value.extend(ip.octets()),
+        }
+        self.attribute(attribute, &value)
     }
 
     /// Adds XOR-MAPPED-ADDRESS, in canonical form.

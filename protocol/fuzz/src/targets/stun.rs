@@ -6,14 +6,11 @@ use arbitrary::{Result, Unstructured};
 use punchcast_protocol::address::canonical;
 use punchcast_protocol::opening::username_of;
 use punchcast_protocol::stun::{
-    Class, Key, Message, TransactionId, Writer, answer_plain_binding, attribute, is_stun,
-    mapped_address,
+    Class, Key, Message, PLAIN_REQUEST, Place, TransactionId, Writer, answer_plain_binding,
+    attribute, is_stun, mapped_address,
 };
 
 use super::choose::{Input, address, few_bytes, several};
-
-/// Longest answer to a plain request, in bytes: 44 with an IPv6 address.
-const LONGEST_PLAIN_ANSWER: usize = 44;
 
 /// Gives the bytes to every reader of STUN, then reads a message written from them.
 pub fn run(data: &[u8]) {
@@ -25,13 +22,21 @@ pub fn run(data: &[u8]) {
 fn read(datagram: &[u8], from: SocketAddr) {
     let parsed = Message::parse(datagram);
     username_of(datagram);
-    let answer = answer_plain_binding(datagram, from, || true);
-    let modest = answer_plain_binding(datagram, from, || false);
+    let here = SocketAddr::from(([203, 0, 113, 1], 3478));
+    let place = Place {
+        here,
+        other_address: Some([203, 0, 113, 2].into()),
+        other_port: Some(3479),
+    };
+    let answer = answer_plain_binding(datagram, from, Some(&place), || true);
+    let modest = answer_plain_binding(datagram, from, Some(&place), || false);
     let Ok(message) = parsed else {
         return assert!(answer.is_none() && modest.is_none() && username_of(datagram).is_none());
     };
     assert!(is_stun(datagram));
     let _ = (message.attribute::<4>(attribute::PRIORITY), message.has(attribute::USE_CANDIDATE));
+    let other = message.address(attribute::OTHER_ADDRESS);
+    assert!(other.is_none_or(|other| canonical(other) == other));
     let mapped = message.xor_mapped_address();
     assert!(mapped.is_none_or(|mapped| canonical(mapped) == mapped));
     if message.class() == Class::Success {
@@ -39,14 +44,18 @@ fn read(datagram: &[u8], from: SocketAddr) {
     }
     assert!(message.verify(&Key::short_term("nobody has this one")).is_err());
     if let Some(modest) = modest {
-        assert!(modest.len() <= datagram.len());
+        assert!(modest.bytes.len() <= datagram.len());
     }
     if let Some(answer) = answer {
-        assert!(answer.len() <= LONGEST_PLAIN_ANSWER && !message.has_integrity());
-        let answer = Message::parse(&answer).expect("an answer is a message");
+        assert!(answer.bytes.len() <= PLAIN_REQUEST && !message.has_integrity());
+        let origin = place.origin(answer.change).expect("an address and port of the server's");
+        let answer = Message::parse(&answer.bytes).expect("an answer is a message");
         assert_eq!(answer.transaction(), message.transaction());
         match answer.class() {
-            Class::Success => assert_eq!(answer.xor_mapped_address(), Some(canonical(from))),
+            Class::Success => {
+                assert_eq!(answer.xor_mapped_address(), Some(canonical(from)));
+                assert_eq!(answer.address(attribute::RESPONSE_ORIGIN), Some(origin));
+            }
             class => assert_eq!(class, Class::Error),
         }
     }
