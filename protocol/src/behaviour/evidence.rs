@@ -61,9 +61,8 @@ impl Evidence<'_> {
     /// RFC 5780, section 4.3, with all four destinations asked at once.
     pub(super) fn mapping(&self) -> Option<Dependence> {
         let first = self.first_mapped(FIRST)?;
-        let towards = |ip: Option<IpAddr>, port: Option<u16>| {
-            self.mapped(FIRST, SocketAddr::new(ip?, port?))
-        };
+        let towards =
+            |ip: Option<IpAddr>, port: Option<u16>| self.mapped(FIRST, SocketAddr::new(ip?, port?));
         let (ip, port) = (Some(self.server.ip()), Some(self.server.port()));
         let other_port = towards(ip, self.other_port);
         let other_address = towards(self.other_address, port);
@@ -83,14 +82,17 @@ impl Evidence<'_> {
     /// RFC 5780, section 4.4, with both questions asked at once. That an answer does not come in counts
     /// only if the place that it should come from is known to be reached.
     fn filtering(&self) -> Option<Dependence> {
-        let asked = |probe: &&Probe| matches!(probe.purpose, Purpose::Filtering(_));
-        let came = || self.probes.iter().filter(asked).filter_map(|probe| Some(probe.seen?.from));
-        if came().any(|from| from.ip() != self.server.ip()) {
+        let mut asked = self.probes.iter().filter(|probe| is_filtering(probe)).peekable();
+        asked.peek()?;
+        let refused = asked.clone().any(|probe| probe.refused);
+        let came: Vec<SocketAddr> = asked.filter_map(|probe| Some(probe.seen?.from)).collect();
+        if came.iter().any(|from| from.ip() != self.server.ip()) {
             Some(Dependence::Independent)
-        } else if came().any(|from| from != self.server) {
+        } else if came.iter().any(|from| *from != self.server) {
             Some(if self.reaches_address() { Dependence::Address } else { Dependence::Independent })
         } else {
-            let obeyed = came().next().is_none() && !self.refused();
+            // Or it answered from where it was asked, as if it had not understood.
+            let obeyed = came.is_empty() && !refused;
             (obeyed && self.reaches_port()).then_some(Dependence::AddressAndPort)
         }
     }
@@ -167,10 +169,10 @@ impl Evidence<'_> {
     fn reaches_address(&self) -> bool {
         self.mappings().any(|probe| probe.to.ip() != self.server.ip())
     }
+}
 
-    fn refused(&self) -> bool {
-        self.probes.iter().any(|probe| probe.refused)
-    }
+fn is_filtering(probe: &Probe) -> bool {
+    matches!(probe.purpose, Purpose::Filtering(_))
 }
 
 fn is_unsolicited(probe: &Probe) -> bool {

@@ -36,10 +36,7 @@ impl Change {
             return Some(Self::default());
         }
         let [.., flags] = request.attribute::<4>(CHANGE_REQUEST)?;
-        Some(Self {
-            address: flags & Self::ADDRESS_FLAG != 0,
-            port: flags & Self::PORT_FLAG != 0,
-        })
+        Some(Self { address: flags & Self::ADDRESS_FLAG != 0, port: flags & Self::PORT_FLAG != 0 })
     }
 }
 

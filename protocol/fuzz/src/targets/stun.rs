@@ -23,11 +23,8 @@ fn read(datagram: &[u8], from: SocketAddr) {
     let parsed = Message::parse(datagram);
     username_of(datagram);
     let here = SocketAddr::from(([203, 0, 113, 1], 3478));
-    let place = Place {
-        here,
-        other_address: Some([203, 0, 113, 2].into()),
-        other_port: Some(3479),
-    };
+    let place =
+        Place { here, other_address: Some([203, 0, 113, 2].into()), other_port: Some(3479) };
     let answer = answer_plain_binding(datagram, from, Some(&place), || true);
     let modest = answer_plain_binding(datagram, from, Some(&place), || false);
     let Ok(message) = parsed else {
