@@ -124,9 +124,6 @@ const MAPPING: Duration = Duration::from_millis(700);
 const FILTERING: Duration = Duration::from_millis(700);
 const STEALING: Duration = Duration::from_millis(450);
 
-/// And at least, except for the greeting.
-const LEAST: Duration = Duration::from_millis(250);
-
 impl Discovery {
     /// Longest time that a quick discovery takes.
     pub const QUICK: Duration = Duration::from_millis(600);
@@ -272,9 +269,12 @@ impl Discovery {
             }
         };
         self.stage = stage;
-        // Four tries, and time for the answer to the last.
-        let enough = self.retry() * 9 / 2 + self.rtt * 3 / 2 + Duration::from_millis(50);
-        self.until = now + enough.clamp(LEAST.min(longest), longest);
+        self.until = now + longest;
+        if stage == Stage::Filtering {
+            // What is filtered never comes: five tries, and time for the answer to the last.
+            let enough = self.retry() * 7 + self.rtt * 3 / 2 + Duration::from_millis(50);
+            self.until = now + enough.min(longest);
+        }
         if !full {
             self.until = self.until.min(self.started_at + Self::QUICK);
         }

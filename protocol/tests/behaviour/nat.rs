@@ -126,11 +126,15 @@ impl Nat {
         if !self.kind.translates {
             return inner;
         }
+        let used: Vec<u16> = self.bindings.iter().map(|binding| binding.outer.port()).collect();
         let port = match self.kind.ports {
             Ports::Preserved if !self.taken.contains(&(to, inner.port())) => inner.port(),
-            Ports::Preserved | Ports::Other | Ports::Random => {
-                self.rng.random_range(1024..=u16::MAX)
-            }
+            Ports::Preserved | Ports::Other | Ports::Random => loop {
+                let port = self.rng.random_range(1024..=u16::MAX);
+                if !used.contains(&port) {
+                    break port;
+                }
+            },
             Ports::Sequential { step } => {
                 let others = self.rng.random_range(0..=self.competing);
                 let steps = step.wrapping_mul(others.cast_signed() + 1);
