@@ -96,6 +96,52 @@ impl std::fmt::Debug for Introduction {
     }
 }
 
+/// A TURN relay (RFC 8656) that may be used where no direct path opens, and short-lived credentials
+/// for it.
+#[derive(Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RelayOffer {
+    /// Where the relay is.
+    #[n(0)]
+    pub server: RelayServer,
+    /// Username of the long-term credential (RFC 8489, section 9.2).
+    #[n(1)]
+    pub username: String,
+    /// Its password.
+    #[n(2)]
+    pub password: String,
+}
+
+impl std::fmt::Debug for RelayOffer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RelayOffer")
+            .field("server", &self.server)
+            .field("username", &self.username)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where a relay is reached, over UDP.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum RelayServer {
+    /// At the address that the rendezvous itself is reached at.
+    #[n(0)]
+    SameHost {
+        /// Its UDP port.
+        #[n(0)]
+        port: u16,
+    },
+    /// Somewhere else.
+    #[n(1)]
+    At {
+        /// Name or IP address.
+        #[n(0)]
+        host: String,
+        /// Its UDP port.
+        #[n(1)]
+        port: u16,
+    },
+}
+
 /// Why the rendezvous refuses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[cbor(index_only)]

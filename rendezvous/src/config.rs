@@ -1,8 +1,11 @@
 //! Flags and configuration file: flags win over file, file over defaults.
 
-use std::net::{Ipv6Addr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use protocol::units::Bitrate;
 use serde::{Deserialize, Serialize};
 use service::config::ConfigError;
 use service::log::LogFormat;
@@ -40,6 +43,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// Bounds on what strangers can make the server hold.
     pub limits: Limits,
+    /// Carrying media where no direct path opens.
+    pub relay: Relay,
 }
 
 /// Bounds on what strangers can make the server hold.
@@ -60,6 +65,92 @@ impl Default for Limits {
     }
 }
 
+/// Carrying media where no direct path opens (TURN, RFC 8656).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Relay {
+    /// Whether there is a relay, and which.
+    pub mode: RelayMode,
+    /// UDP port of the embedded relay; by default the one two above the rendezvous's.
+    pub port: Option<u16>,
+    /// IP address that relayed addresses are told with; by default the one that a client reaches us
+    /// at.
+    pub external_address: Option<IpAddr>,
+    /// First UDP port of relayed addresses.
+    pub first_port: u16,
+    /// Last UDP port of relayed addresses.
+    pub last_port: u16,
+    /// The external relay, as HOST:PORT.
+    pub server: Option<String>,
+    /// Secret shared with the external relay.
+    pub secret: Option<RelaySecret>,
+    /// How long credentials may be used to allocate a relayed address.
+    #[serde(with = "humantime_serde")]
+    pub credential_lifetime: Duration,
+    /// Relayed addresses that one viewer may hold at once.
+    pub allocations_per_viewer: usize,
+    /// Relayed addresses at once.
+    pub allocations: usize,
+    /// Most that is relayed for one viewer, both directions together.
+    pub rate_per_viewer: Bitrate,
+    /// Most that is relayed in all, both directions together.
+    pub rate: Bitrate,
+    /// Whether private addresses may be relayed to.
+    pub allow_private_peers: bool,
+}
+
+/// Whether there is a relay, and which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RelayMode {
+    /// In this process.
+    #[default]
+    Embedded,
+    /// A TURN server elsewhere that shares a secret with us.
+    External,
+    /// None: media takes a direct path or none.
+    Off,
+}
+
+/// A secret shared with an external relay. Never printed.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RelaySecret(String);
+
+impl RelaySecret {
+    /// The secret itself.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+impl fmt::Debug for RelaySecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RelaySecret(…)")
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self {
+            mode: RelayMode::default(),
+            port: None,
+            external_address: None,
+            // RFC 8656, section 7.2: the dynamic ports.
+            first_port: 49152,
+            last_port: 65535,
+            server: None,
+            secret: None,
+            credential_lifetime: Duration::from_secs(600),
+            allocations_per_viewer: 4,
+            allocations: 200,
+            rate_per_viewer: Bitrate::bits_per_second(20_000_000),
+            rate: Bitrate::bits_per_second(200_000_000),
+            allow_private_peers: false,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -67,6 +158,7 @@ impl Default for Config {
             metrics: None,
             log_format: LogFormat::default(),
             limits: Limits::default(),
+            relay: Relay::default(),
         }
     }
 }
@@ -92,10 +184,31 @@ mod tests {
         let config: Config = service::config::parse(text).expect("parses");
         assert_eq!(config, Config::default());
         let keys = serde_yaml::to_value(Config::default()).expect("serializes");
-        for key in keys.as_mapping().expect("a mapping").keys() {
-            let key = key.as_str().expect("a name");
-            assert!(text.contains(&format!("{key}:")), "configs/rendezvous.yaml lacks {key}");
+        let mut mappings = vec![&keys];
+        while let Some(mapping) = mappings.pop() {
+            for (key, value) in mapping.as_mapping().expect("a mapping") {
+                let key = key.as_str().expect("a name");
+                assert!(text.contains(&format!("{key}:")), "configs/rendezvous.yaml lacks {key}");
+                mappings.extend(value.is_mapping().then_some(value));
+            }
         }
+    }
+
+    #[test]
+    fn one_line_switches_the_relay_off() {
+        let config: Config = service::config::parse("relay: {mode: off}").expect("parses");
+        assert_eq!(config.relay.mode, RelayMode::Off);
+        assert_eq!(config.relay, Relay { mode: RelayMode::Off, ..Relay::default() });
+    }
+
+    #[test]
+    fn the_secret_is_not_printed() {
+        let config: Config = service::config::parse("relay: {secret: hush-hush}").expect("parses");
+        assert_eq!(
+            config.relay.secret.as_ref().map(RelaySecret::as_bytes),
+            Some(&b"hush-hush"[..])
+        );
+        assert!(!format!("{config:?}").contains("hush"));
     }
 
     #[test]

@@ -1,22 +1,25 @@
 //! The rendezvous: a small public server that tells a broadcaster and a viewer each other's external
-//! address (steps 1–6 of the method). Media never passes through it, and it never learns channel
-//! names, secrets or keys.
+//! address (steps 1–6 of the method). It never learns channel names, secrets or keys, and media passes
+//! through it only where no direct path opens, sealed.
 //!
 //! - a broadcaster registers over QUIC; its id is the key that it proves to hold in the handshake;
 //! - a viewer asks for an introduction; both sides get each other's candidates, and credentials
 //!   minted for this one introduction;
-//! - anybody gets its own address from a STUN Binding request, at a bounded rate.
+//! - anybody gets its own address from a STUN Binding request, at a bounded rate;
+//! - a viewer without a direct path is reached through the [`relay`], if there is one.
 //!
 //! All state is in memory: after a restart broadcasters register again by themselves.
 
 pub mod config;
 pub mod directory;
 mod metrics;
+pub mod relay;
 mod server;
 mod session;
 
 pub use config::{Args, Config};
 pub use directory::Directory;
+pub use relay::Relay;
 pub use server::Server;
 
 use std::sync::Arc;
@@ -27,6 +30,9 @@ use service::exit::Failure;
 pub async fn run(config: Config) -> Result<(), Failure> {
     let server = Server::start(&config, Arc::new(Directory::default()))?;
     tracing::info!("rendezvous listening on {}", server.local_addr());
+    if let Some(address) = server.relay().and_then(|relay| relay.local_addr()) {
+        tracing::info!("relay listening on {address}");
+    }
     if let Some(address) = config.metrics {
         server.serve_metrics(address).await?;
     }

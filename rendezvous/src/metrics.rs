@@ -12,7 +12,11 @@ pub(crate) struct Metrics {
     pub(crate) connections: IntGauge,
     pub(crate) registrations: IntCounter,
     pub(crate) stun_answers: IntCounter,
+    pub(crate) relay_allocations: IntGauge,
+    pub(crate) relay_allocations_total: IntCounter,
+    pub(crate) relay_bytes: IntCounter,
     rejected: IntCounterVec,
+    relay_rejected: IntCounterVec,
 }
 
 /// Why something was rejected: the labels of `punchcast_rendezvous_rejected_total`.
@@ -24,6 +28,57 @@ pub(crate) enum Rejection {
     Connection,
     /// A STUN request beyond the rate, or none that is answered.
     Stun,
+}
+
+/// Why the relay rejected something: the labels of `punchcast_relay_rejected_total`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RelayRejection {
+    /// Wrong or expired credentials (401, 441).
+    Unauthorized,
+    /// A peer that is not relayed to (403), asked for or sent to.
+    Forbidden,
+    /// As many allocations as one viewer may hold (486).
+    Quota,
+    /// As many allocations, permissions or channels as there may be (508).
+    Capacity,
+    /// A request that does not fit (any other code).
+    Request,
+    /// A stranger's request beyond the rate of answers.
+    Stranger,
+    /// A datagram beyond the rate of its viewer, or of all.
+    Rate,
+    /// A datagram from or to a peer without a permission.
+    Permission,
+    /// A datagram that the kernel had no room or no way for.
+    Congestion,
+}
+
+impl RelayRejection {
+    const ALL: [Self; 9] = [
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::Quota,
+        Self::Capacity,
+        Self::Request,
+        Self::Stranger,
+        Self::Rate,
+        Self::Permission,
+        Self::Congestion,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::Quota => "quota",
+            Self::Capacity => "capacity",
+            Self::Request => "request",
+            Self::Stranger => "stranger",
+            Self::Rate => "rate",
+            Self::Permission => "permission",
+            Self::Congestion => "congestion",
+        }
+    }
 }
 
 impl Metrics {
@@ -51,22 +106,42 @@ impl Metrics {
             "punchcast_rendezvous_stun_answers_total",
             "STUN Binding requests answered with the requester's address.",
         );
+        let relay_allocations_total = counter(
+            "punchcast_relay_allocations_total",
+            "Relayed addresses given out by the embedded relay; refreshing one does not count again.",
+        );
+        let relay_bytes = counter(
+            "punchcast_relay_bytes_total",
+            "UDP payload that the embedded relay passed on in either direction, without its framing.",
+        );
+        let relay_allocations = gauge(
+            "punchcast_relay_allocations",
+            "Relayed addresses that the embedded relay holds now.",
+        );
         let broadcasters =
             gauge("punchcast_rendezvous_broadcasters", "Broadcasters registered now.");
         let connections = gauge(
             "punchcast_rendezvous_connections",
             "QUIC connections open now, broadcasters and viewers.",
         );
-        let rejected = IntCounterVec::new(
-            Opts::new(
-                "punchcast_rendezvous_rejected_total",
-                "Requests rejected, by reason; datagrams that are neither STUN nor QUIC are not \
-                 counted.",
-            ),
-            &["reason"],
-        )
-        .expect("a legal name");
-        registry.register(Box::new(rejected.clone())).expect("the first of its name");
+        let by_reason = |name: &str, help: &str| {
+            let counters =
+                IntCounterVec::new(Opts::new(name, help), &["reason"]).expect("a legal name");
+            registry.register(Box::new(counters.clone())).expect("the first of its name");
+            counters
+        };
+        let rejected = by_reason(
+            "punchcast_rendezvous_rejected_total",
+            "Requests rejected, by reason; datagrams that are neither STUN nor QUIC are not counted.",
+        );
+        let relay_rejected = by_reason(
+            "punchcast_relay_rejected_total",
+            "Requests and datagrams that the embedded relay rejected, by reason; the challenges that \
+             begin every allocation are not counted.",
+        );
+        for reason in RelayRejection::ALL {
+            relay_rejected.with_label_values(&[reason.as_str()]);
+        }
         let refusals =
             [Refusal::UnknownBroadcaster, Refusal::NoKey, Refusal::Busy, Refusal::Unexpected];
         let all = refusals.into_iter().map(Rejection::Refused);
@@ -80,8 +155,16 @@ impl Metrics {
             connections,
             registrations,
             stun_answers,
+            relay_allocations,
+            relay_allocations_total,
+            relay_bytes,
             rejected,
+            relay_rejected,
         }
+    }
+
+    pub(crate) fn reject_relaying(&self, reason: RelayRejection) {
+        self.relay_rejected.with_label_values(&[reason.as_str()]).inc();
     }
 
     pub(crate) fn reject(&self, reason: Rejection) {

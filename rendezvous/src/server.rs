@@ -1,4 +1,4 @@
-//! The server: its port, and who may connect.
+//! The server: its port, its relay, and who may connect.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,7 @@ use transport::socket::Socket;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::metrics::{Metrics, Rejection};
+use crate::relay::Relay;
 use crate::session::{self, Shared};
 
 /// From this many connections on, a newcomer must first prove its address (QUIC Retry).
@@ -34,6 +35,7 @@ pub struct Server {
     local_addr: SocketAddr,
     metrics: Arc<Metrics>,
     readiness: Readiness,
+    relay: Option<Arc<Relay>>,
     accepting: tokio::task::JoinHandle<()>,
 }
 
@@ -61,6 +63,7 @@ impl Server {
         })
         .map_err(failed)?;
         let local_addr = port.socket().local_addr().map_err(failed)?;
+        let relay = Relay::start(&config.relay, config.listen, local_addr, &metrics)?.map(Arc::new);
         let shared = Arc::new(Shared {
             directory,
             metrics: Arc::clone(&metrics),
@@ -70,12 +73,17 @@ impl Server {
         let accepting = tokio::spawn(accept(port.endpoint().clone(), shared));
         let readiness = Readiness::default();
         readiness.set(true);
-        Ok(Self { port, local_addr, metrics, readiness, accepting })
+        Ok(Self { port, local_addr, metrics, readiness, relay, accepting })
     }
 
     /// The UDP address listened on.
     pub fn local_addr(&self) -> SocketAddr {
         self.local_addr
+    }
+
+    /// The relay for viewers without a direct path, unless it is switched off.
+    pub fn relay(&self) -> Option<&Arc<Relay>> {
+        self.relay.as_ref()
     }
 
     /// The registry with all that this rendezvous counts.

@@ -17,7 +17,8 @@ pub enum LogFormat {
 }
 
 /// What is logged where `RUST_LOG` says nothing.
-const DEFAULT_FILTER: &str = "info,quinn=warn,quinn_proto=warn,rustls=warn,stun_types=error";
+const DEFAULT_FILTER: &str = "info,quinn=warn,quinn_proto=warn,rustls=warn,stun_types=error,\
+                              stun_proto=error,turn_types=error,turn_client_proto=error";
 
 /// Starts logging. A second call changes nothing.
 pub fn init(format: LogFormat) {
