@@ -167,6 +167,11 @@ impl Metrics {
         self.relay_rejected.with_label_values(&[reason.as_str()]).inc();
     }
 
+    #[cfg(test)]
+    pub(crate) fn relay_rejected(&self, reason: RelayRejection) -> u64 {
+        self.relay_rejected.with_label_values(&[reason.as_str()]).get()
+    }
+
     pub(crate) fn reject(&self, reason: Rejection) {
         self.rejected.with_label_values(&[label(reason)]).inc();
     }

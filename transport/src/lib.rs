@@ -4,6 +4,7 @@
 //! - [`port`]: the socket with its demultiplexer and QUIC endpoint on it;
 //! - [`kernel`]: one burst to many destinations, at the kernel's price;
 //! - [`paths`]: which address a peer is reached at now;
+//! - [`relay`]: being reached through a TURN server;
 //! - [`signalling`]: talking to the rendezvous; [`openings`]: driving the opening agents;
 //! - [`identity`] and [`tls`]: keys in place of certificates;
 //! - [`stream`]: control messages on QUIC streams; [`addresses`]: this machine's host candidates.
@@ -16,6 +17,7 @@ pub mod paths;
 pub mod port;
 mod quic;
 mod readiness;
+pub mod relay;
 pub mod signalling;
 pub mod socket;
 pub mod stream;

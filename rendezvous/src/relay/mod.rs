@@ -27,6 +27,8 @@ mod peers;
 mod quota;
 mod request;
 mod server;
+#[cfg(test)]
+mod tests;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
