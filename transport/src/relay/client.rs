@@ -268,3 +268,7 @@ impl Client {
         types::Instant::from_nanos(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
     }
 }
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;
