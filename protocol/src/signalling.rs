@@ -171,3 +171,22 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn relay_offers_travel_and_keep_their_password() {
+        let servers = [
+            RelayServer::SameHost { port: 3480 },
+            RelayServer::At { host: "turn.example.org".into(), port: 3478 },
+        ];
+        for server in servers {
+            let offer = RelayOffer { server, username: "1:viewer".into(), password: "hush".into() };
+            let bytes = minicbor::to_vec(&offer).expect("a vector has room");
+            assert_eq!(minicbor::decode::<RelayOffer>(&bytes).expect("what was encoded"), offer);
+            assert!(!format!("{offer:?}").contains("hush"));
+        }
+    }
+}

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 /// by [`PlainLimiter::MAX_SOURCES`]: an entry exists only for a source that was answered and whose
 /// bucket has not filled up again since, and the bucket for all limits how many can be answered in
 /// that time.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PlainLimiter {
+    source: Rate,
     sources: BTreeMap<Source, Bucket>,
     total: Bucket,
     swept_at: Option<Instant>,
@@ -30,10 +31,17 @@ impl PlainLimiter {
     /// Most sources that are remembered.
     pub const MAX_SOURCES: usize = 4096;
 
-    const SOURCE: Rate = Rate { burst: Self::SOURCE_BURST, per_second: Self::SOURCE_RATE };
     const TOTAL: Rate = Rate { burst: Self::TOTAL_BURST, per_second: Self::TOTAL_RATE };
-    /// Time in which an empty bucket of a source fills.
-    const REFILL: Duration = Duration::from_secs((Self::SOURCE_BURST / Self::SOURCE_RATE) as u64);
+
+    /// With other numbers for one source: so many answers at once, and so many a second (at least 1).
+    pub fn with_source_rate(burst: u32, per_second: u32) -> Self {
+        Self {
+            source: Rate { burst, per_second: per_second.max(1) },
+            sources: BTreeMap::new(),
+            total: Bucket::default(),
+            swept_at: None,
+        }
+    }
 
     /// Whether one more answer may go to `from`, which is then counted.
     pub fn admit(&mut self, from: SocketAddr, now: Instant) -> bool {
@@ -41,7 +49,7 @@ impl PlainLimiter {
         let source = Source::of(from.ip());
         let mut bucket = self.sources.get(&source).copied().unwrap_or_default();
         let mut total = self.total;
-        let admitted = bucket.take(Self::SOURCE, now) && total.take(Self::TOTAL, now);
+        let admitted = bucket.take(self.source, now) && total.take(Self::TOTAL, now);
         let remembered =
             self.sources.contains_key(&source) || self.sources.len() < Self::MAX_SOURCES;
         if admitted && remembered {
@@ -59,10 +67,18 @@ impl PlainLimiter {
     /// Forgets, now and then, the sources whose buckets are full again.
     fn sweep(&mut self, now: Instant) {
         let since = self.swept_at.get_or_insert(now);
-        if now.saturating_duration_since(*since) >= Self::REFILL {
+        // By then an empty bucket is full.
+        let refill = Duration::from_secs(u64::from(self.source.burst / self.source.per_second));
+        if now.saturating_duration_since(*since) >= refill {
             self.swept_at = Some(now);
-            self.sources.retain(|_, bucket| !bucket.is_full(Self::SOURCE, now));
+            self.sources.retain(|_, bucket| !bucket.is_full(self.source, now));
         }
+    }
+}
+
+impl Default for PlainLimiter {
+    fn default() -> Self {
+        Self::with_source_rate(Self::SOURCE_BURST, Self::SOURCE_RATE)
     }
 }
 

@@ -29,6 +29,10 @@ const SOCKET_BUFFER: usize = 4 << 20;
 /// ChannelData header (RFC 8656, section 12.4).
 pub(super) const CHANNEL_HEADER: usize = 4;
 
+/// How long an allocation lasts unless it is refreshed, whatever its client asks for: the default of RFC
+/// 8656, section 7.2, so that what crashed viewers leave behind is soon free.
+pub(super) const LIFETIME: Duration = Duration::from_secs(600);
+
 /// Longest datagram that is relayed: what an Ethernet frame holds.
 const LONGEST: usize = 1500;
 
@@ -222,12 +226,4 @@ pub(super) fn bind(address: SocketAddr) -> io::Result<UdpSocket> {
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     UdpSocket::from_std(socket.into())
-}
-
-/// How long an allocation lasts that asked for so many seconds (RFC 8656, section 7.2): never shorter
-/// than the default, as clients refresh a minute ahead.
-pub(super) fn lifetime(asked: Option<u32>) -> Duration {
-    const DEFAULT: u64 = 600;
-    const LONGEST: u64 = 3600;
-    Duration::from_secs(asked.map_or(DEFAULT, u64::from).clamp(DEFAULT, LONGEST))
 }

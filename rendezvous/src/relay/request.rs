@@ -21,7 +21,7 @@ use turn_types::attribute::{
 };
 use turn_types::message::{ALLOCATE, CHANNEL_BIND, CREATE_PERMISSION, REFRESH};
 
-use super::allocation::{self, Allocation, Grant};
+use super::allocation::{self, Allocation, Grant, LIFETIME};
 use super::answer::{Refusal, success};
 use super::bindings::BindError;
 use super::credentials::User;
@@ -102,7 +102,7 @@ impl Shared {
             Some(asked) => asked.family(),
             None => AddressFamily::IPV4,
         };
-        let lifetime = allocation::lifetime(asked_lifetime(message)?);
+        optional::<Lifetime>(message)?;
         let lease = self.quotas.lease(&user.name).map_err(|exhausted| match exhausted {
             Exhausted::Viewer => Refusal::Quota,
             Exhausted::Total => Refusal::Capacity,
@@ -116,7 +116,7 @@ impl Shared {
             relayed,
             socket,
             lease,
-            expires_at: Instant::now() + lifetime,
+            expires_at: Instant::now() + LIFETIME,
         }));
         tracing::debug!(client = %request.from, %relayed, "relayed address allocated");
         let replaced = self.allocations().insert(request.from, Arc::clone(&allocation));
@@ -169,10 +169,8 @@ impl Shared {
         {
             return Err(Refusal::PeerFamily);
         }
-        let lifetime = match asked_lifetime(message)? {
-            Some(0) => Duration::ZERO,
-            asked => allocation::lifetime(asked),
-        };
+        let asked = optional::<Lifetime>(message)?.map(|lifetime| lifetime.seconds());
+        let lifetime = if asked == Some(0) { Duration::ZERO } else { LIFETIME };
         allocation.set_expiry(Instant::now() + lifetime);
         if lifetime.is_zero() {
             self.forget(allocation);
@@ -277,10 +275,6 @@ fn optional<'a, A: AttributeFromRaw<'a> + AttributeStaticType>(
     } else {
         Ok(None)
     }
-}
-
-fn asked_lifetime(message: &Message<'_>) -> Result<Option<u32>, Refusal> {
-    Ok(optional::<Lifetime>(message)?.map(|lifetime| lifetime.seconds()))
 }
 
 fn lifetime_attribute(lifetime: Duration) -> Lifetime {
