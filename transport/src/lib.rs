@@ -3,6 +3,7 @@
 //!
 //! - [`port`]: the socket with its demultiplexer and QUIC endpoint on it;
 //! - [`kernel`]: one burst to many destinations, at the kernel's price;
+//! - [`mapping`]: a port that the router maps to ours because we asked;
 //! - [`paths`]: which address a peer is reached at now;
 //! - [`relay`]: being reached through a TURN server;
 //! - [`signalling`]: talking to the rendezvous; [`openings`]: driving the opening agents;
@@ -12,6 +13,7 @@
 pub mod addresses;
 pub mod identity;
 pub mod kernel;
+pub mod mapping;
 pub mod openings;
 pub mod paths;
 pub mod port;
