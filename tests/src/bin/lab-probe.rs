@@ -1,5 +1,7 @@
 //! A small UDP program for finding out what a network does.
 //!
+//! Addresses are of either family.
+//!
 //! - `serve PORT…` answers `who` with the source it saw and `ping…` with the same; sends TEXT to
 //!   ENDPOINT when told `tell ENDPOINT TEXT`.
 //! - `ask PORT SERVER…` asks each server `who` from one socket, printing `mapped SERVER ENDPOINT`;
@@ -8,16 +10,20 @@
 //! - `ping SERVER COUNT` prints a round-trip time in microseconds a line.
 //! - `blast TARGET COUNT LENGTH PER-SECOND` sends numbered datagrams evenly.
 //! - `burst TARGET COUNT LENGTH` sends numbered datagrams with one call, which the kernel segments.
+//! - `flows TARGET PER-SECOND COUNT` sends one small datagram from each of many ports, evenly, printing
+//!   `open` after the first and `done` after the last.
 
 use std::{
     env,
-    net::{SocketAddr, UdpSocket},
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
 use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Socket, Type};
 
 /// Between two tries to reach a server.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
@@ -25,6 +31,8 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 const TRIES: usize = 10;
 /// Between two pings: longer than any round trip that is measured.
 const PING_INTERVAL: Duration = Duration::from_millis(10);
+/// The ports that `flows` sends from: below those that the kernel gives to others.
+const FLOW_PORTS: std::ops::Range<u16> = 10_000..32_000;
 /// Datagrams that `blast` sends without looking at the clock.
 const BLAST_GROUP: u32 = 8;
 
@@ -33,9 +41,15 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match &words[..] {
         ["serve", ports @ ..] => serve(ports),
-        ["ask", port, servers @ ..] => ask(bind(port)?, servers),
+        ["ask", port, servers @ ..] => {
+            let servers: Vec<SocketAddr> =
+                servers.iter().map(|server| server.parse()).collect::<Result<_, _>>()?;
+            let first = servers.first().context("no server named")?;
+            ask(bind(port.parse()?, first)?, &servers)
+        }
         ["send", port, target, text] => {
-            bind(port)?.send_to(text.as_bytes(), target)?;
+            let target = target.parse()?;
+            bind(port.parse()?, &target)?.send_to(text.as_bytes(), target)?;
             Ok(())
         }
         ["ping", server, count] => ping(server, count.parse()?),
@@ -43,17 +57,40 @@ fn main() -> anyhow::Result<()> {
             blast(target, count.parse()?, length.parse()?, rate.parse()?)
         }
         ["burst", target, count, length] => burst(target, count.parse()?, length.parse()?),
+        ["flows", target, per_second, count] => {
+            flows(target.parse()?, per_second.parse()?, count.parse()?)
+        }
         _ => bail!("unknown arguments {words:?}"),
     }
 }
 
-fn bind(port: &str) -> anyhow::Result<UdpSocket> {
-    let port: u16 = port.parse().with_context(|| format!("{port} is not a port"))?;
-    UdpSocket::bind(("0.0.0.0", port)).with_context(|| format!("binding port {port}"))
+/// A socket at a port, of the family of its peer.
+fn bind(port: u16, peer: &SocketAddr) -> anyhow::Result<UdpSocket> {
+    let any: IpAddr = match peer {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    UdpSocket::bind((any, port)).with_context(|| format!("binding port {port}"))
+}
+
+/// Sockets at a port for both families, or for IPv4 where there is no IPv6.
+fn bind_both(port: u16) -> anyhow::Result<Vec<UdpSocket>> {
+    let mut sockets = vec![UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))?];
+    let socket = Socket::new(Domain::IPV6, Type::DGRAM, None)?;
+    socket.set_only_v6(true)?;
+    match socket.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).into()) {
+        Ok(()) => sockets.push(socket.into()),
+        Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(sockets)
 }
 
 fn serve(ports: &[&str]) -> anyhow::Result<()> {
-    let sockets: Vec<UdpSocket> = ports.iter().map(|port| bind(port)).collect::<Result<_, _>>()?;
+    let mut sockets = Vec::new();
+    for port in ports {
+        sockets.extend(bind_both(port.parse()?).with_context(|| format!("binding port {port}"))?);
+    }
     println!("ready");
     thread::scope(|scope| {
         for socket in &sockets {
@@ -80,15 +117,14 @@ fn serve(ports: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn ask(socket: UdpSocket, servers: &[&str]) -> anyhow::Result<()> {
+fn ask(socket: UdpSocket, servers: &[SocketAddr]) -> anyhow::Result<()> {
     let mut buffer = [0; 2048];
     socket.set_read_timeout(Some(RETRY_INTERVAL))?;
     'servers: for server in servers {
-        let server: SocketAddr = server.parse()?;
         for _ in 0..TRIES {
             socket.send_to(b"who", server)?;
             while let Ok((length, source)) = socket.recv_from(&mut buffer) {
-                if source == server {
+                if source == *server {
                     println!("mapped {server} {}", String::from_utf8_lossy(&buffer[..length]));
                     continue 'servers;
                 }
@@ -106,7 +142,7 @@ fn ask(socket: UdpSocket, servers: &[&str]) -> anyhow::Result<()> {
 }
 
 fn ping(server: &str, count: u32) -> anyhow::Result<()> {
-    let socket = bind("0")?;
+    let socket = bind(0, &server.parse()?)?;
     socket.connect(server)?;
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut buffer = [0; 2048];
@@ -127,7 +163,7 @@ fn ping(server: &str, count: u32) -> anyhow::Result<()> {
 
 fn blast(target: &str, count: u32, length: usize, per_second: u32) -> anyhow::Result<()> {
     // Not connected, so that answers of a kernel without a receiver are no errors.
-    let socket = bind("0")?;
+    let socket = bind(0, &target.parse()?)?;
     let mut payload = vec![0; length.max(4)];
     let start = Instant::now();
     for number in 0..count {
@@ -142,8 +178,25 @@ fn blast(target: &str, count: u32, length: usize, per_second: u32) -> anyhow::Re
     Ok(())
 }
 
+fn flows(target: SocketAddr, per_second: u32, count: u16) -> anyhow::Result<()> {
+    if usize::from(count) > FLOW_PORTS.len() {
+        bail!("{count} flows are more than the {} ports for them", FLOW_PORTS.len());
+    }
+    let start = Instant::now();
+    for (number, port) in FLOW_PORTS.take(count.into()).enumerate() {
+        let due_at = start + Duration::from_secs(1) * u32::try_from(number)? / per_second.max(1);
+        thread::sleep(due_at.saturating_duration_since(Instant::now()));
+        bind(port, &target)?.send_to(b"flow", target)?;
+        if number == 0 {
+            println!("open");
+        }
+    }
+    println!("done");
+    Ok(())
+}
+
 fn burst(target: &str, count: u32, length: u16) -> anyhow::Result<()> {
-    let socket = bind("0")?;
+    let socket = bind(0, &target.parse()?)?;
     setsockopt(&socket, sockopt::UdpGsoSegment, &i32::from(length))
         .context("asking for segmentation")?;
     let mut payload = Vec::new();

@@ -1,6 +1,6 @@
 //! What routers do to UDP, as nftables rules. Mapping and filtering are RFC 4787's.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, net::Ipv4Addr, time::Duration};
 
 /// The behaviour of a router. Unless it says otherwise, the router translates addresses and ports,
 /// drops what comes from outside unasked, and maps and filters as its name says.
@@ -21,11 +21,19 @@ pub enum Nat {
     PortRestricted,
     /// As [`Nat::PortRestricted`], but the external port is another one.
     PortRestrictedOtherPort,
-    /// Endpoint-independent mapping, another port, address-dependent filtering.
+    /// Endpoint-independent mapping that keeps the port where it is free, address-dependent
+    /// filtering.
     AddressRestricted,
+    /// As [`Nat::AddressRestricted`], but the external port is another one.
+    AddressRestrictedOtherPort,
     /// Endpoint-independent mapping, the port kept where it is free, endpoint-independent
     /// filtering: whoever knows the mapping gets in.
     Unrestricted,
+    /// As [`Nat::Unrestricted`], but the external port is another one.
+    UnrestrictedOtherPort,
+    /// As [`Nat::Unrestricted`], and for hosts of its own LAN too, to which packets from each other
+    /// seem to come from outside (RFC 4787, section 6).
+    UnrestrictedHairpin,
     /// Address-dependent mapping, address-and-port-dependent filtering.
     AddressDependentMapping,
     /// Address-and-port-dependent mapping with random ports.
@@ -64,9 +72,22 @@ impl Nat {
         matches!(self, Self::Open | Self::Firewall)
     }
 
-    /// The rules, for a LAN and the network around the router's external address, both as
-    /// prefixes. They replace those in force.
-    pub(crate) fn rules(self, lan: &str, outside: &str) -> String {
+    /// What it does to IPv6, which it never translates: only answers come in, except where nothing
+    /// is filtered at all. The rules replace those in force.
+    pub(crate) fn ipv6_rules(self) -> String {
+        let table = match self {
+            Self::Open => Table::default(),
+            Self::UdpBlocked => Table::default().input().forward(ADMIT_ANSWERS).forward(BLOCK_UDP),
+            _ => Table::default().input().forward(ADMIT_ANSWERS),
+        };
+        table.text("ip6")
+    }
+
+    /// The rules, for a LAN, as a prefix, and the router's external address. They replace those in
+    /// force.
+    pub(crate) fn rules(self, lan: &str, external: Ipv4Addr) -> String {
+        let [a, b, c, _] = external.octets();
+        let outside = format!("{}/24", Ipv4Addr::new(a, b, c, 0));
         let table = match self {
             Self::Open => Table::default(),
             Self::Firewall => Table::default().input().forward(ADMIT_ANSWERS),
@@ -85,16 +106,19 @@ impl Nat {
             Self::PortRestricted => Table::default().input().srcnat(MASQUERADE),
             Self::NoDrop => Table::default().srcnat(MASQUERADE),
             Self::PortRestrictedOtherPort => Table::default().input().endpoint_independent("masquerade random"),
-            Self::Unrestricted => Table::default()
-                .input()
-                .endpoint_independent("masquerade")
-                .dstnat("iifname \"wan\" meta l4proto udp dnat to ip daddr . udp dport map @in"),
-            Self::AddressRestricted => Table::default()
-                .input()
-                .endpoint_independent("masquerade random")
-                .set(format!("set sent {{ type inet_service . ipv4_addr; flags dynamic,timeout; timeout {MAPPING_TIMEOUT}; size 65535; }}"))
-                .learn("update @sent { udp sport . ip daddr }")
-                .dstnat("iifname \"wan\" udp dport . ip saddr @sent dnat to ip daddr . udp dport map @in"),
+            Self::Unrestricted => Table::default().input().endpoint_independent("masquerade").admit_all(),
+            Self::UnrestrictedOtherPort => {
+                Table::default().input().endpoint_independent("masquerade random").admit_all()
+            }
+            Self::UnrestrictedHairpin => {
+                Table::default().input().endpoint_independent("masquerade").admit_all().hairpin(external)
+            }
+            Self::AddressRestricted => {
+                Table::default().input().endpoint_independent("masquerade").admit_addresses()
+            }
+            Self::AddressRestrictedOtherPort => {
+                Table::default().input().endpoint_independent("masquerade random").admit_addresses()
+            }
             Self::AddressDependentMapping => Table::default()
                 .input()
                 .set(format!("map out {{ type ipv4_addr . inet_service . ipv4_addr : ipv4_addr . inet_service; flags dynamic,timeout; timeout {MAPPING_TIMEOUT}; size 65535; }}"))
@@ -112,13 +136,19 @@ impl Nat {
                 .set(format!("set held {{ type inet_service; flags dynamic,timeout; timeout {}s; size 65535; }}", timeout.as_secs()))
                 .learn("update @held { udp sport }")
                 .raw("iifname \"wan\" meta l4proto udp udp dport != @held drop"),
-            Self::UdpBlocked => Table::default().input().srcnat(MASQUERADE).forward("meta l4proto udp drop"),
+            Self::UdpBlocked => Table::default().input().srcnat(MASQUERADE).forward(BLOCK_UDP),
         };
-        table.text()
+        table.text("ip")
     }
 }
 
 const MASQUERADE: &str = "oifname \"wan\" masquerade";
+const BLOCK_UDP: &str = "meta l4proto udp drop";
+/// Packets of the LAN that came back into it, once their destination is translated.
+const TURNED: &str = "iifname \"lan\" oifname \"lan\" meta l4proto udp ct status dnat";
+
+const LEARN_OUT: &str = "ct direction original update @out { ct original ip saddr . ct original proto-src : ip saddr . udp sport }";
+const LEARN_IN: &str = "ct direction original update @in { ip saddr . udp sport : ct original ip saddr . ct original proto-src }";
 
 /// A port for each value of a counter that every new mapping increments.
 fn sequence(step: u16) -> String {
@@ -162,8 +192,29 @@ impl Table {
             .set(map("in"))
             .srcnat("oifname \"wan\" meta l4proto udp snat to ip saddr . udp sport map @out")
             .srcnat(format!("oifname \"wan\" {choose}"))
-            .learn("ct direction original update @out { ct original ip saddr . ct original proto-src : ip saddr . udp sport }")
-            .learn("ct direction original update @in { ip saddr . udp sport : ct original ip saddr . ct original proto-src }")
+            .learn(LEARN_OUT)
+            .learn(LEARN_IN)
+    }
+
+    /// Lets in whoever sends to a mapping.
+    fn admit_all(self) -> Self {
+        self.dstnat("iifname \"wan\" meta l4proto udp dnat to ip daddr . udp dport map @in")
+    }
+
+    /// Lets in the addresses that a mapping has sent to.
+    fn admit_addresses(self) -> Self {
+        self.set(format!("set sent {{ type inet_service . ipv4_addr; flags dynamic,timeout; timeout {MAPPING_TIMEOUT}; size 65535; }}"))
+            .learn("update @sent { udp sport . ip daddr }")
+            .dstnat("iifname \"wan\" udp dport . ip saddr @sent dnat to ip daddr . udp dport map @in")
+    }
+
+    /// Turns packets from the LAN to a mapping around, and has them come from the sender's own
+    /// mapping, which is made if there is none.
+    fn hairpin(mut self, external: Ipv4Addr) -> Self {
+        self.learn.extend([LEARN_OUT, LEARN_IN].map(|learn| format!("{TURNED} {learn}")));
+        self.dstnat("iifname \"lan\" meta l4proto udp dnat to ip daddr . udp dport map @in")
+            .srcnat(format!("{TURNED} snat to ip saddr . udp sport map @out"))
+            .srcnat(format!("{TURNED} snat to {external}"))
     }
 
     fn set(mut self, definition: impl Into<String>) -> Self {
@@ -196,7 +247,8 @@ impl Table {
         self
     }
 
-    fn text(&self) -> String {
+    /// The rules as nft reads them, for a family: `ip` or `ip6`.
+    fn text(&self, family: &str) -> String {
         let chains = [
             ("raw", "type filter hook prerouting priority raw", &self.raw),
             ("dstnat", "type nat hook prerouting priority dstnat", &self.dstnat),
@@ -205,7 +257,8 @@ impl Table {
             ("srcnat", "type nat hook postrouting priority srcnat", &self.srcnat),
             ("learn", "type filter hook postrouting priority srcnat + 10", &self.learn),
         ];
-        let mut text = "table ip router\ndelete table ip router\ntable ip router {\n".to_owned();
+        let name = format!("table {family} router");
+        let mut text = format!("{name}\ndelete {name}\n{name} {{\n");
         for set in &self.sets {
             let _ = writeln!(text, "{set}");
         }

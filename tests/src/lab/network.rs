@@ -1,6 +1,12 @@
 //! Building the network: the core, what is attached to it, and what is behind routers.
 
-use std::{collections::HashSet, env, net::Ipv4Addr, path::Path, sync::Arc};
+use std::{
+    collections::HashSet,
+    env,
+    net::{Ipv4Addr, Ipv6Addr},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     error::{LabError, Result},
@@ -8,7 +14,7 @@ use super::{
     link::{self, End, Forwarder, Link, mac},
     nat::Nat,
     node::{Host, Node},
-    router::{Router, Upstream},
+    router::{Router, Upstream, Wan},
 };
 
 /// Sets the seed of all chances in a lab, to see a run again.
@@ -20,11 +26,12 @@ const CORE: &str = "core";
 /// The longest interface name of Linux is 15 bytes; ours end in a number.
 const LONGEST_NAME: usize = 40;
 
-/// Run in each new namespace: loopback up, no reverse path filter, no IPv6 chatter.
+/// Run in each new namespace: loopback up, no reverse path filter, and no word to hosts about
+/// shorter ways.
 const PREPARE: &str = "\
 ip link set lo up
 for file in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $file; done
-for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 > $file; done
+for file in /proc/sys/net/ipv4/conf/*/send_redirects; do echo 0 > $file; done
 file=/proc/sys/net/bridge/bridge-nf-call-iptables
 if [ -e $file ]; then echo 0 > $file; fi
 ";
@@ -32,12 +39,27 @@ if [ -e $file ]; then echo 0 > $file; fi
 /// And in those that forward.
 const PREPARE_FORWARDING: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward\n";
 
+/// Run where there is to be no IPv6, so that it does not chatter either.
+const PREPARE_IPV4_ONLY: &str =
+    "for file in /proc/sys/net/ipv6/conf/*/disable_ipv6; do echo 1 > $file; done\n";
+
+/// Run where there is to be IPv6: addresses are given, not found, and work at once.
+const PREPARE_IPV6: &str = "\
+for folder in /proc/sys/net/ipv6/conf/*; do
+for setting in disable_ipv6 accept_ra autoconf accept_dad dad_transmits router_solicitations accept_redirects; do
+echo 0 > $folder/$setting
+done
+done
+";
+const PREPARE_IPV6_FORWARDING: &str = "echo 1 > /proc/sys/net/ipv6/conf/all/forwarding\n";
+
 /// A network in namespaces of its own. Dropping it ends all its processes.
 #[derive(Debug)]
 pub struct Lab {
     keeper: Arc<Keeper>,
     core: Node,
     seed: u64,
+    dual_stack: bool,
     names: HashSet<String>,
     /// Things attached to the core so far.
     attached: u8,
@@ -50,6 +72,7 @@ struct Attached {
     node: Node,
     address: Ipv4Addr,
     prefix_length: u8,
+    ipv6_address: Option<Ipv6Addr>,
 }
 
 /// Where a new node's traffic goes.
@@ -60,32 +83,38 @@ struct Gate<'a> {
     /// The interface that has the gateway's address: the port, or the bridge it belongs to.
     interface: &'a str,
     address: Ipv4Addr,
+    ipv6_address: Option<Ipv6Addr>,
 }
 
 impl Lab {
     /// A lab with only a core. Its seed is taken from `LAB_SEED`, or by chance, and is written to
     /// standard error.
     pub fn new() -> Result<Self> {
-        let seed = match env::var(SEED_VARIABLE) {
-            Ok(text) => text.parse().map_err(|_| {
-                LabError::Topology(format!(
-                    "{SEED_VARIABLE} is `{text}`, which is not a 64-bit number"
-                ))
-            })?,
-            Err(_) => rand::random(),
-        };
-        Self::with_seed(seed)
+        Self::make(seed()?, false)
+    }
+
+    /// As [`Lab::new`], but every node has IPv6 as well. Addresses are 2001:db8:0:NETWORK::/64
+    /// towards the core and 2001:db8:1:LAN::/64 in LANs, whose prefix the routers keep whatever
+    /// happens to their external IPv4 address. No router translates IPv6; all but those of
+    /// [`Nat::Open`] admit only answers from outside.
+    pub fn dual_stack() -> Result<Self> {
+        Self::make(seed()?, true)
     }
 
     /// A lab with only a core and this seed.
     pub fn with_seed(seed: u64) -> Result<Self> {
+        Self::make(seed, false)
+    }
+
+    fn make(seed: u64, dual_stack: bool) -> Result<Self> {
         let keeper = Arc::new(Keeper::start()?);
         eprintln!("network lab: {SEED_VARIABLE}={seed}, files in {}", keeper.folder().display());
-        add_namespace(&keeper, CORE, true)?;
+        add_namespace(&keeper, CORE, true, dual_stack)?;
         Ok(Self {
             core: Node::new(keeper.clone(), CORE, "lo", None),
             keeper,
             seed,
+            dual_stack,
             names: HashSet::from([CORE.to_owned()]),
             attached: 0,
             lans: 0,
@@ -119,7 +148,7 @@ impl Lab {
 
     fn add_public_host(&mut self, name: &str, link: Option<&Link>) -> Result<Host> {
         let attached = self.attach_to_core(name, "eth0", link)?;
-        Ok(Host::new(attached.node, attached.address))
+        Ok(attached.into_host())
     }
 
     /// A router with a LAN, attached to the core.
@@ -147,32 +176,31 @@ impl Lab {
             )));
         }
         let attached = self.attach_to_lan(carrier, name, "wan", None)?;
-        let upstream = Upstream::Lan { node: (**carrier).clone() };
+        let upstream = Upstream::Lan { router: Box::new(carrier.clone()) };
         self.make_router(attached, nat, upstream)
     }
 
     fn make_router(&mut self, attached: Attached, nat: Nat, upstream: Upstream) -> Result<Router> {
         self.lans = self.lans.checked_add(1).ok_or_else(too_many)?;
-        Router::set_up(
-            attached.node,
-            attached.address,
-            attached.prefix_length,
+        let wan = Wan {
+            address: attached.address,
+            prefix_length: attached.prefix_length,
+            ipv6_address: attached.ipv6_address,
             upstream,
-            nat,
-            self.lans,
-        )
+        };
+        Router::set_up(attached.node, wan, nat, self.lans)
     }
 
     /// A host on the LAN of a router.
     pub fn host_behind(&mut self, router: &Router, name: &str) -> Result<Host> {
         let attached = self.attach_to_lan(router, name, "eth0", None)?;
-        Ok(Host::new(attached.node, attached.address))
+        Ok(attached.into_host())
     }
 
     /// A host on the LAN of a router, through an impaired link.
     pub fn host_behind_with(&mut self, router: &Router, name: &str, link: Link) -> Result<Host> {
         let attached = self.attach_to_lan(router, name, "eth0", Some(&link))?;
-        Ok(Host::new(attached.node, attached.address))
+        Ok(attached.into_host())
     }
 
     /// Changes the impairments of a node's link towards the core; only for links that were made
@@ -190,17 +218,32 @@ impl Lab {
         self.attached = self.attached.checked_add(1).ok_or_else(too_many)?;
         let port = format!("port{}", self.attached);
         let gateway = Ipv4Addr::new(198, 18, self.attached, 1);
+        let ipv6 = |last| {
+            let network = u16::from(self.attached);
+            self.dual_stack.then(|| Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, last))
+        };
+        let (ipv6_gateway, ipv6_address) = (ipv6(1), ipv6(2));
         let attached = Attached {
             node: self.add_node(name, interface, &self.core.clone(), &port, link)?,
             address: Ipv4Addr::new(198, 18, self.attached, 2),
             prefix_length: 29,
+            ipv6_address,
         };
-        let set_up = format!(
+        let mut set_up = format!(
             "ip -n {CORE} address add {gateway}/29 dev {port}\n\
              ip -n {CORE} link set {port} address {} up\n",
             mac(gateway)
         );
-        let gate = Gate { namespace: CORE, port: &port, interface: &port, address: gateway };
+        if let Some(address) = ipv6_gateway {
+            set_up += &format!("ip -n {CORE} address add {address}/64 dev {port} nodad\n");
+        }
+        let gate = Gate {
+            namespace: CORE,
+            port: &port,
+            interface: &port,
+            address: gateway,
+            ipv6_address: ipv6_gateway,
+        };
         self.bring_up(attached, &gate, &set_up)
     }
 
@@ -216,10 +259,17 @@ impl Lab {
             node: self.add_node(name, interface, router, &place.port, link)?,
             address: place.address,
             prefix_length: 24,
+            ipv6_address: place.ipv6_address,
         };
         let (namespace, port) = (router.name(), place.port.as_str());
         let set_up = format!("ip -n {namespace} link set {port} master lan up\n");
-        let gate = Gate { namespace, port, interface: "lan", address: place.gateway };
+        let gate = Gate {
+            namespace,
+            port,
+            interface: "lan",
+            address: place.gateway,
+            ipv6_address: place.ipv6_gateway,
+        };
         self.bring_up(attached, &gate, &set_up)
     }
 
@@ -241,7 +291,7 @@ impl Lab {
         if !self.names.insert(name.to_owned()) {
             return Err(LabError::Topology(format!("there are two nodes called `{name}`")));
         }
-        add_namespace(&self.keeper, name, interface == "wan")?;
+        add_namespace(&self.keeper, name, interface == "wan", self.dual_stack)?;
         let lower = End { namespace: name, interface };
         let upper = End { namespace: upstream.name(), interface: port };
         let forwarder = match link {
@@ -270,18 +320,43 @@ impl Lab {
              ip -n {name} route add default via {gateway}\n\
              ip -n {name} neighbour replace {gateway} lladdr {} dev {interface}\n\
              ip -n {} neighbour replace {address} lladdr {} dev {}\n\
-             {}{}",
+             {}{}{}",
             attached.prefix_length,
             mac(address),
             mac(gateway),
             gate.namespace,
             mac(address),
             gate.interface,
+            attached.bring_up_ipv6(gate),
             wait_until_ready(name, interface),
             wait_until_ready(gate.namespace, gate.port),
         );
         self.keeper.script(&format!("bringing up {name}"), &script)?;
         Ok(attached)
+    }
+}
+
+impl Attached {
+    fn into_host(self) -> Host {
+        Host::new(self.node, self.address, self.ipv6_address)
+    }
+
+    /// What a dual-stack lab adds to bringing a node up. MAC addresses come from IPv4.
+    fn bring_up_ipv6(&self, gate: &Gate<'_>) -> String {
+        let (Some(address), Some(gateway)) = (self.ipv6_address, gate.ipv6_address) else {
+            return String::new();
+        };
+        let (name, interface) = (self.node.name(), self.node.uplink());
+        format!(
+            "ip -n {name} address add {address}/64 dev {interface} nodad\n\
+             ip -n {name} route add default via {gateway}\n\
+             ip -n {name} neighbour replace {gateway} lladdr {} dev {interface}\n\
+             ip -n {} neighbour replace {address} lladdr {} dev {}\n",
+            mac(gate.address),
+            gate.namespace,
+            mac(self.address),
+            gate.interface,
+        )
     }
 }
 
@@ -291,10 +366,22 @@ impl Drop for Lab {
     }
 }
 
-fn add_namespace(keeper: &Keeper, name: &str, forwards: bool) -> Result<()> {
+/// The seed that `LAB_SEED` names, or one by chance.
+fn seed() -> Result<u64> {
+    match env::var(SEED_VARIABLE) {
+        Ok(text) => text.parse().map_err(|_| {
+            LabError::Topology(format!("{SEED_VARIABLE} is `{text}`, which is not a 64-bit number"))
+        }),
+        Err(_) => Ok(rand::random()),
+    }
+}
+
+fn add_namespace(keeper: &Keeper, name: &str, forwards: bool, dual_stack: bool) -> Result<()> {
     let forwarding = if forwards { PREPARE_FORWARDING } else { "" };
-    let script =
-        format!("ip netns add {name}\nip netns exec {name} sh -ec '{PREPARE}{forwarding}'");
+    let ipv6 = if dual_stack { PREPARE_IPV6 } else { PREPARE_IPV4_ONLY };
+    let ipv6_forwarding = if forwards && dual_stack { PREPARE_IPV6_FORWARDING } else { "" };
+    let prepare = [PREPARE, forwarding, ipv6, ipv6_forwarding].concat();
+    let script = format!("ip netns add {name}\nip netns exec {name} sh -ec '{prepare}'");
     keeper.script(&format!("making {name}"), &script)
 }
 

@@ -2,13 +2,15 @@
 
 use std::{
     env,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::Deref,
     process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use super::{
+    build::binary,
     capture::Capture,
     error::{Doing, LabError, Result},
     flows::{self, Flow},
@@ -16,6 +18,9 @@ use super::{
     link::{Forwarder, Link},
     process::Process,
 };
+
+/// How long a helper program may take to start on a busy machine.
+const FIRST_FLOW_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A network namespace with a name, in which programs run. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -143,6 +148,17 @@ impl Node {
         }
     }
 
+    /// Opens `count` new UDP flows to `target`, `per_second` of them each second, from a port of its
+    /// own each, as other users of a NAT would: at most 22,000. The first has been opened when this
+    /// returns; the process ends by itself after the last.
+    pub fn open_flows(&self, target: SocketAddr, per_second: u32, count: u16) -> Result<Process> {
+        let mut probe = Command::new(binary("lab-probe")?);
+        probe.args(["flows", &target.to_string(), &per_second.to_string(), &count.to_string()]);
+        let process = self.spawn("flows", &probe)?;
+        process.wait_for_line(FIRST_FLOW_TIMEOUT, |line| line == "open")?;
+        Ok(process)
+    }
+
     /// From now on counts the UDP datagrams that arrive here or pass through, by flow.
     pub fn count_flows(&self) -> Result<()> {
         self.configure("counting flows", &["nft", "-f", "-"], flows::RULES).map(drop)
@@ -181,16 +197,22 @@ impl Node {
 pub struct Host {
     node: Node,
     address: Ipv4Addr,
+    ipv6_address: Option<Ipv6Addr>,
 }
 
 impl Host {
-    pub(crate) fn new(node: Node, address: Ipv4Addr) -> Self {
-        Self { node, address }
+    pub(crate) fn new(node: Node, address: Ipv4Addr, ipv6_address: Option<Ipv6Addr>) -> Self {
+        Self { node, address, ipv6_address }
     }
 
     /// Its own address, which behind a router is usually a private one.
     pub fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Its IPv6 address, the same for everybody, in a [dual-stack](super::Lab::dual_stack) lab.
+    pub fn ipv6_address(&self) -> Option<Ipv6Addr> {
+        self.ipv6_address
     }
 
     /// Gives a public host a second address, the one after its first, as a server that tells

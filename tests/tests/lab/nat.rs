@@ -1,8 +1,12 @@
 //! Classification of each kind of router, by probes from two addresses and two ports.
 
-use std::{thread, time::Duration};
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
-use tests::lab::{Capture, Host, Lab, Nat, Result, Router};
+use tests::lab::{Capture, Host, Lab, Nat, Result, Router, eventually};
 
 use crate::probe::{self, ask, serve, tell};
 
@@ -42,8 +46,11 @@ fn each_kind_maps_and_filters_as_its_name_says() -> Result<()> {
     let expected = [
         (Nat::PortRestricted, of(Independent, OnAddressAndPort, true)),
         (Nat::PortRestrictedOtherPort, of(Independent, OnAddressAndPort, false)),
-        (Nat::AddressRestricted, of(Independent, OnAddress, false)),
+        (Nat::AddressRestricted, of(Independent, OnAddress, true)),
+        (Nat::AddressRestrictedOtherPort, of(Independent, OnAddress, false)),
         (Nat::Unrestricted, of(Independent, Independent, true)),
+        (Nat::UnrestrictedOtherPort, of(Independent, Independent, false)),
+        (Nat::UnrestrictedHairpin, of(Independent, Independent, true)),
         (Nat::AddressDependentMapping, of(OnAddress, OnAddressAndPort, false)),
         (Nat::RandomPerDestination, of(OnAddressAndPort, OnAddressAndPort, false)),
         (Nat::SequentialPerDestination { step: 1 }, of(OnAddressAndPort, OnAddressAndPort, false)),
@@ -82,6 +89,117 @@ fn sequential_ports_have_the_step_asked_for() -> Result<()> {
         let steps: Vec<u16> = seen.windows(2).map(|pair| pair[1].port() - pair[0].port()).collect();
         assert_eq!(steps, [step, step]);
     }
+    Ok(())
+}
+
+#[test]
+fn flows_of_others_take_sequential_ports() -> Result<()> {
+    let mut scene = Scene::new(Nat::SequentialPerDestination { step: 1 })?;
+    let neighbour = scene.lab.host_behind(&scene.router, "neighbour")?;
+    let server = (scene.one.address(), PORT);
+    let before = ask(&scene.inside, 5000, &[server])?.endpoints()?[0].port();
+    let flows = neighbour.open_flows((scene.two.address(), PORT).into(), 500, 40)?;
+    assert!(flows.wait(probe::LONG)?.success());
+    let after = ask(&scene.inside, 5001, &[server])?.endpoints()?[0];
+    assert_eq!(after.port() - before, 41);
+
+    let elapsed = Instant::now();
+    let slow = neighbour.open_flows((scene.one.address(), PORT).into(), 20, 21)?;
+    assert!(slow.wait(probe::LONG)?.success());
+    assert!(elapsed.elapsed() >= Duration::from_secs(1), "{:?}", elapsed.elapsed());
+    Ok(())
+}
+
+#[test]
+fn only_hairpins_lead_back_into_the_lan() -> Result<()> {
+    for (nat, turns) in
+        [(Nat::UnrestrictedHairpin, true), (Nat::Unrestricted, false), (Nat::PortRestricted, false)]
+    {
+        let mut scene = Scene::new(nat)?;
+        let neighbour = scene.lab.host_behind(&scene.router, "neighbour")?;
+        let server = (scene.one.address(), PORT);
+        serve(&neighbour, &[6000])?;
+        let external = scene.router.external_address();
+        let mapped = (external, 6000);
+        // The neighbour's server makes a mapping of its own, by sending where nobody answers.
+        let open = || -> Result<()> {
+            scene.one.count_flows()?;
+            tell(&neighbour, 6000, (scene.one.address(), 9).into(), "open")?;
+            assert!(eventually(probe::LONG, || scene.one.flows().is_ok_and(|all| all.len() == 1)));
+            Ok(())
+        };
+        // One asks from a mapping that it has, the other from one that the hairpin makes.
+        for asked in [vec![server, mapped], vec![mapped]] {
+            scene.router.flush_mappings()?;
+            open()?;
+            let seen = ask(&scene.inside, 5000, &asked)?;
+            let expected = asked.len() - usize::from(!turns);
+            assert_eq!(seen.endpoints()?, vec![(external, 5000).into(); expected], "{nat:?}");
+            seen.close()?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn ipv6_firewalls_open_from_both_sides() -> Result<()> {
+    let mut lab = Lab::dual_stack()?;
+    let ipv6 = |host: &Host, port: u16| {
+        let address = host.ipv6_address().expect("the lab is a dual-stack one");
+        SocketAddr::from((address, port))
+    };
+    let server = lab.public_host("server")?;
+    serve(&server, &[PORT])?;
+    let home = lab.router("home", Nat::PortRestricted)?;
+    let cam = lab.host_behind(&home, "cam")?;
+    let carrier = lab.router("carrier", Nat::RandomPerDestination)?;
+    let office = lab.router_behind(&carrier, "office", Nat::Unrestricted)?;
+    let desk = lab.host_behind(&office, "desk")?;
+    let open = lab.router("open", Nat::Open)?;
+    let free = lab.host_behind(&open, "free")?;
+    serve(&desk, &[PORT])?;
+    serve(&free, &[PORT])?;
+
+    // Nobody's address is translated, and the time to live counts hops.
+    let at_server = server.capture()?;
+    for host in [&cam, &desk, &free] {
+        let seen = ask(host, 5000, &[ipv6(&server, PORT)])?;
+        assert_eq!(seen.endpoints()?, [ipv6(host, 5000)]);
+        seen.close()?;
+    }
+    let hops: Vec<u8> = at_server
+        .stop()?
+        .iter()
+        .filter(|datagram| datagram.destination == ipv6(&server, PORT))
+        .map(|datagram| 64 - datagram.ttl)
+        .collect();
+    assert_eq!(hops, [2, 3, 2]);
+
+    // From one side only an unfiltered host is reached.
+    let asked = ask(&cam, 5001, &[ipv6(&desk, PORT), ipv6(&free, PORT)])?;
+    assert_eq!(asked.endpoints()?, [ipv6(&cam, 5001)]);
+    // The desk sends too, from another port at first.
+    tell(&desk, PORT, ipv6(&cam, 5002), "unasked")?;
+    tell(&desk, PORT, ipv6(&cam, 5001), "asked")?;
+    tell(&free, PORT, ipv6(&cam, 5001), "end")?;
+    assert_eq!(asked.received_until("end")?, ["asked", "end"]);
+    asked.close()?;
+    let asked = ask(&cam, 5001, &[ipv6(&desk, PORT)])?;
+    assert_eq!(asked.endpoints()?, [ipv6(&cam, 5001)]);
+    asked.close()?;
+
+    // IPv4 goes on beside it, and what a test does to a router concerns both.
+    let expected = home.change_external_address()?;
+    let seen = ask(&cam, 5003, &[(server.address(), PORT)])?;
+    assert_eq!(seen.endpoints()?, [(expected, 5003).into()]);
+    seen.close()?;
+    let arriving = cam.capture()?;
+    tell(&desk, PORT, ipv6(&cam, 5001), "after the flush")?;
+    let end = ask(&cam, 5004, &[ipv6(&desk, PORT), ipv6(&free, PORT)])?;
+    assert_eq!(end.endpoints()?, [ipv6(&cam, 5004)]);
+    assert!(!texts(arriving)?.iter().any(|text| text == "after the flush"));
+    home.block_udp(true)?;
+    assert_eq!(ask(&cam, 5005, &[ipv6(&server, PORT)])?.endpoints()?, []);
     Ok(())
 }
 

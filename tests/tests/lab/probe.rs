@@ -1,7 +1,7 @@
 //! Running `lab-probe` in hosts.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     process::Command,
     time::Duration,
 };
@@ -25,8 +25,12 @@ pub(crate) struct Asked {
 }
 
 /// Asks each server in turn from one port.
-pub(crate) fn ask(host: &Host, port: u16, servers: &[(Ipv4Addr, u16)]) -> Result<Asked> {
-    let servers = servers.iter().map(|server| SocketAddr::from(*server).to_string());
+pub(crate) fn ask(
+    host: &Host,
+    port: u16,
+    servers: &[impl Into<SocketAddr> + Copy],
+) -> Result<Asked> {
+    let servers = servers.iter().map(|server| (*server).into().to_string());
     let process = host.spawn("ask", probe()?.arg("ask").arg(port.to_string()).args(servers))?;
     process.wait_for_line(LONG, |line| line == "asked")?;
     Ok(Asked { process })
@@ -59,7 +63,11 @@ impl Asked {
 
 /// Makes the server on `port` of `host` send `text` to `target` from that port.
 pub(crate) fn tell(host: &Host, port: u16, target: SocketAddr, text: &str) -> Result<()> {
-    let server = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port).to_string();
+    let loopback: IpAddr = match target {
+        SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    let server = SocketAddr::new(loopback, port).to_string();
     host.run(probe()?.args(["send", "0", &server]).arg(format!("tell {target} {text}"))).map(drop)
 }
 
