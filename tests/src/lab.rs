@@ -44,6 +44,7 @@ mod network;
 mod node;
 mod output;
 pub mod pcap;
+mod port_mapping;
 mod process;
 mod router;
 mod wait;

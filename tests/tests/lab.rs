@@ -2,6 +2,8 @@
 
 #[path = "lab/nat.rs"]
 mod nat;
+#[path = "lab/port_mapping.rs"]
+mod port_mapping;
 #[path = "lab/probe.rs"]
 mod probe;
 

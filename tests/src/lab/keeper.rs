@@ -59,9 +59,7 @@ pub(crate) struct Keeper {
 impl Keeper {
     pub(crate) fn start() -> Result<Self> {
         for (program, package) in PROGRAMS {
-            if !search_path().any(|folder| folder.join(program).is_file()) {
-                return Err(LabError::MissingProgram { program, package });
-            }
+            require(program, package)?;
         }
         let folder = tempfile::Builder::new()
             .prefix("punchcast-lab-")
@@ -174,6 +172,15 @@ impl Keeper {
                 eprintln!("--- {}{tail}", log.name());
             }
         }
+    }
+}
+
+/// Makes sure that a program is installed.
+pub(crate) fn require(program: &'static str, package: &'static str) -> Result<()> {
+    if search_path().any(|folder| folder.join(program).is_file()) {
+        Ok(())
+    } else {
+        Err(LabError::MissingProgram { program, package })
     }
 }
 
