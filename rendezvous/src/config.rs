@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use service::config::ConfigError;
 use service::log::LogFormat;
 
+use crate::second::Second;
+
 /// STUN's port (RFC 8489): plain STUN clients look there, and firewalls know it.
 pub const DEFAULT_PORT: u16 = 3478;
 
@@ -37,6 +39,12 @@ pub struct Args {
 pub struct Config {
     /// UDP address to listen on.
     pub listen: SocketAddr,
+    /// UDP port at which STUN alone is answered too, for who finds out what a NAT does. `Auto` is the
+    /// one after that of `listen`; any free one where that is 0.
+    pub second_port: Second<u16>,
+    /// Address at which STUN is answered too. `Auto` is another IPv4 address of the same interface, if
+    /// it has one.
+    pub second_address: Second<IpAddr>,
     /// TCP address of the metrics listener.
     pub metrics: Option<SocketAddr>,
     /// How log lines look.
@@ -155,6 +163,8 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), DEFAULT_PORT),
+            second_port: Second::Auto,
+            second_address: Second::Auto,
             metrics: None,
             log_format: LogFormat::default(),
             limits: Limits::default(),
@@ -209,6 +219,29 @@ mod tests {
             Some(&b"hush-hush"[..])
         );
         assert!(!format!("{config:?}").contains("hush"));
+    }
+
+    #[test]
+    fn second_places_are_found_given_or_off() {
+        for (text, port, address) in [
+            ("second_port: auto", Second::Auto, Second::Auto),
+            ("second_port: off\nsecond_address: off", Second::Off, Second::Off),
+            (
+                "second_port: 9\nsecond_address: 192.0.2.1",
+                Second::At(9),
+                Second::At(IpAddr::from([192, 0, 2, 1])),
+            ),
+            ("second_address: \"2001:db8::1\"", Second::Auto, {
+                Second::At("2001:db8::1".parse().expect("an address"))
+            }),
+        ] {
+            let config: Config = service::config::parse(text).expect(text);
+            assert_eq!((config.second_port, config.second_address), (port, address), "{text}");
+        }
+        for text in ["second_port: 70000", "second_address: here", "second_port: [1]"] {
+            let error = service::config::parse::<Config>(text).expect_err(text).to_string();
+            assert!(error.contains("auto, off or"), "{error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //! - a broadcaster registers over QUIC; its id is the key that it proves to hold in the handshake;
 //! - a viewer asks for an introduction; both sides get each other's candidates, and credentials
 //!   minted for this one introduction;
-//! - anybody gets its own address from a STUN Binding request, at a bounded rate;
+//! - anybody gets its own address from a STUN Binding request, at a bounded rate, and finds out by a
+//!   second port and address what its NAT does (RFC 5780);
 //! - a viewer without a direct path is reached through the [`relay`], if there is one.
 //!
 //! All state is in memory: after a restart broadcasters register again by themselves.
@@ -14,12 +15,15 @@ pub mod config;
 pub mod directory;
 mod metrics;
 pub mod relay;
+mod second;
 mod server;
 mod session;
+mod stun;
 
 pub use config::{Args, Config};
 pub use directory::Directory;
 pub use relay::Relay;
+pub use second::Second;
 pub use server::Server;
 
 use std::sync::Arc;

@@ -1,23 +1,23 @@
 //! The server: its port, its relay, and who may connect.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::signalling::ALPN;
-use protocol::stun::{PlainLimiter, answer_plain_binding};
 use quinn::VarInt;
 use service::exit::Failure;
 use service::metrics::Readiness;
 use transport::identity::Identity;
 use transport::port::{self, Inbound, Port};
-use transport::socket::Socket;
 
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::metrics::{Metrics, Rejection};
 use crate::relay::Relay;
+use crate::second::Places;
 use crate::session::{self, Shared};
+use crate::stun::{Answering, Stun};
 
 /// From this many connections on, a newcomer must first prove its address (QUIC Retry).
 const RETRY_FROM: i64 = 1_000;
@@ -37,6 +37,8 @@ pub struct Server {
     readiness: Readiness,
     relay: Option<Arc<Relay>>,
     accepting: tokio::task::JoinHandle<()>,
+    /// Held for its end.
+    _answering: Answering,
 }
 
 impl Server {
@@ -54,16 +56,21 @@ impl Server {
                 config.listen
             ))
         };
+        let mut stun = None;
         let port = Port::open(Some(config.listen), Some(server), |socket, _| {
-            Arc::new(Stun {
-                socket: Arc::clone(socket),
-                limiter: Mutex::default(),
-                metrics: stun_metrics,
-            })
+            let inbound = Arc::new(Stun::new(Arc::clone(socket), stun_metrics));
+            Arc::clone(stun.insert(inbound)) as Arc<dyn Inbound>
         })
         .map_err(failed)?;
         let local_addr = port.socket().local_addr().map_err(failed)?;
         let relay = Relay::start(&config.relay, config.listen, local_addr, &metrics)?.map(Arc::new);
+        let any_port = config.listen.port() == 0;
+        let (second_port, second_address) = (config.second_port, config.second_address);
+        let places =
+            Places::bind(port.socket(), any_port, second_port, second_address).map_err(failed)?;
+        places.log();
+        let stun = stun.expect("the port makes its inbound side at once");
+        let answering = stun.answer_at(places);
         let shared = Arc::new(Shared {
             directory,
             metrics: Arc::clone(&metrics),
@@ -73,7 +80,7 @@ impl Server {
         let accepting = tokio::spawn(accept(port.endpoint().clone(), shared));
         let readiness = Readiness::default();
         readiness.set(true);
-        Ok(Self { port, local_addr, metrics, readiness, relay, accepting })
+        Ok(Self { port, local_addr, metrics, readiness, relay, accepting, _answering: answering })
     }
 
     /// The UDP address listened on.
@@ -128,30 +135,5 @@ async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
                 shared.metrics.connections.dec();
             });
         }
-    }
-}
-
-/// Answers plain STUN.
-struct Stun {
-    socket: Arc<Socket>,
-    limiter: Mutex<PlainLimiter>,
-    metrics: Arc<Metrics>,
-}
-
-impl Inbound for Stun {
-    fn stun(&self, from: SocketAddr, datagram: &[u8]) {
-        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        let answer = answer_plain_binding(datagram, from, || limiter.admit(from, Instant::now()));
-        drop(limiter);
-        let sent = answer.is_some_and(|answer| self.socket.try_send_to(&answer, from).is_ok());
-        if sent {
-            self.metrics.stun_answers.inc();
-        } else {
-            self.metrics.reject(Rejection::Stun);
-        }
-    }
-
-    fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {
-        // No media passes through the rendezvous.
     }
 }

@@ -7,10 +7,12 @@
 //! - [`paths`]: which address a peer is reached at now;
 //! - [`relay`]: being reached through a TURN server;
 //! - [`signalling`]: talking to the rendezvous; [`openings`]: driving the opening agents;
+//! - [`discovery`]: what the NAT or firewall here does;
 //! - [`identity`] and [`tls`]: keys in place of certificates;
 //! - [`stream`]: control messages on QUIC streams; [`addresses`]: this machine's host candidates.
 
 pub mod addresses;
+pub mod discovery;
 pub mod identity;
 pub mod kernel;
 pub mod mapping;

@@ -4,7 +4,7 @@
 //! [`Inbound`], QUIC to quinn.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,6 +24,11 @@ use crate::tls::{self, Pin, SERVER_NAME};
 pub trait Inbound: Send + Sync + 'static {
     /// A datagram that begins like STUN.
     fn stun(&self, from: SocketAddr, datagram: &[u8]);
+
+    /// The same, for who must know at which of this machine's addresses it arrived.
+    fn stun_at(&self, from: SocketAddr, _at: Option<IpAddr>, datagram: &[u8]) {
+        self.stun(from, datagram);
+    }
 
     /// A datagram that begins like RTP or RTCP. It may be opened in place.
     fn media(&self, from: SocketAddr, datagram: &mut [u8]);
@@ -94,8 +99,9 @@ impl Port {
         };
         let receiving = Arc::clone(&socket);
         let receiver = tokio::spawn(async move {
-            let error =
-                receiving.receive(|from, datagram| dispatcher.dispatch(from, datagram)).await;
+            let error = receiving
+                .receive(|from, at, datagram| dispatcher.dispatch(from, at, datagram))
+                .await;
             tracing::error!(%error, "the UDP socket failed; nothing is received any more");
         });
         Ok(Self { socket, paths, endpoint, dropped, receiver })
@@ -171,10 +177,10 @@ struct Dispatcher {
 }
 
 impl Dispatcher {
-    fn dispatch(&self, from: SocketAddr, datagram: &mut [u8]) {
+    fn dispatch(&self, from: SocketAddr, at: Option<IpAddr>, datagram: &mut [u8]) {
         match classify(datagram) {
             Class::Media => self.inbound.media(from, datagram),
-            Class::Stun => self.inbound.stun(from, datagram),
+            Class::Stun => self.inbound.stun_at(from, at, datagram),
             Class::Quic => {
                 let known = self.paths.inbound(from).or(self.strangers.then_some(from));
                 match known {

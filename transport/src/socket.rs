@@ -2,7 +2,7 @@
 //! sends for control traffic. Bursts go through [`crate::kernel::Sender`] on the same socket.
 
 use std::io::{self, IoSliceMut};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use protocol::address::canonical;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
@@ -29,7 +29,7 @@ pub struct Socket {
 impl Socket {
     /// Binds to `address`; without one, to any port of both IP versions.
     pub fn bind(address: Option<SocketAddr>) -> io::Result<Self> {
-        let any = |ip: std::net::IpAddr| SocketAddr::new(ip, 0);
+        let any = |ip: IpAddr| SocketAddr::new(ip, 0);
         let socket = match address {
             Some(address) => bind(address)?,
             None => bind(any(Ipv6Addr::UNSPECIFIED.into()))
@@ -61,6 +61,18 @@ impl Socket {
         self.io.socket().send_to(bytes, &self.native(to).into()).map(drop)
     }
 
+    /// As [`Self::try_send_to`], from this one of the machine's addresses: where a socket is bound to
+    /// all of them, the kernel would take the one that it likes best. `from` is of the family of `to`.
+    pub fn try_send_from(&self, bytes: &[u8], to: SocketAddr, from: IpAddr) -> io::Result<()> {
+        self.try_transmit(&quinn_udp::Transmit {
+            destination: self.native(to),
+            ecn: None,
+            contents: bytes,
+            segment_size: None,
+            src_ip: Some(from),
+        })
+    }
+
     pub(crate) fn try_transmit(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
         self.state.try_send((&*self.io.socket()).into(), transmit)
     }
@@ -79,9 +91,13 @@ impl Socket {
         }
     }
 
-    /// Receives for ever, and hands every datagram with its source (in canonical form) to `deliver`.
-    /// Ends only when the socket itself is unusable.
-    pub async fn receive(&self, mut deliver: impl FnMut(SocketAddr, &mut [u8])) -> io::Error {
+    /// Receives for ever, and hands every datagram to `deliver`, with its source and the one of this
+    /// machine's addresses that it was sent to, if the system tells (both in canonical form). Ends only
+    /// when the socket itself is unusable.
+    pub async fn receive(
+        &self,
+        mut deliver: impl FnMut(SocketAddr, Option<IpAddr>, &mut [u8]),
+    ) -> io::Error {
         let mut memory: Vec<Vec<u8>> = (0..BATCH_SIZE).map(|_| vec![0; RECEIVE_BUFFER]).collect();
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         loop {
@@ -102,9 +118,10 @@ impl Socket {
             };
             for (meta, buffer) in metas.iter().zip(&mut memory).take(count) {
                 let from = canonical(meta.addr);
+                let at = meta.dst_ip.map(|ip| ip.to_canonical());
                 let stride = meta.stride.max(1);
                 for datagram in buffer[..meta.len].chunks_mut(stride) {
-                    deliver(from, datagram);
+                    deliver(from, at, datagram);
                 }
             }
             // The stream never ends by itself: let others run between batches.
@@ -138,4 +155,42 @@ fn is_transient(error: &io::Error) -> bool {
             | Kind::Interrupted
             | Kind::NetworkDown
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn answers_leave_from_the_address_that_was_asked() {
+        for bound in ["0.0.0.0:0", "[::]:0"] {
+            let bound = bound.parse().expect("an address");
+            let socket = Arc::new(Socket::bind(Some(bound)).expect("bind"));
+            let port = socket.local_addr().expect("bound").port();
+            let answering = Arc::clone(&socket);
+            let task = tokio::spawn(async move {
+                let answer = |from, at: Option<IpAddr>, bytes: &mut [u8]| {
+                    let at = at.expect("Linux tells");
+                    answering.try_send_from(bytes, from, at).expect("sent");
+                };
+                answering.receive(answer).await
+            });
+            for asked in ["127.0.0.1", "127.0.0.2", "127.1.2.3"] {
+                let asked = SocketAddr::new(asked.parse().expect("an address"), port);
+                let answered_by = tokio::task::spawn_blocking(move || {
+                    let client = UdpSocket::bind("127.0.0.9:0")?;
+                    client.set_read_timeout(Some(Duration::from_secs(5)))?;
+                    client.send_to(b"word", asked)?;
+                    client.recv_from(&mut [0; 10]).map(|(_, from)| from)
+                });
+                let answered_by = answered_by.await.expect("no panic").expect("an answer");
+                assert_eq!(answered_by, asked);
+            }
+            task.abort();
+        }
+    }
 }
