@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use protocol::link::Link;
+use protocol::link::{Link, parse_host_port};
 use serde::{Deserialize, Serialize};
 use service::exit::Failure;
 use service::log::LogFormat;
@@ -34,6 +34,15 @@ pub enum Action {
     List {
         /// The link, as the broadcaster printed it.
         link: String,
+    },
+    /// Say what kind of NAT or firewall is here, and what will work through it.
+    Check {
+        /// A rendezvous, or another STUN server (RFC 5780).
+        #[arg(value_name = "HOST:PORT")]
+        server: String,
+        /// Print one JSON object instead of text.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -80,6 +89,8 @@ pub struct Settings {
     pub duration: Option<Duration>,
     /// Print statistics.
     pub stats: Option<StatsFormat>,
+    /// `check` prints one JSON object.
+    pub json: bool,
     /// Private addresses named by broadcasters of other networks are tried too.
     pub allow_private: bool,
     /// How log lines look.
@@ -93,6 +104,7 @@ impl Default for Settings {
             latency: Duration::from_millis(200),
             duration: None,
             stats: None,
+            json: false,
             allow_private: false,
             log_format: LogFormat::default(),
         }
@@ -106,6 +118,21 @@ pub enum Command {
     Watch(Box<Watch>),
     /// List.
     List(Target),
+    /// Check.
+    Check(Check),
+}
+
+/// What `check` does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// The server's name or address.
+    pub host: String,
+    /// Its UDP port.
+    pub port: u16,
+    /// Whether to print JSON.
+    pub json: bool,
+    /// How log lines look.
+    pub log_format: LogFormat,
 }
 
 /// Whom to reach, and how.
@@ -151,6 +178,13 @@ impl Command {
         };
         match args.action {
             Action::List { link } => Ok(Self::List(target(&link)?)),
+            Action::Check { server, json } => {
+                let (host, port) = parse_host_port(&server).ok_or_else(|| {
+                    Failure::usage(format!("'{server}' is no HOST:PORT of a rendezvous"))
+                })?;
+                let json = json || settings.json;
+                Ok(Self::Check(Check { host, port, json, log_format: settings.log_format }))
+            }
             Action::Watch(flags) => {
                 let target = target(&flags.link)?;
                 let mut outputs =
@@ -183,6 +217,7 @@ impl Command {
         match self {
             Self::Watch(watch) => watch.target.log_format,
             Self::List(target) => target.log_format,
+            Self::Check(check) => check.log_format,
         }
     }
 }
@@ -244,8 +279,23 @@ mod tests {
                 assert_eq!(watch.duration, Some(Duration::from_secs(2)));
                 assert_eq!(watch.latency, Duration::from_secs(1));
             }
-            Command::List(_) => panic!("asked to watch"),
+            Command::List(_) | Command::Check(_) => panic!("asked to watch"),
         }
+    }
+
+    #[test]
+    fn a_check_needs_a_server() {
+        let load = |server: &str| {
+            let args = Args::try_parse_from(["punchcast-viewer", "check", server, "--json"]);
+            Command::load(args.expect("legal flags")).map_err(|failure| failure.to_string())
+        };
+        match load("[::1]:9").expect("legal") {
+            Command::Check(check) => {
+                assert_eq!((check.host.as_str(), check.port, check.json), ("::1", 9, true));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(load("rendezvous.example").expect_err("no port").contains("HOST:PORT"));
     }
 
     #[test]

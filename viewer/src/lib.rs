@@ -1,10 +1,11 @@
-//! The viewer: watches a link.
+//! The viewer: watches a link. It also says what the NAT or firewall here lets through ([`config::Check`]).
 //!
 //! A viewer's life is one state machine with named states ([`stats::State`]): resolving, introducing,
 //! opening, joining, playing, reconnecting, ended; the same names show in logs and stats. [`watch`]
 //! walks through them, [`meeting`] gets as far as a proved path and a pinned connection on it,
 //! [`session`] receives, and [`media`] plays.
 
+mod check;
 pub mod config;
 mod continuity;
 mod hold;
@@ -28,5 +29,6 @@ pub async fn run(command: Command, started_at: Instant) -> Result<(), Failure> {
     match command {
         Command::Watch(config) => watch::run(*config, started_at).await,
         Command::List(config) => list::run(config).await,
+        Command::Check(config) => check::run(config).await,
     }
 }

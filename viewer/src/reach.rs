@@ -10,28 +10,50 @@ use transport::signalling::SignallingError;
 /// How long each probe may take: together with connecting, an answer within five seconds.
 const PROBE: Duration = Duration::from_millis(1200);
 
+/// What the silence of a server means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Silence {
+    /// Its host answers TCP and not UDP: a firewall here.
+    UdpBlocked,
+    /// Its host says that nothing listens there.
+    NothingListens,
+    /// No word of its host.
+    NoWord,
+}
+
+/// Finds out why a server gave no answer to UDP.
+pub(crate) async fn silence(server: SocketAddr) -> Silence {
+    match tokio::join!(udp_is_refused(server), tcp_is_answered(server)) {
+        (true, _) => Silence::NothingListens,
+        (false, true) => Silence::UdpBlocked,
+        (false, false) => Silence::NoWord,
+    }
+}
+
 /// Turns a failed connection to the rendezvous into what the user should know and try.
 pub(crate) async fn explain(error: SignallingError, servers: &[SocketAddr]) -> Failure {
     let no_answer = matches!(error, SignallingError::NoAnswer { .. });
     if let Some(&server) = servers.first().filter(|_| no_answer) {
-        let (refused, tcp_answers) = tokio::join!(udp_is_refused(server), tcp_is_answered(server));
-        if !refused && tcp_answers {
-            return Failure::new(
-                Code::NoPath,
-                format!(
-                    "no UDP gets through to {server}, though its host answers TCP: a firewall here \
-                     blocks UDP; allow outgoing UDP, or watch from another network"
-                ),
-            );
-        }
-        if refused {
-            return Failure::new(
-                Code::RendezvousUnreachable,
-                format!(
-                    "nothing listens at the rendezvous {server}; check the link, and that \
-                     punchcast-rendezvous is running there"
-                ),
-            );
+        match silence(server).await {
+            Silence::UdpBlocked => {
+                return Failure::new(
+                    Code::NoPath,
+                    format!(
+                        "no UDP gets through to {server}, though its host answers TCP: a firewall \
+                         here blocks UDP; allow outgoing UDP, or watch from another network"
+                    ),
+                );
+            }
+            Silence::NothingListens => {
+                return Failure::new(
+                    Code::RendezvousUnreachable,
+                    format!(
+                        "nothing listens at the rendezvous {server}; check the link, and that \
+                         punchcast-rendezvous is running there"
+                    ),
+                );
+            }
+            Silence::NoWord => {}
         }
     }
     Failure::new(

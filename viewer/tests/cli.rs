@@ -15,12 +15,16 @@ fn help(arguments: &[&str]) -> String {
 #[test]
 fn commands_and_flags_are_explained() {
     let commands = help(&[]);
-    for command in ["watch", "list"] {
+    for command in ["watch", "list", "check"] {
         assert!(commands.contains(command), "{command} is not in:\n{commands}");
     }
     let watch = help(&["watch"]);
     for flag in ["--output", "--latency", "--for", "--stats", "--config", "--log-format"] {
         assert!(watch.contains(flag), "{flag} is not in:\n{watch}");
+    }
+    let check = help(&["check"]);
+    for word in ["HOST:PORT", "--json"] {
+        assert!(check.contains(word), "{word} is not in:\n{check}");
     }
 }
 
