@@ -68,7 +68,7 @@ fn chances(text: &mut String, here: &Behaviour) {
     for kind in Kind::KNOWN {
         let chance = direct(here, &kind.behaviour());
         let kind = kind.to_string();
-        let _ = writeln!(text, "  {kind:<58}{chance}");
+        let _ = writeln!(text, "  {kind:<60}{chance}");
     }
 }
 
