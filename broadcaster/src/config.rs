@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use protocol::link::{Secret, parse_host_port};
+use protocol::link::{MAX_SERVERS, Secret, parse_host_port};
 use protocol::units::Bitrate;
 use serde::{Deserialize, Serialize};
 use service::exit::Failure;
@@ -21,9 +21,9 @@ pub struct Args {
     /// Configuration file (YAML); see configs/broadcaster.yaml.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The rendezvous that introduces viewers.
+    /// The rendezvous that introduces viewers. May be given several times: any one of them suffices.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "embedded_rendezvous")]
-    pub rendezvous: Option<String>,
+    pub rendezvous: Vec<String>,
     /// Run a rendezvous in this process, for a machine with a public address or on a LAN.
     #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "[::]:3478")]
     pub embedded_rendezvous: Option<SocketAddr>,
@@ -57,8 +57,9 @@ pub struct Args {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// The rendezvous, as HOST:PORT.
-    pub rendezvous: Option<String>,
+    /// The rendezvous, as HOST:PORT; a list of several, of which any one suffices.
+    #[serde(with = "one_or_more")]
+    pub rendezvous: Vec<String>,
     /// UDP address of a rendezvous within this process.
     pub embedded_rendezvous: Option<SocketAddr>,
     /// Host that links name for an embedded rendezvous, where it is not this machine's own address.
@@ -81,6 +82,8 @@ pub struct Config {
     pub max_viewers: usize,
     /// Private addresses named by viewers of other networks are tried too.
     pub allow_private: bool,
+    /// The router is asked to map an external port to ours (PCP, NAT-PMP, UPnP).
+    pub port_mapping: bool,
     /// UDP address for media and control.
     pub bind: Option<SocketAddr>,
     /// TCP address of the metrics listener.
@@ -98,7 +101,7 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            rendezvous: None,
+            rendezvous: Vec::new(),
             embedded_rendezvous: None,
             advertise: None,
             source: SourceSpec::default(),
@@ -110,6 +113,7 @@ impl Default for Config {
             join_rate: Bitrate::bits_per_second(40_000_000),
             max_viewers: 1000,
             allow_private: false,
+            port_mapping: true,
             bind: None,
             metrics: None,
             link_file: None,
@@ -123,13 +127,8 @@ impl Default for Config {
 /// Where viewers find the rendezvous.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rendezvous {
-    /// Somewhere else.
-    At {
-        /// Name or address.
-        host: String,
-        /// UDP port.
-        port: u16,
-    },
+    /// Elsewhere: one or more, each with host and UDP port.
+    At(Vec<(String, u16)>),
     /// In this process, on this UDP address.
     Embedded(SocketAddr),
 }
@@ -138,7 +137,7 @@ impl Config {
     /// The settings that these flags ask for.
     pub fn load(args: Args) -> Result<Self, Failure> {
         let mut config: Self = service::config::load(args.config.as_deref())?;
-        if args.rendezvous.is_some() || args.embedded_rendezvous.is_some() {
+        if !args.rendezvous.is_empty() || args.embedded_rendezvous.is_some() {
             config.rendezvous = args.rendezvous;
             config.embedded_rendezvous = args.embedded_rendezvous;
         }
@@ -169,21 +168,26 @@ impl Config {
 
     /// Where the rendezvous is.
     pub fn rendezvous(&self) -> Result<Rendezvous, Failure> {
-        match (&self.rendezvous, self.embedded_rendezvous) {
-            (Some(_), Some(_)) => Err(Failure::usage(
+        match (&self.rendezvous[..], self.embedded_rendezvous) {
+            ([_, ..], Some(_)) => Err(Failure::usage(
                 "both a rendezvous and an embedded one are named; choose one of them",
             )),
-            (Some(text), None) => {
-                let (host, port) = parse_host_port(text).ok_or_else(|| {
-                    Failure::usage(format!("'{text}' is no HOST:PORT of a rendezvous"))
-                })?;
-                Ok(Rendezvous::At { host, port })
-            }
-            (None, Some(address)) => Ok(Rendezvous::Embedded(address)),
-            (None, None) => Err(Failure::usage(
+            ([], Some(address)) => Ok(Rendezvous::Embedded(address)),
+            ([], None) => Err(Failure::usage(
                 "no rendezvous is named: give --rendezvous HOST:PORT, or --embedded-rendezvous to \
                  run one here",
             )),
+            (named, None) if named.len() > MAX_SERVERS => {
+                Err(Failure::usage(format!("more than {MAX_SERVERS} rendezvous are named")))
+            }
+            (named, None) => {
+                let parse = |text: &String| {
+                    parse_host_port(text).ok_or_else(|| {
+                        Failure::usage(format!("'{text}' is no HOST:PORT of a rendezvous"))
+                    })
+                };
+                named.iter().map(parse).collect::<Result<_, _>>().map(Rendezvous::At)
+            }
         }
     }
 
@@ -209,6 +213,36 @@ impl Config {
     }
 }
 
+/// One text, several, or null for none.
+mod one_or_more {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        None(()),
+        One(String),
+        More(Vec<String>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(texts: &[String], s: S) -> Result<S::Ok, S::Error> {
+        let form = match texts {
+            [] => Form::None(()),
+            [one] => Form::One(one.clone()),
+            more => Form::More(more.to_vec()),
+        };
+        form.serialize(s)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<String>, D::Error> {
+        Ok(match Form::deserialize(d)? {
+            Form::None(()) => Vec::new(),
+            Form::One(text) => vec![text],
+            Form::More(texts) => texts,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,7 +265,7 @@ mod tests {
         assert!(missing.message.contains("--embedded-rendezvous"), "{missing}");
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let both = Config {
-            rendezvous: Some("a:1".into()),
+            rendezvous: vec!["a:1".into()],
             embedded_rendezvous: Some(address),
             ..Config::default()
         };
@@ -245,7 +279,7 @@ mod tests {
     fn bad_values_say_what_was_expected() {
         let config = |channel: &str, rendezvous: &str, secret: Option<&str>| Config {
             channel: channel.into(),
-            rendezvous: Some(rendezvous.into()),
+            rendezvous: vec![rendezvous.into()],
             secret: secret.map(Into::into),
             ..Config::default()
         };

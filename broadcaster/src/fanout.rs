@@ -5,7 +5,7 @@
 //! between them.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -30,10 +30,26 @@ const MOST_REQUESTS_WAITING: usize = 4096;
 /// What the fan-out is told.
 enum Command {
     Publish(Burst),
-    Join { viewer: ViewerId, to: SocketAddr, reply: oneshot::Sender<Joined> },
-    Move { viewer: ViewerId, to: SocketAddr },
+    Join { viewer: ViewerId, to: Target, reply: oneshot::Sender<Joined> },
+    Move { viewer: ViewerId, to: Target },
     Leave { viewer: ViewerId },
     Request { viewer: ViewerId, ssrc: u32, sequences: Vec<u16> },
+}
+
+/// Where a viewer's packets go: its proved address, and the socket that they leave by where that is not
+/// the main one.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The address.
+    pub to: SocketAddr,
+    /// The socket.
+    pub via: Option<Arc<UdpSocket>>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(to: SocketAddr) -> Self {
+        Self { to, via: None }
+    }
 }
 
 /// One access unit's packets on their way to the viewers.
@@ -126,14 +142,16 @@ impl FanOut {
     }
 
     /// Begins to serve a viewer at its proved path. `None` when the channel has ended.
-    pub async fn join(&self, viewer: ViewerId, to: SocketAddr) -> Option<Joined> {
+    pub async fn join(&self, viewer: ViewerId, to: impl Into<Target>) -> Option<Joined> {
         let (reply, joined) = oneshot::channel();
+        let to = to.into();
         self.tell(Command::Join { viewer, to, reply });
         joined.await.ok()
     }
 
     /// The viewer's path is another one now.
-    pub fn relocate(&self, viewer: ViewerId, to: SocketAddr) {
+    pub fn relocate(&self, viewer: ViewerId, to: impl Into<Target>) {
+        let to = to.into();
         self.tell(Command::Move { viewer, to });
     }
 
@@ -236,14 +254,14 @@ impl Worker {
             }
             Command::Join { viewer, to, reply } => {
                 self.live.remove(viewer);
-                self.destinations.insert(viewer, self.sender.destination(to));
+                self.destinations.insert(viewer, self.destination(to));
                 let positions = self.channel.join(viewer, Instant::now());
                 // An error means that the viewer went away while it was being admitted; its session
                 // says so with a leave.
                 let _ = reply.send(self.joined(&positions));
             }
             Command::Move { viewer, to } => {
-                let destination = self.sender.destination(to);
+                let destination = self.destination(to);
                 if let Some(known) = self.destinations.get_mut(&viewer) {
                     *known = destination.clone();
                     if self.live.remove(viewer) {
@@ -262,6 +280,14 @@ impl Worker {
                     self.channel.request(viewer, ssrc, sequences);
                 }
             }
+        }
+    }
+
+    fn destination(&self, Target { to, via }: Target) -> Destination {
+        let destination = self.sender.destination(to);
+        match via {
+            Some(socket) => destination.via(socket),
+            None => destination,
         }
     }
 

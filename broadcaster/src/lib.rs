@@ -14,6 +14,7 @@ mod run;
 mod session;
 mod shared;
 mod source;
+mod surroundings;
 
 pub use config::{Args, Config};
 pub use metrics::ChannelMetrics;

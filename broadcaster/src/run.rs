@@ -13,25 +13,29 @@ use protocol::control::{ALPN, Notice, close};
 use protocol::link::{Link, Target};
 use protocol::media::Format;
 use protocol::seal::{Epoch, MasterKey};
+use protocol::signalling::Update;
 use protocol::units::Bitrate;
 use quinn::VarInt;
 use rand::RngExt;
 use service::exit::Failure;
 use service::metrics::Readiness;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
+use transport::effort::Word;
 use transport::identity::Identity;
+use transport::mapping::PortMapping;
 use transport::openings::Openings;
 use transport::paths::Peer;
-use transport::port::{self, Inbound, Port};
+use transport::port::{self, Arrival, Inbound, Port};
 
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::fanout::FanOut;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
-use crate::registration::{Introduced, Registrar, Registration};
+use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::{LiveChannel, Places, Shared};
 use crate::source::{Feed, Start};
+use crate::surroundings::Surroundings;
 
 /// How long viewers get to hear that the broadcast ends.
 const GOODBYE: Duration = Duration::from_millis(800);
@@ -75,8 +79,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let producer = Arc::new(Producer::start(media, feed.sink())?);
     // Nothing else sets it.
     let _ = keyframes.set(Arc::downgrade(&producer));
+    let surroundings = Arc::<Surroundings>::default();
     let shared = Arc::new(Shared {
+        port: Arc::clone(&port),
         openings,
+        surroundings: Arc::clone(&surroundings),
         metrics: Arc::clone(&metrics),
         name: config.channel.clone(),
         secret: config.secret()?,
@@ -86,12 +93,14 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         allow_private: config.allow_private,
         channel: told.channel.clone(),
         arrivals: DashMap::new(),
+        efforts: DashMap::new(),
         viewers: DashMap::new(),
         next_viewer: AtomicU32::new(1),
         places: Places::default(),
     });
 
     let shutdown = service::shutdown::requested();
+    let mut mapping = None;
     let result = tokio::select! {
         result = shutdown => result.map_err(|error| {
             Failure::runtime(format!("cannot listen for signals: {error}"))
@@ -102,32 +111,54 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             if !ready {
                 return Err(Failure::runtime("the source ended before it began"));
             }
-            let (host, number) = match &embedded {
-                Some(embedded) => (embedded.host.clone(), embedded.port),
-                None => match config.rendezvous()? {
-                    Rendezvous::At { host, port } => (host, port),
-                    Rendezvous::Embedded(_) => unreachable!("it was started above"),
-                },
+            let servers = match &embedded {
+                Some(embedded) => {
+                    vec![Server { host: embedded.reached_at.clone(), number: embedded.port }]
+                }
+                None => elsewhere(&config)?,
             };
+            let mapped_port = port.socket().local_addr().ok().filter(|bound| {
+                let asks = config.port_mapping && !bound.ip().to_canonical().is_loopback();
+                asks && !servers.iter().all(Server::is_on_loopback)
+            });
+            mapping = mapped_port.map(|bound| PortMapping::start(bound.port()));
+            let viewers = metrics.viewers.clone();
+            let (seen_in, seen) = watch::channel(None);
             let registrar = Registrar {
                 port: Arc::clone(&port),
                 identity: identity.clone(),
-                host: embedded.as_ref().map_or(host.clone(), |embedded| embedded.reached_at.clone()),
-                number,
                 readiness,
+                surroundings: Arc::clone(&surroundings),
+                is_busy: Arc::new(move || viewers.get() > 0),
+                seen: seen_in,
+                standing: Arc::default(),
             };
-            let registration = registrar.start().await?;
-            announce(&config, &identity, &host, number)?;
+            let registrations = registrar.start(&servers).await?;
+            let named = match &embedded {
+                Some(embedded) => {
+                    vec![Server { host: embedded.host.clone(), number: embedded.port }]
+                }
+                None => servers,
+            };
+            announce(&config, &identity, &named)?;
             tokio::join!(
-                serve_introductions(registration, &shared),
+                serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
                 watch_encoder(&producer, &metrics),
+                surroundings.watch_addresses(&port),
+                surroundings.watch_behaviour(seen),
+                surroundings.watch_mapping(mapping.as_ref()),
             );
             Ok(())
         } => result,
     };
     tracing::info!("stopping");
-    stop(&shared, &port).await;
+    let releasing = async {
+        if let Some(mapping) = mapping {
+            mapping.release().await;
+        }
+    };
+    tokio::join!(stop(&shared, &port), releasing);
     drop(producer);
     if let Some(embedded) = embedded {
         embedded.server.stop().await;
@@ -147,6 +178,16 @@ fn source_result(end: Option<Result<(), Failure>>) -> Result<(), Failure> {
         tracing::info!("the source came to its end");
     }
     end.unwrap_or(Ok(()))
+}
+
+/// The rendezvous that the configuration names.
+fn elsewhere(config: &Config) -> Result<Vec<Server>, Failure> {
+    match config.rendezvous()? {
+        Rendezvous::At(servers) => {
+            Ok(servers.into_iter().map(|(host, number)| Server { host, number }).collect())
+        }
+        Rendezvous::Embedded(_) => Ok(Vec::new()),
+    }
 }
 
 /// A rendezvous within this process.
@@ -202,8 +243,8 @@ struct Dispatch {
 }
 
 impl Inbound for Dispatch {
-    fn stun(&self, from: SocketAddr, datagram: &[u8]) {
-        self.openings.handle(from, datagram);
+    fn stun(&self, arrival: Arrival, datagram: &[u8]) {
+        self.openings.handle(arrival.local, arrival.from, datagram);
     }
 
     fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {
@@ -214,8 +255,8 @@ impl Inbound for Dispatch {
 fn open_port(config: &Config, identity: &Identity) -> Result<(Arc<Port>, Arc<Openings>), Failure> {
     let server = port::Server { identity, ask_client: false, alpn: ALPN, strangers: false };
     let mut openings = None;
-    let port = Port::open(config.bind, Some(server), |socket, paths| {
-        let driver = Openings::new(Arc::clone(socket), Arc::clone(paths));
+    let port = Port::open(config.bind, Some(server), |ways, paths| {
+        let driver = Openings::new(Arc::clone(ways), Arc::clone(paths));
         openings = Some(Arc::clone(&driver));
         Arc::new(Dispatch { openings: driver })
     })
@@ -315,10 +356,10 @@ fn create_private(path: &Path) -> std::io::Result<std::fs::File> {
 }
 
 /// Prints the channel's link, and writes it where it was asked for.
-fn announce(config: &Config, identity: &Identity, host: &str, port: u16) -> Result<(), Failure> {
+fn announce(config: &Config, identity: &Identity, servers: &[Server]) -> Result<(), Failure> {
+    let server = |server: &Server| (server.host.clone(), server.number);
     let link = Link {
-        host: host.to_owned(),
-        port,
+        servers: servers.iter().map(server).collect(),
         broadcaster: identity.id(),
         target: Target::Channel(config.channel.clone()),
         secret: config.secret()?,
@@ -335,20 +376,49 @@ fn announce(config: &Config, identity: &Identity, host: &str, port: u16) -> Resu
     Ok(())
 }
 
-async fn serve_introductions(mut registration: Registration, shared: &Arc<Shared>) {
+async fn serve_told(mut registrations: Registrations, shared: &Arc<Shared>) {
     let sessions = Arc::new(Semaphore::new(shared.max_viewers.saturating_add(MOST_OPENING)));
-    while let Some(Introduced { introduction, own, rendezvous }) =
-        registration.introductions.recv().await
-    {
-        let Ok(permit) = Arc::clone(&sessions).try_acquire_owned() else {
-            tracing::warn!("too many viewers are being let in at once; one must try again");
-            continue;
-        };
-        let shared = Arc::clone(shared);
-        tokio::spawn(async move {
-            session::serve(introduction, own, rendezvous, shared).await;
-            drop(permit);
-        });
+    while let Some(told) = registrations.told.recv().await {
+        match told {
+            Told::Introduced(introduced) if introduced.introduction.secret.is_none() => {
+                renew(*introduced, shared);
+            }
+            Told::Introduced(introduced) => {
+                let Ok(permit) = Arc::clone(&sessions).try_acquire_owned() else {
+                    tracing::warn!("too many viewers are being let in at once; one must try again");
+                    continue;
+                };
+                let shared = Arc::clone(shared);
+                tokio::spawn(async move {
+                    session::serve(*introduced, shared).await;
+                    drop(permit);
+                });
+            }
+            Told::Update { introduction, update } => {
+                if let Some(words) = shared.efforts.get(&introduction) {
+                    // The viewer repeats what matters.
+                    let _ = words.try_send(Word::Update(update));
+                }
+            }
+        }
+    }
+}
+
+/// Hands a renewal to the session that it is for; says so where there is none.
+fn renew(introduced: Introduced, shared: &Shared) {
+    let Introduced { introduction, rendezvous, updates, .. } = introduced;
+    let id = introduction.id;
+    match shared.efforts.get(&id) {
+        Some(words) => {
+            let introduction = Box::new(introduction);
+            let renewal = Word::Renewal { introduction, server: rendezvous, updates };
+            // A session with so much waiting is renewed by what waits.
+            let _ = words.try_send(renewal);
+        }
+        None => {
+            let gone = Update { is_gone: true, ..Update::default() };
+            let _ = updates.try_send((id, gone));
+        }
     }
 }
 

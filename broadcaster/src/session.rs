@@ -1,24 +1,23 @@
 //! One viewer's life at the broadcaster: introduced, path opened, connected, admitted, gone.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use protocol::address::{Policy, Surroundings};
-use protocol::candidate::Candidate;
 use protocol::channel::ViewerId;
 use protocol::control::{Notice, Refusal, Request, Response, close};
 use protocol::feedback::{self, Feedback};
-use protocol::opening::{Config, Credentials, Event, IntroductionId, Path, Role, Setup};
-use protocol::signalling::Introduction;
+use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
+use transport::effort::{Effort, Means};
 use transport::openings::Opening;
 use transport::paths::Peer;
 use transport::stream;
 
+use crate::fanout::Target;
 use crate::metrics::{Attempt, ViewerSample};
+use crate::registration::Introduced;
 use crate::shared::{Admitted, LiveChannel, Place, Shared};
 
 /// No authenticated word for this long pauses media.
@@ -34,57 +33,48 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 /// Notices waiting for one viewer, at most.
 const MOST_NOTICES: usize = 16;
 
-/// Serves one introduced viewer to its end. `own` are the candidates that it was told of us,
-/// `rendezvous` is where both met.
-pub(crate) async fn serve(
-    introduction: Introduction,
-    own: Vec<Candidate>,
-    rendezvous: SocketAddr,
+/// Serves one introduced viewer to its end.
+pub(crate) async fn serve(introduced: Introduced, shared: Arc<Shared>) {
+    let Introduced { introduction, own, rendezvous, updates } = introduced;
+    let id = introduction.id;
+    let means = Means {
+        port: Arc::clone(&shared.port),
+        role: Role::Broadcaster,
+        own: shared.surroundings.behaviour(),
+        server: rendezvous,
+        allow_private: shared.allow_private,
+        updates,
+    };
+    let config = Config::for_role(Role::Broadcaster);
+    let started = Effort::start(means, &shared.openings, &introduction, own, config);
+    let Some((opening, effort)) = started else { return };
+    serve_opening(id, opening, effort, shared).await;
+}
+
+/// Serves a viewer whose path is being opened.
+pub(crate) async fn serve_opening(
+    id: IntroductionId,
+    opening: Opening,
+    effort: Effort,
     shared: Arc<Shared>,
 ) {
-    let id = IntroductionId(introduction.id);
-    let opening = shared.openings.start(setup(introduction, own, rendezvous, &shared));
     let peer = opening.peer();
     let (arrival, connections) = mpsc::channel(2);
     shared.arrivals.insert(peer, arrival);
-    let mut session = Session { shared, peer, opening, path: None, connections, watching: None };
+    shared.efforts.insert(id, effort.words());
+    let mut session =
+        Session { shared, peer, opening, effort, path: None, connections, watching: None };
     let end = session.run().await;
     session.close();
     tracing::debug!(introduction = %id, "viewer's session ended: {end}");
-}
-
-fn setup(
-    introduction: Introduction,
-    own: Vec<Candidate>,
-    rendezvous: SocketAddr,
-    shared: &Shared,
-) -> Setup {
-    let reflexive = |candidates: &[Candidate]| -> Vec<_> {
-        candidates.last().map(|candidate| candidate.address.ip()).into_iter().collect()
-    };
-    let policy = Policy::for_introduction(Surroundings {
-        rendezvous: rendezvous.ip(),
-        own_reflexive: &[introduction.observed.address.ip()],
-        peer_reflexive: &reflexive(&introduction.peer),
-        allow_private: shared.allow_private,
-    });
-    Setup {
-        role: Role::Broadcaster,
-        credentials: Credentials {
-            id: IntroductionId(introduction.id),
-            secret: introduction.secret,
-        },
-        local: own.into_iter().chain([introduction.observed]).collect(),
-        remote: introduction.peer,
-        policy,
-        config: Config::for_role(Role::Broadcaster),
-    }
 }
 
 struct Session {
     shared: Arc<Shared>,
     peer: Peer,
     opening: Opening,
+    #[expect(dead_code, reason = "it goes on for as long as the session")]
+    effort: Effort,
     path: Option<Path>,
     connections: mpsc::Receiver<Connection>,
     watching: Option<Watching>,
@@ -203,14 +193,32 @@ impl Session {
                 tracing::info!(%reason, "path lost");
                 Err("path lost")
             }
+            // The viewer is told by the check's answer where it is seen; nothing changes for us.
+            Some(Event::Remapped(_)) => Ok(()),
             None => Err("the opening agent ended"),
         }
     }
 
     fn set_path(&mut self, path: Path) {
-        self.path = Some(path);
+        let former = self.path.replace(path);
         if let Some(watching) = &self.watching {
-            watching.channel.fan_out.relocate(watching.viewer, path.remote);
+            watching.channel.fan_out.relocate(watching.viewer, self.target(path));
+        }
+        let left = former.map(|former| former.local).filter(|local| *local != path.local);
+        self.close_socket(left);
+    }
+
+    /// Where the fan-out sends on a path.
+    fn target(&self, path: Path) -> Target {
+        let own = (path.local != Local::MAIN).then(|| self.shared.port.ways().socket(path.local));
+        let via = own.flatten().and_then(|socket| socket.share().ok()).map(Arc::new);
+        Target { to: path.remote, via }
+    }
+
+    /// Closes a socket that was opened for this viewer alone.
+    fn close_socket(&self, local: Option<Local>) {
+        if let Some(local) = local.filter(|local| *local != Local::MAIN) {
+            self.shared.port.ways().remove(local);
         }
     }
 
@@ -260,7 +268,7 @@ impl Session {
         Admitted { id: viewer, channel, place }: Admitted,
     ) {
         let Some(path) = self.path else { return };
-        let Some(admission) = channel.join(viewer, path.remote).await else { return };
+        let Some(admission) = channel.join(viewer, self.target(path)).await else { return };
         let (notices_in, notices) = mpsc::channel(MOST_NOTICES);
         self.shared.viewers.insert(viewer, notices_in);
         self.shared.metrics.viewers.inc();
@@ -324,12 +332,13 @@ impl Session {
 
     async fn resume(&mut self) {
         let Some(path) = self.path else { return };
+        let target = self.target(path);
         if let Some(watching) = self.watching.as_mut().filter(|watching| watching.paused) {
             watching.paused = false;
             self.shared.metrics.paused.dec();
             tracing::info!(viewer = %watching.viewer, "media resumed");
             // It knows the channel already; where it stands now shows in the packets.
-            watching.channel.fan_out.join(watching.viewer, path.remote).await;
+            watching.channel.fan_out.join(watching.viewer, target).await;
         }
     }
 
@@ -352,6 +361,8 @@ impl Session {
 
     fn close(&mut self) {
         self.shared.arrivals.remove(&self.peer);
+        self.shared.efforts.remove(&self.opening.id());
+        self.close_socket(self.path.map(|path| path.local));
         if let Some(watching) = self.watching.take() {
             watching.channel.fan_out.leave(watching.viewer);
             self.shared.viewers.remove(&watching.viewer);

@@ -9,14 +9,18 @@ use protocol::channel::ViewerId;
 use protocol::control::{Admission, ChannelEntry, Notice, Refusal, Track};
 use protocol::link::Secret;
 use protocol::media::Format;
+use protocol::opening::IntroductionId;
 use protocol::seal::MasterKey;
 use protocol::units::Bitrate;
 use tokio::sync::{mpsc, watch};
+use transport::effort::Word;
 use transport::openings::Openings;
 use transport::paths::Peer;
+use transport::port::Port;
 
-use crate::fanout::FanOut;
+use crate::fanout::{FanOut, Target};
 use crate::metrics::Metrics;
+use crate::surroundings::Surroundings;
 
 /// How long a viewer that comes before the source is ready waits for it.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
@@ -36,7 +40,9 @@ pub(crate) struct LiveChannel {
 
 /// What all sessions share.
 pub(crate) struct Shared {
+    pub(crate) port: Arc<Port>,
     pub(crate) openings: Arc<Openings>,
+    pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) name: String,
     pub(crate) secret: Option<Secret>,
@@ -49,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
     /// Sessions that wait for their viewer's connection.
     pub(crate) arrivals: DashMap<Peer, mpsc::Sender<quinn::Connection>>,
+    /// Where words about known introductions go.
+    pub(crate) efforts: DashMap<IntroductionId, mpsc::Sender<Word>>,
     /// Admitted viewers, and where notices for them go.
     pub(crate) viewers: DashMap<ViewerId, mpsc::Sender<Notice>>,
     pub(crate) next_viewer: AtomicU32,
@@ -159,11 +167,7 @@ impl Shared {
 
 impl LiveChannel {
     /// Begins to send to a viewer, and says all that it needs to know. `None` when the channel ended.
-    pub(crate) async fn join(
-        &self,
-        viewer: ViewerId,
-        to: std::net::SocketAddr,
-    ) -> Option<Admission> {
+    pub(crate) async fn join(&self, viewer: ViewerId, to: Target) -> Option<Admission> {
         let joined = self.fan_out.join(viewer, to).await?;
         let tracks = self.formats.iter().zip(&*self.ssrcs).zip(&joined.tracks);
         let tracks = tracks.map(|((format, &ssrc), track)| Track {

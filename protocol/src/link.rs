@@ -1,6 +1,7 @@
 //! Links: `punchcast://HOST:PORT/BROADCASTER-ID/CHANNEL#SECRET`. The id is the broadcaster's public
 //! key, so a viewer that holds a link can tell the broadcaster from anybody who poses as it. What is
-//! behind `#` is never sent to the rendezvous.
+//! behind `#` is never sent to the rendezvous. A broadcaster with several rendezvous names them all,
+//! with commas between: `HOST:PORT,HOST:PORT`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -23,6 +24,9 @@ const ESCAPED: &AsciiSet =
 
 /// Longest secret, in bytes: more than any key needs, and a bound for what is compared.
 pub const MAX_SECRET: usize = 64;
+
+/// Most rendezvous in one link.
+pub const MAX_SERVERS: usize = 4;
 
 /// A broadcaster's Ed25519 public key, which is its id.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Encode, Decode)]
@@ -121,10 +125,9 @@ pub enum Target {
 /// A parsed link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// The rendezvous, as a name or address.
-    pub host: String,
-    /// The rendezvous's UDP port.
-    pub port: u16,
+    /// Its rendezvous, each a name or address with a UDP port: one, or up to [`MAX_SERVERS`] of which
+    /// any one suffices.
+    pub servers: Vec<(String, u16)>,
     /// Whose broadcast it is.
     pub broadcaster: BroadcasterId,
     /// Channel or file.
@@ -185,8 +188,10 @@ impl FromStr for Link {
             None => (rest, None),
         };
         let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let (host, port) =
-            parse_host_port(authority).ok_or_else(|| LinkError::Authority(authority.to_owned()))?;
+        let servers: Option<Vec<_>> = authority.split(',').map(parse_host_port).collect();
+        let servers = servers
+            .filter(|servers| servers.len() <= MAX_SERVERS)
+            .ok_or_else(|| LinkError::Authority(authority.to_owned()))?;
         let (id, target) = path.split_once('/').unwrap_or((path, ""));
         let broadcaster = id.parse()?;
         let bad_target = || LinkError::Target(target.to_owned());
@@ -197,14 +202,19 @@ impl FromStr for Link {
             None if name.is_empty() || name.contains('/') => return Err(bad_target()),
             None => Target::Channel(name.into_owned()),
         };
-        Ok(Self { host, port, broadcaster, target, secret })
+        Ok(Self { servers, broadcaster, target, secret })
     }
 }
 
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (open, close) = if self.host.contains(':') { ("[", "]") } else { ("", "") };
-        write!(f, "{SCHEME}{open}{}{close}:{}/{}/", self.host, self.port, self.broadcaster)?;
+        f.write_str(SCHEME)?;
+        for (at, (host, port)) in self.servers.iter().enumerate() {
+            let comma = if at > 0 { "," } else { "" };
+            let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+            write!(f, "{comma}{open}{host}{close}:{port}")?;
+        }
+        write!(f, "/{}/", self.broadcaster)?;
         match &self.target {
             Target::Channel(name) => write!(f, "{}", utf8_percent_encode(name, ESCAPED))?,
             Target::File(path) => write!(f, "{LIBRARY}{}", utf8_percent_encode(path, ESCAPED))?,
@@ -230,6 +240,8 @@ mod tests {
             ("http://a:1/x/y".to_owned(), "begins with punchcast://"),
             (format!("punchcast://a/{ID}/c"), "HOST:PORT"),
             (format!("punchcast://a:0/{ID}/c"), "HOST:PORT"),
+            (format!("punchcast://a:1,/{ID}/c"), "HOST:PORT"),
+            (format!("punchcast://a:1,b:1,c:1,d:1,e:1/{ID}/c"), "HOST:PORT"),
             (format!("punchcast://::1:5/{ID}/c"), "HOST:PORT"),
             ("punchcast://a:1/short/c".to_owned(), "broadcaster id"),
             (format!("punchcast://a:1/{ID}"), "channel"),
@@ -263,16 +275,17 @@ mod tests {
     proptest! {
         #[test]
         fn printed_links_parse_to_the_same(
-            host in "[a-z][a-z0-9.-]{0,20}|2001:db8::[0-9a-f]{1,4}",
-            port in 1u16..,
+            servers in proptest::collection::vec(
+                ("[a-z][a-z0-9.-]{0,20}|2001:db8::[0-9a-f]{1,4}", 1u16..),
+                1..=MAX_SERVERS,
+            ),
             id: [u8; 32],
             name in "[^/]{1,12}",
             file: bool,
             secret in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..MAX_SECRET)),
         ) {
             let link = Link {
-                host,
-                port,
+                servers,
                 broadcaster: BroadcasterId::new(id),
                 target: if file { Target::File(format!("{name}/b")) } else { Target::Channel(name) },
                 secret: secret.and_then(Secret::new),

@@ -7,8 +7,10 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::behaviour::Behaviour;
 use crate::candidate::Candidate;
 use crate::link::BroadcasterId;
+use crate::opening::IntroductionId;
 
 /// ALPN of a connection to the rendezvous.
 pub const ALPN: &[u8] = b"punchcast-rendezvous/1";
@@ -20,16 +22,30 @@ pub const REPLACED: u32 = 2;
 /// Most candidates that one side may name.
 pub const MAX_CANDIDATES: usize = 16;
 
-/// First message on the connection's one stream, and later ones by a broadcaster.
+/// Most candidates in one [`Update`]: a window of predicted ports.
+pub const MAX_UPDATE: usize = 48;
+
+/// One side of an introduction, as it describes itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Party {
+    /// Host and mapped candidates, and what it found out by itself; the address that the rendezvous
+    /// sees is not among them.
+    #[n(0)]
+    pub candidates: Vec<Candidate>,
+    /// What its NAT or firewall does, as far as it knows.
+    #[n(1)]
+    pub behaviour: Behaviour,
+}
+
+/// First message on the connection's one stream, and later ones.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ToRendezvous {
-    /// A broadcaster with these candidates (its observed address is added by the rendezvous). Sent
-    /// again when they change.
+    /// A broadcaster. Sent again when something about it changes.
     #[n(0)]
     Register {
-        /// Host and mapped candidates.
+        /// How it is reached.
         #[n(0)]
-        candidates: Vec<Candidate>,
+        party: Party,
     },
     /// A viewer that wants to meet a broadcaster.
     #[n(1)]
@@ -37,10 +53,65 @@ pub enum ToRendezvous {
         /// Whom.
         #[n(0)]
         broadcaster: BroadcasterId,
-        /// The viewer's host and mapped candidates.
+        /// How the viewer is reached.
         #[n(1)]
-        candidates: Vec<Candidate>,
+        party: Party,
+        /// The two know each other from this introduction, whose credentials go on: the path is in
+        /// doubt, or a better one is looked for.
+        #[n(2)]
+        renews: Option<IntroductionId>,
     },
+    /// More for the other party of an introduction (trickled candidates, RFC 8838).
+    #[n(2)]
+    Update {
+        /// Which introduction.
+        #[n(0)]
+        introduction: IntroductionId,
+        /// What is new.
+        #[n(1)]
+        update: Update,
+    },
+}
+
+/// What one party of an introduction tells the other while a path is being opened. The rendezvous
+/// passes it on as it is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Update {
+    /// More candidates: a relayed one, ports of another socket, predicted ports; at most
+    /// [`MAX_UPDATE`].
+    #[n(0)]
+    pub candidates: Vec<Candidate>,
+    /// Both NATs choose ports in sequence: where this side's stands now.
+    #[n(1)]
+    pub forecast: Option<Forecast>,
+    /// Sockets that were opened towards the receiver, from external ports that nobody knows: the
+    /// receiver is to search for one.
+    #[n(2)]
+    pub sockets: Option<u16>,
+    /// The sender does not know the introduction any more.
+    #[n(3)]
+    pub is_gone: bool,
+}
+
+/// Where a sequence of external ports stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Forecast {
+    /// How manieth try it is, from 0: forecasts of both sides belong together.
+    #[n(0)]
+    pub attempt: u32,
+    /// The port that the next new mapping will have …
+    #[n(1)]
+    pub next: u16,
+    /// … and what the ones behind it are apart.
+    #[n(2)]
+    pub step: i16,
+}
+
+impl Forecast {
+    /// The port of the mapping that comes `ahead` behind the next.
+    pub fn port(&self, ahead: u16) -> u16 {
+        self.next.wrapping_add_signed(self.step.wrapping_mul(ahead as i16))
+    }
 }
 
 /// What the rendezvous says.
@@ -67,23 +138,48 @@ pub enum FromRendezvous {
         #[n(0)]
         reason: Refusal,
     },
+    /// More from the other party of an introduction.
+    #[n(3)]
+    Update {
+        /// Which introduction.
+        #[n(0)]
+        introduction: IntroductionId,
+        /// What is new.
+        #[n(1)]
+        update: Update,
+    },
 }
 
 /// One introduction, as one of its two parties gets it.
 #[derive(Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Introduction {
     /// Names the introduction in opening packets.
-    #[cbor(n(0), with = "minicbor::bytes")]
-    pub id: [u8; 8],
-    /// Authenticates the opening packets of both parties.
+    #[n(0)]
+    pub id: IntroductionId,
+    /// Authenticates the opening packets of both parties. None where it renews an introduction that
+    /// both know already.
     #[cbor(n(1), with = "minicbor::bytes")]
-    pub secret: [u8; 16],
-    /// The peer's candidates, its observed (server-reflexive) one included.
+    pub secret: Option<[u8; 16]>,
+    /// The other party.
     #[n(2)]
-    pub peer: Vec<Candidate>,
-    /// Where the rendezvous sees the party that this is sent to.
+    pub peer: Party,
+    /// Where the rendezvous sees the other party.
     #[n(3)]
+    pub peer_observed: Candidate,
+    /// Where the rendezvous sees the party that this is sent to.
+    #[n(4)]
     pub observed: Candidate,
+    /// To a viewer: where it may get a relayed address.
+    #[n(5)]
+    pub relay: Option<RelayOffer>,
+}
+
+impl Introduction {
+    /// All candidates of the other party: its own, and what the rendezvous sees.
+    pub fn remote(&self) -> Vec<Candidate> {
+        let named = self.peer.candidates.iter().take(MAX_CANDIDATES).copied();
+        named.chain([self.peer_observed]).collect()
+    }
 }
 
 impl std::fmt::Debug for Introduction {
@@ -91,6 +187,7 @@ impl std::fmt::Debug for Introduction {
         f.debug_struct("Introduction")
             .field("id", &self.id)
             .field("peer", &self.peer)
+            .field("peer_observed", &self.peer_observed)
             .field("observed", &self.observed)
             .finish_non_exhaustive()
     }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use punchcast_protocol::address::Policy;
+use punchcast_protocol::behaviour::Behaviour;
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::control::{Admission, ChannelEntry, Notice, Request, Response, Track};
 use punchcast_protocol::feedback::{Block, Totals, encode_nack, encode_report};
@@ -16,7 +17,7 @@ use punchcast_protocol::media::{Format, Kind};
 use punchcast_protocol::message::{LENGTH_PREFIX, encode};
 use punchcast_protocol::opening::{Agent, Config, Credentials, IntroductionId, Role, Setup};
 use punchcast_protocol::seal::{Epoch, MasterKey};
-use punchcast_protocol::signalling::{FromRendezvous, Introduction, ToRendezvous};
+use punchcast_protocol::signalling::{FromRendezvous, Introduction, Party, ToRendezvous};
 use punchcast_protocol::stun::{Place, answer_plain_binding, binding_request};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -133,6 +134,9 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         credentials: Credentials { id: IntroductionId([3; 8]), secret: [4; 16] },
         local: Vec::new(),
         remote: vec![candidate],
+        seen: None,
+        holds: false,
+        hop_limit: None,
         policy: Policy::default(),
         config: Config::for_role(Role::Viewer),
     };
@@ -168,11 +172,16 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         viewer_tag: 0,
     };
     let channels = vec![ChannelEntry { name: "main".to_owned(), formats: vec![format] }];
-    let introduction =
-        Introduction { id: [3; 8], secret: [4; 16], peer: vec![candidate], observed: candidate };
+    let introduction = Introduction {
+        id: IntroductionId([3; 8]),
+        secret: Some([4; 16]),
+        peer: Party { candidates: vec![candidate], behaviour: Behaviour::default() },
+        peer_observed: candidate,
+        observed: candidate,
+        relay: None,
+    };
     let link = Link {
-        host: "rendezvous.example".to_owned(),
-        port: 4433,
+        servers: vec![("rendezvous.example".to_owned(), 3478)],
         broadcaster: id,
         target: Target::File("films/a b.mkv".to_owned()),
         secret: secret(),
@@ -202,7 +211,8 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "introduce",
             cbor(encode(&ToRendezvous::Introduce {
                 broadcaster: id,
-                candidates: vec![candidate; 2],
+                party: Party { candidates: vec![candidate; 2], behaviour: Behaviour::default() },
+                renews: None,
             })),
         ),
         (

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use punchcast_protocol::address::{Policy, admissible, canonical};
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::opening::{
-    Agent, Config, Credentials, Handled, IntroductionId, Role, Setup, State, username_of,
+    Agent, Config, Credentials, Handled, IntroductionId, Local, Role, Setup, State, username_of,
 };
 use punchcast_protocol::stun::{
     PLAIN_REQUEST, Place, answer_plain_binding, binding_request, is_stun, mapped_address,
@@ -36,6 +36,9 @@ fn agent(role: Role, remote: &str, now: Instant) -> Agent {
         credentials: Credentials { id: IntroductionId([3; 8]), secret: [4; 16] },
         local: Vec::new(),
         remote: vec![Candidate::new(remote.parse().unwrap(), CandidateKind::Reflexive)],
+        seen: None,
+        holds: false,
+        hop_limit: None,
         policy: Policy::default(),
         config: Config::for_role(role),
     };
@@ -49,9 +52,9 @@ fn messages(now: Instant) -> Vec<Vec<u8>> {
     let mut broadcaster = agent(Role::Broadcaster, OURS, now);
     let check = viewer.poll_transmit().unwrap().payload;
     let other_check = broadcaster.poll_transmit().unwrap().payload;
-    broadcaster.handle_datagram(ours, &check, now);
+    broadcaster.handle_datagram(Local::MAIN, ours, &check, now);
     let answer = broadcaster.poll_transmit().unwrap().payload;
-    viewer.handle_datagram(peers, &answer, now);
+    viewer.handle_datagram(Local::MAIN, peers, &answer, now);
     let nomination = viewer.poll_transmit().unwrap().payload;
     let (_, plain) = binding_request(&mut StdRng::seed_from_u64(1));
     let plain_answer = answer_plain_binding(&plain, ours, None, || false).unwrap().bytes;
@@ -102,7 +105,7 @@ fn give(datagram: &[u8], from: SocketAddr) -> Result<(), TestCaseError> {
     for role in [Role::Viewer, Role::Broadcaster] {
         let mut agent = agent(role, PEERS, now);
         while agent.poll_transmit().is_some() {}
-        let handled = agent.handle_datagram(from, datagram, now);
+        let handled = agent.handle_datagram(Local::MAIN, from, datagram, now);
         let first = agent.poll_transmit();
         match handled {
             Handled::Mine => {
@@ -182,7 +185,7 @@ proptest! {
             now += Duration::from_millis(millis);
             match messages.get(what) {
                 Some(message) => {
-                    agent.handle_datagram(from[source], message, now);
+                    agent.handle_datagram(Local::MAIN, from[source], message, now);
                 }
                 None if what == 6 => agent.handle_timeout(now),
                 None => agent.handle_authenticated(now),

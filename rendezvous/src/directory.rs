@@ -7,7 +7,7 @@ use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use protocol::candidate::{Candidate, CandidateKind};
 use protocol::link::BroadcasterId;
-use protocol::signalling::{FromRendezvous, MAX_CANDIDATES};
+use protocol::signalling::{FromRendezvous, Party};
 use tokio::sync::{Notify, mpsc};
 
 /// A registered broadcaster, as an introduction needs it.
@@ -17,22 +17,10 @@ pub struct Registration {
     pub serial: u64,
     /// Its connection, for its present external address and for closing it.
     pub connection: quinn::Connection,
-    /// The candidates that it named.
-    pub candidates: Vec<Candidate>,
+    /// How it describes itself.
+    pub party: Party,
     /// Where messages for it go.
     pub messages: mpsc::Sender<FromRendezvous>,
-}
-
-impl Registration {
-    /// Its candidates and, last, the address that it is seen at now.
-    pub fn candidates(&self) -> Vec<Candidate> {
-        with_observed(&self.candidates, observed(&self.connection))
-    }
-}
-
-/// A party's own candidates with the observed one behind them.
-pub(crate) fn with_observed(named: &[Candidate], observed: Candidate) -> Vec<Candidate> {
-    named.iter().take(MAX_CANDIDATES).copied().chain([observed]).collect()
 }
 
 /// The server-reflexive candidate of whoever is on a connection.
@@ -65,12 +53,12 @@ impl Directory {
         older
     }
 
-    /// Takes new candidates from the holder of a registration.
-    pub fn update(&self, id: BroadcasterId, serial: u64, candidates: Vec<Candidate>) {
+    /// Takes a new description from the holder of a registration.
+    pub fn update(&self, id: BroadcasterId, serial: u64, party: Party) {
         if let Some(mut entry) = self.broadcasters.get_mut(&id)
             && entry.serial == serial
         {
-            entry.candidates = candidates;
+            entry.party = party;
         }
     }
 

@@ -57,8 +57,8 @@ impl Server {
             ))
         };
         let mut stun = None;
-        let port = Port::open(Some(config.listen), Some(server), |socket, _| {
-            let inbound = Arc::new(Stun::new(Arc::clone(socket), stun_metrics));
+        let port = Port::open(Some(config.listen), Some(server), |ways, _| {
+            let inbound = Arc::new(Stun::new(Arc::clone(ways.main()), stun_metrics));
             Arc::clone(stun.insert(inbound)) as Arc<dyn Inbound>
         })
         .map_err(failed)?;
@@ -73,8 +73,10 @@ impl Server {
         let answering = stun.answer_at(places);
         let shared = Arc::new(Shared {
             directory,
+            introductions: session::Introductions::default(),
             metrics: Arc::clone(&metrics),
             limits: config.limits.clone(),
+            relay: relay.clone(),
             complete_at: Instant::now() + REGISTERING_AGAIN,
         });
         let accepting = tokio::spawn(accept(port.endpoint().clone(), shared));

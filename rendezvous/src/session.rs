@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use protocol::candidate::Candidate;
+use dashmap::DashMap;
 use protocol::link::BroadcasterId;
-use protocol::signalling::{FromRendezvous, Introduction, REPLACED, Refusal, ToRendezvous};
+use protocol::opening::IntroductionId;
+use protocol::signalling::{
+    FromRendezvous, Introduction, MAX_CANDIDATES, MAX_UPDATE, Party, REPLACED, Refusal,
+    ToRendezvous, Update,
+};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use rand::RngExt;
 use tokio::sync::mpsc;
 use transport::stream::{self, ReadError, Reader};
 use transport::tls;
 
 use crate::config::Limits;
-use crate::directory::{Directory, Registration, observed, with_observed};
+use crate::directory::{Directory, Registration, observed};
 use crate::metrics::{Metrics, Rejection};
+use crate::relay::Relay;
 
 /// How long a new connection may take to say what it wants.
 const FIRST_WORD: Duration = Duration::from_secs(5);
@@ -23,12 +27,34 @@ const FIRST_WORD: Duration = Duration::from_secs(5);
 /// Introductions waiting for one broadcaster's connection, at most.
 const MOST_WAITING: usize = 256;
 
+/// Messages waiting for one viewer's connection, at most.
+const MOST_FOR_VIEWER: usize = 32;
+
+/// Updates that a viewer may send in the life of its connection: far more than opening a path takes.
+const MOST_UPDATES: u32 = 512;
+
+/// Longest time by which one party's introduction is held back for the other's longer way.
+const LONGEST_HOLD: Duration = Duration::from_millis(500);
+
+/// The viewers of introductions under way, and whom they were introduced to.
+pub(crate) type Introductions = DashMap<IntroductionId, Viewer>;
+
+/// A viewer that is being introduced.
+#[derive(Debug)]
+pub(crate) struct Viewer {
+    broadcaster: BroadcasterId,
+    messages: mpsc::Sender<FromRendezvous>,
+}
+
 /// What all sessions share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) directory: Arc<Directory>,
+    pub(crate) introductions: Introductions,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    /// The relay that viewers may use.
+    pub(crate) relay: Option<Arc<Relay>>,
     /// When all broadcasters of a former life have registered again; until then an unknown one may
     /// be on its way.
     pub(crate) complete_at: Instant,
@@ -46,13 +72,29 @@ pub(crate) async fn serve(connection: Connection, shared: &Shared) {
         return;
     };
     match message {
-        ToRendezvous::Register { candidates } => {
-            register(&connection, send, receive, candidates, shared).await;
+        ToRendezvous::Register { party } => {
+            register(&connection, send, receive, bounded(party), shared).await;
         }
-        ToRendezvous::Introduce { broadcaster, candidates } => {
-            introduce(&connection, send, receive, broadcaster, candidates, shared).await;
+        ToRendezvous::Introduce { broadcaster, party, renews } => {
+            let ask = Ask { broadcaster, party, renews };
+            introduce(&connection, send, receive, ask, shared).await;
+        }
+        ToRendezvous::Update { .. } => {
+            let mut send = send;
+            refuse(&mut send, Refusal::Unexpected, shared).await;
         }
     }
+}
+
+/// A description with as many candidates as may be named.
+fn bounded(mut party: Party) -> Party {
+    party.candidates.truncate(MAX_CANDIDATES);
+    party
+}
+
+fn bounded_update(mut update: Update) -> Update {
+    update.candidates.truncate(MAX_UPDATE);
+    update
 }
 
 async fn refuse(send: &mut SendStream, reason: Refusal, shared: &Shared) {
@@ -64,7 +106,7 @@ async fn register(
     connection: &Connection,
     mut send: SendStream,
     receive: RecvStream,
-    candidates: Vec<Candidate>,
+    party: Party,
     shared: &Shared,
 ) {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
@@ -78,8 +120,7 @@ async fn register(
     let mut receive = Reader::new(receive);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let (messages, mut waiting) = mpsc::channel(MOST_WAITING);
-    let registration =
-        Registration { serial, connection: connection.clone(), candidates, messages };
+    let registration = Registration { serial, connection: connection.clone(), party, messages };
     if let Some(older) = shared.directory.enter(id, registration) {
         older.connection.close(VarInt::from_u32(REPLACED), b"registered again elsewhere");
     }
@@ -97,8 +138,22 @@ async fn register(
                 }
             }
             message = receive.next::<ToRendezvous>() => match message {
-                Ok(ToRendezvous::Register { candidates }) => {
-                    shared.directory.update(id, serial, candidates);
+                Ok(ToRendezvous::Register { party }) => {
+                    shared.directory.update(id, serial, bounded(party));
+                    let hello = FromRendezvous::Registered { observed: observed(connection) };
+                    if stream::write(&mut send, &hello).await.is_err() {
+                        break;
+                    }
+                }
+                Ok(ToRendezvous::Update { introduction, update }) => {
+                    let viewer = shared.introductions.get(&introduction);
+                    if let Some(viewer) = viewer.filter(|viewer| viewer.broadcaster == id) {
+                        let update = bounded_update(update);
+                        // A viewer that does not read gets no more for now; it asks again.
+                        let _ = viewer
+                            .messages
+                            .try_send(FromRendezvous::Update { introduction, update });
+                    }
                 }
                 Ok(ToRendezvous::Introduce { .. }) => {
                     refuse(&mut send, Refusal::Unexpected, shared).await;
@@ -113,28 +168,80 @@ async fn register(
     tracing::info!(%id, "broadcaster gone");
 }
 
+/// What a viewer asks for.
+struct Ask {
+    broadcaster: BroadcasterId,
+    party: Party,
+    renews: Option<IntroductionId>,
+}
+
+/// A viewer's introductions, which last as long as its connection.
+struct Introduced<'a> {
+    shared: &'a Shared,
+    messages: mpsc::Sender<FromRendezvous>,
+    ids: Vec<(IntroductionId, BroadcasterId)>,
+}
+
+impl Drop for Introduced<'_> {
+    fn drop(&mut self) {
+        for (id, _) in &self.ids {
+            // A renewal on another connection may have taken its place.
+            let is_ours = |_: &_, viewer: &Viewer| viewer.messages.same_channel(&self.messages);
+            self.shared.introductions.remove_if(id, is_ours);
+        }
+    }
+}
+
 async fn introduce(
     connection: &Connection,
     mut send: SendStream,
-    mut receive: RecvStream,
-    mut broadcaster: BroadcasterId,
-    mut candidates: Vec<Candidate>,
+    receive: RecvStream,
+    first: Ask,
     shared: &Shared,
 ) {
-    for _ in 0..shared.limits.introductions_per_connection {
-        let answer = match mint(connection, broadcaster, &candidates, shared).await {
-            Ok(introduction) => FromRendezvous::Introduction { introduction },
-            Err(reason) => {
-                shared.metrics.reject(Rejection::Refused(reason));
-                FromRendezvous::Refused { reason }
+    let (messages, mut waiting) = mpsc::channel(MOST_FOR_VIEWER);
+    let mut introduced = Introduced { shared, messages, ids: Vec::new() };
+    let mut receive = Reader::new(receive);
+    let mut asks = 0;
+    let mut updates = 0;
+    let mut next = Some(first);
+    loop {
+        if let Some(ask) = next.take() {
+            asks += 1;
+            if asks > shared.limits.introductions_per_connection {
+                break;
+            }
+            let answer = match mint(connection, ask, &mut introduced).await {
+                Ok(introduction) => FromRendezvous::Introduction { introduction },
+                Err(reason) => {
+                    shared.metrics.reject(Rejection::Refused(reason));
+                    FromRendezvous::Refused { reason }
+                }
+            };
+            if stream::write(&mut send, &answer).await.is_err() {
+                return;
+            }
+        }
+        let message = tokio::select! {
+            message = receive.next() => message,
+            message = waiting.recv() => {
+                let Some(message) = message else { return };
+                if stream::write(&mut send, &message).await.is_err() {
+                    return;
+                }
+                continue;
             }
         };
-        if stream::write(&mut send, &answer).await.is_err() {
-            return;
-        }
-        match stream::read(&mut receive).await {
-            Ok(ToRendezvous::Introduce { broadcaster: next, candidates: named }) => {
-                (broadcaster, candidates) = (next, named);
+        match message {
+            Ok(ToRendezvous::Introduce { broadcaster, party, renews }) => {
+                next = Some(Ask { broadcaster, party, renews });
+            }
+            Ok(ToRendezvous::Update { introduction, update }) => {
+                updates += 1;
+                if updates > MOST_UPDATES {
+                    break;
+                }
+                introduced.pass_on(introduction, update);
             }
             Ok(ToRendezvous::Register { .. }) => {
                 return refuse(&mut send, Refusal::Unexpected, shared).await;
@@ -148,28 +255,84 @@ async fn introduce(
     let _ = tokio::time::timeout(FIRST_WORD, send.stopped()).await;
 }
 
-/// Makes an introduction: the broadcaster's half goes to it, the viewer's half is returned.
+impl Introduced<'_> {
+    /// Passes an update on to the broadcaster of one of this viewer's introductions.
+    fn pass_on(&self, introduction: IntroductionId, update: Update) {
+        let Some((_, broadcaster)) = self.ids.iter().find(|(id, _)| *id == introduction) else {
+            return;
+        };
+        if let Some(registration) = self.shared.directory.find(*broadcaster) {
+            let update = bounded_update(update);
+            // A broadcaster that does not read its introductions gets no more for now.
+            let _ = registration.messages.try_send(FromRendezvous::Update { introduction, update });
+        }
+    }
+}
+
+/// Makes an introduction, or renews one: the broadcaster's half goes to it, the viewer's half is
+/// returned. Whoever is nearer gets its half later, so that both begin at the same time: an opening
+/// packet that comes too early makes some routers take the port for themselves.
 async fn mint(
     viewer: &Connection,
-    broadcaster: BroadcasterId,
-    candidates: &[Candidate],
-    shared: &Shared,
+    ask: Ask,
+    introduced: &mut Introduced<'_>,
 ) -> Result<Introduction, Refusal> {
+    let Ask { broadcaster, party, renews } = ask;
+    let shared = introduced.shared;
     let registration = shared.directory.wait_for(broadcaster, shared.complete_at).await;
     let registration = registration.ok_or(Refusal::UnknownBroadcaster)?;
-    let mut rng = rand::rng();
-    let (id, secret) = (rng.random(), rng.random());
-    let seen_viewer = observed(viewer);
+    let (id, secret) = match renews {
+        Some(id) => (id, None),
+        None => (IntroductionId(rand::random()), Some(rand::random())),
+    };
+    let (seen_viewer, seen_broadcaster) = (observed(viewer), observed(&registration.connection));
     let to_broadcaster = Introduction {
         id,
         secret,
-        peer: with_observed(candidates, seen_viewer),
-        observed: observed(&registration.connection),
+        peer: bounded(party),
+        peer_observed: seen_viewer,
+        observed: seen_broadcaster,
+        relay: None,
     };
-    let message = FromRendezvous::Introduction { introduction: to_broadcaster };
-    // A broadcaster that does not read its introductions gets no more for now.
-    registration.messages.try_send(message).map_err(|_| Refusal::Busy)?;
+    let one_way = |connection: &Connection| connection.rtt() / 2;
+    let (viewer_way, broadcaster_way) = (one_way(viewer), one_way(&registration.connection));
+    if viewer_way > broadcaster_way {
+        let hold = (viewer_way - broadcaster_way).min(LONGEST_HOLD);
+        let messages = registration.messages.clone();
+        // Reserved now, so that a broadcaster that does not read its introductions gets no more.
+        let place = messages.try_reserve_owned().map_err(|_| Refusal::Busy)?;
+        tokio::spawn(async move {
+            tokio::time::sleep(hold).await;
+            place.send(FromRendezvous::Introduction { introduction: to_broadcaster });
+        });
+    } else {
+        let message = FromRendezvous::Introduction { introduction: to_broadcaster };
+        registration.messages.try_send(message).map_err(|_| Refusal::Busy)?;
+    }
+    introduced.ids.retain(|(known, _)| *known != id);
+    introduced.ids.push((id, broadcaster));
+    let messages = introduced.messages.clone();
+    shared.introductions.insert(id, Viewer { broadcaster, messages });
     shared.metrics.introductions.inc();
-    tracing::debug!(%broadcaster, viewer = %seen_viewer.address, "introduced");
-    Ok(Introduction { id, secret, peer: registration.candidates(), observed: seen_viewer })
+    tracing::debug!(%broadcaster, viewer = %seen_viewer.address, renews = renews.is_some(), "introduced");
+    if broadcaster_way > viewer_way {
+        tokio::time::sleep((broadcaster_way - viewer_way).min(LONGEST_HOLD)).await;
+    }
+    Ok(Introduction {
+        id,
+        secret,
+        peer: registration.party,
+        peer_observed: seen_broadcaster,
+        observed: seen_viewer,
+        relay: shared
+            .relay
+            .as_ref()
+            .map(|relay| relay.credentials(&quota_name(viewer), SystemTime::now())),
+    })
+}
+
+/// Whom a viewer's relayed traffic is counted for: its address, so that new connections bring no new
+/// quota. Many viewers behind one carrier's NAT share it.
+fn quota_name(viewer: &Connection) -> String {
+    observed(viewer).address.ip().to_string()
 }

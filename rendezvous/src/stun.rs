@@ -6,11 +6,14 @@ use std::time::Instant;
 
 use protocol::stun::{PlainLimiter, answer_plain_binding};
 use tokio::task::JoinHandle;
-use transport::port::Inbound;
+use transport::port::{Arrival, Inbound};
 use transport::socket::Socket;
 
 use crate::metrics::{Metrics, Rejection};
 use crate::second::Places;
+
+/// Datagrams that are taken from the kernel at once at a further place.
+const RECEIVE_BATCH: usize = 4;
 
 /// Answers plain STUN. What all sockets answer counts towards one limit.
 pub(crate) struct Stun {
@@ -44,7 +47,9 @@ impl Stun {
             let (stun, socket) = (Arc::clone(self), Arc::clone(socket));
             tokio::spawn(async move {
                 let error = socket
-                    .receive(|from, at, datagram| stun.answer(&socket, from, at, datagram))
+                    .receive(RECEIVE_BATCH, |from, at, datagram| {
+                        stun.answer(&socket, from, at, datagram)
+                    })
                     .await;
                 tracing::error!(%error, "a second STUN socket failed; it answers no more");
             })
@@ -90,12 +95,8 @@ impl Stun {
 }
 
 impl Inbound for Stun {
-    fn stun(&self, from: SocketAddr, datagram: &[u8]) {
-        self.answer(&self.main, from, None, datagram);
-    }
-
-    fn stun_at(&self, from: SocketAddr, at: Option<IpAddr>, datagram: &[u8]) {
-        self.answer(&self.main, from, at, datagram);
+    fn stun(&self, arrival: Arrival, datagram: &[u8]) {
+        self.answer(&self.main, arrival.from, arrival.at, datagram);
     }
 
     fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {

@@ -41,15 +41,40 @@ fn where_udp_is_blocked_the_viewer_says_so_within_five_seconds() -> Result<()> {
     Ok(())
 }
 
-#[test]
-fn where_no_direct_path_can_open_the_viewer_says_what_was_tried() -> Result<()> {
+/// Two NATs with random ports for each destination: no direct path is possible.
+fn hopeless() -> Result<(Stage, String)> {
     let mut stage = Stage::new(0)?;
     let _rendezvous = stage.start_rendezvous()?;
-    let broadcast = stage.broadcast("cam", SMALL, "")?;
+    let home = stage.lab.router("home-random", Nat::RandomPerDestination)?;
+    stage.cam = stage.lab.host_behind(&home, "cam-random")?;
+    let broadcast = stage.broadcast("random-cam", SMALL, "")?;
     let random = stage.lab.router("random", Nat::RandomPerDestination)?;
     let host = stage.lab.host_behind(&random, "inside")?;
     stage.viewers.push((random, host));
-    let viewer = stage.watch(0, &broadcast.link, &["--output", "null"])?;
+    Ok((stage, broadcast.link))
+}
+
+#[test]
+fn where_no_direct_path_can_open_the_relay_carries_the_picture() -> Result<()> {
+    let (stage, link) = hopeless()?;
+    let viewer = stage.watch(0, &link, &["--output", "null"])?;
+    let playing = viewer.wait_for(10 * SECOND, |stats| stats["frames_decoded"].as_u64() > Some(60));
+    assert_eq!(playing["path"], "relayed", "{playing}");
+    assert!(playing["open_ms"].as_f64() < Some(2000.0), "{playing}");
+    // It goes on while direct paths are looked for, which there are none.
+    let later = viewer.wait_for(20 * SECOND, |stats| stats["frames_decoded"].as_u64() > Some(450));
+    assert_eq!((&later["path"], count(&later, "reconnects")), (&"relayed".into(), 0), "{later}");
+    assert_eq!(count(&later, "packets_lost"), 0, "{later}");
+    viewer.stop()
+}
+
+#[test]
+fn without_a_relay_the_viewer_says_what_was_tried() -> Result<()> {
+    let (stage, link) = hopeless()?;
+    let config = stage.path("no-relay.yaml");
+    std::fs::write(&config, "relay: {enabled: false}\n").expect("the lab's folder can be written");
+    let config = config.display().to_string();
+    let viewer = stage.watch(0, &link, &["--output", "null", "--config", &config])?;
     let status = viewer.process.wait(15 * SECOND)?;
     let log = viewer.process.stderr().text();
     assert_eq!(status.code(), Some(3), "{log}");

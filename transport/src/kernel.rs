@@ -4,8 +4,11 @@
 //! The cost of sending is per message, not per byte: a message that the kernel cuts into twelve
 //! datagrams costs little more than one datagram. All messages of a call share one payload, one
 //! segment size and one control message; they differ in their destination alone.
+//!
+//! Single datagrams with a hop limit of their own go through here, too.
 
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -41,9 +44,13 @@ impl std::ops::AddAssign for Sent {
     }
 }
 
-/// Where a burst goes: a socket address in the form that the socket's family needs.
+/// Where a burst goes: a socket address in the form that the socket's family needs, and the socket
+/// that it leaves by where that is not the sender's own.
 #[derive(Debug, Clone)]
-pub struct Destination(socket2::SockAddr);
+pub struct Destination {
+    address: socket2::SockAddr,
+    via: Option<Arc<UdpSocket>>,
+}
 
 impl Destination {
     /// The destination for a socket of either family; IPv4 addresses are mapped for an IPv6 socket.
@@ -54,8 +61,37 @@ impl Destination {
             }
             other => other,
         };
-        Self(address.into())
+        Self { address: address.into(), via: None }
     }
+
+    /// The same destination by another socket of the same family.
+    pub fn via(self, socket: Arc<UdpSocket>) -> Self {
+        Self { via: Some(socket), ..self }
+    }
+
+    fn leaves_as(&self, other: &Self) -> bool {
+        match (&self.via, &other.via) {
+            (None, None) => true,
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (None, Some(_)) | (Some(_), None) => false,
+        }
+    }
+}
+
+/// Sends one datagram that passes only so many routers.
+pub(crate) fn send_with_hop_limit(
+    socket: &socket2::Socket,
+    bytes: &[u8],
+    to: SocketAddr,
+    hop_limit: u8,
+) -> std::io::Result<()> {
+    let is_v6 = socket.local_addr()?.is_ipv6();
+    let destination = Destination::new(to, is_v6);
+    let is_v4 = match to {
+        SocketAddr::V4(_) => true,
+        SocketAddr::V6(v6) => v6.ip().to_ipv4_mapped().is_some(),
+    };
+    sys::send_with_hop_limit(socket, bytes, &destination, is_v4, hop_limit)
 }
 
 /// Sends bursts from a plain thread.
@@ -123,8 +159,11 @@ impl Sender {
         sent: &mut Sent,
     ) -> Result<(), &'a [Destination]> {
         let datagrams = bytes.len().div_ceil(segment) as u64;
-        while let Some((_, others)) = destinations.split_first() {
-            match sys::send(&self.socket, bytes, segment, destinations) {
+        while let Some((first, others)) = destinations.split_first() {
+            let run = destinations.iter().take(sys::BATCH);
+            let run = run.take_while(|destination| destination.leaves_as(first)).count();
+            let socket = first.via.as_deref().unwrap_or(&self.socket);
+            match sys::send(socket, bytes, segment, &destinations[..run]) {
                 Ok(messages) => {
                     sent.datagrams += datagrams * messages as u64;
                     sent.bytes += (bytes.len() * messages) as u64;
@@ -132,7 +171,7 @@ impl Sender {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    if !sys::wait_writable(&self.socket, deadline) {
+                    if !sys::wait_writable(socket, deadline) {
                         sent.blocked += datagrams * destinations.len() as u64;
                         return Ok(());
                     }
@@ -164,7 +203,7 @@ mod sys {
     use super::Destination;
 
     /// Messages in one system call: enough to hide its cost, few enough for the stack.
-    const BATCH: usize = 128;
+    pub(super) const BATCH: usize = 128;
 
     /// Room for one control message of two bytes, aligned as a `cmsghdr`.
     #[repr(C)]
@@ -191,8 +230,8 @@ mod sys {
             // SAFETY: `mmsghdr` is a plain C structure for which all zeros are a legal value.
             let message = message.write(unsafe { mem::zeroed() });
             let header = &mut message.msg_hdr;
-            header.msg_name = destination.0.as_ptr().cast_mut().cast();
-            header.msg_namelen = destination.0.len();
+            header.msg_name = destination.address.as_ptr().cast_mut().cast();
+            header.msg_namelen = destination.address.len();
             header.msg_iov = &raw mut payload;
             header.msg_iovlen = 1;
             if control_length > 0 {
@@ -228,6 +267,46 @@ mod sys {
         }
     }
 
+    /// Hands over one datagram with a hop limit (RFC 3542, section 6.3, and its IPv4 counterpart).
+    pub(super) fn send_with_hop_limit(
+        socket: &socket2::Socket,
+        bytes: &[u8],
+        destination: &Destination,
+        is_v4: bool,
+        hop_limit: u8,
+    ) -> io::Result<()> {
+        let mut payload =
+            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let mut control = Control { bytes: [0; 64] };
+        let (level, kind) = if is_v4 {
+            (libc::SOL_IP, libc::IP_TTL)
+        } else {
+            (libc::SOL_IPV6, libc::IPV6_HOPLIMIT)
+        };
+        let value = libc::c_int::from(hop_limit);
+        // SAFETY: as for the segment size: one control message of an integer fits into the buffer.
+        let control_length = unsafe {
+            let header = &raw mut control.header;
+            (*header).cmsg_level = level;
+            (*header).cmsg_type = kind;
+            (*header).cmsg_len = libc::CMSG_LEN(mem::size_of::<libc::c_int>() as u32) as _;
+            ptr::write_unaligned(libc::CMSG_DATA(header).cast::<libc::c_int>(), value);
+            libc::CMSG_SPACE(mem::size_of::<libc::c_int>() as u32) as usize
+        };
+        // SAFETY: `msghdr` is a plain C structure for which all zeros are a legal value.
+        let mut message: libc::msghdr = unsafe { mem::zeroed() };
+        message.msg_name = destination.address.as_ptr().cast_mut().cast();
+        message.msg_namelen = destination.address.len();
+        message.msg_iov = &raw mut payload;
+        message.msg_iovlen = 1;
+        message.msg_control = (&raw mut control).cast();
+        message.msg_controllen = control_length as _;
+        // SAFETY: the message points to destination, payload and control that live until the call
+        // returns; the kernel only reads them.
+        let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const message, 0) };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
     /// Waits until the socket takes more; false at the deadline.
     pub(super) fn wait_writable(socket: &UdpSocket, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -254,13 +333,26 @@ mod sys {
 
     use super::Destination;
 
+    pub(super) const BATCH: usize = 1;
+
+    /// Not sent: with a usual hop limit it would do what it is meant not to.
+    pub(super) fn send_with_hop_limit(
+        _socket: &socket2::Socket,
+        _bytes: &[u8],
+        _destination: &Destination,
+        _is_v4: bool,
+        _hop_limit: u8,
+    ) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     pub(super) fn send(
         socket: &UdpSocket,
         bytes: &[u8],
         _segment: usize,
         destinations: &[Destination],
     ) -> io::Result<usize> {
-        let address = destinations[0].0.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        let address = destinations[0].address.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
         socket.send_to(bytes, address).map(|_| 1)
     }
 
@@ -319,6 +411,28 @@ mod tests {
     #[test]
     fn from_an_ipv6_socket_to_ipv4() {
         delivers(&Sender::new(UdpSocket::bind("[::]:0").expect("bind")).expect("bound"));
+    }
+
+    #[test]
+    fn another_socket_serves_some() {
+        let sender = Sender::new(UdpSocket::bind("127.0.0.1:0").expect("bind")).expect("bound");
+        let other = Arc::new(UdpSocket::bind("127.0.0.1:0").expect("bind"));
+        let (one, two) = (receiver(), receiver());
+        let destinations = [
+            sender.destination(one.1),
+            sender.destination(two.1).via(Arc::clone(&other)),
+            sender.destination(one.1),
+        ];
+        assert_eq!(sender.send(&[7; 300], 100, &destinations).datagrams, 9);
+        let mut buffer = [0; 200];
+        for _ in 0..3 {
+            let (_, from) = two.0.recv_from(&mut buffer).expect("a datagram");
+            assert_eq!(from, other.local_addr().expect("bound"));
+        }
+        for _ in 0..6 {
+            let (_, from) = one.0.recv_from(&mut buffer).expect("a datagram");
+            assert_eq!(from, sender.socket.local_addr().expect("bound"));
+        }
     }
 
     #[test]

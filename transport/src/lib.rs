@@ -4,15 +4,18 @@
 //! - [`port`]: the socket with its demultiplexer and QUIC endpoint on it;
 //! - [`kernel`]: one burst to many destinations, at the kernel's price;
 //! - [`mapping`]: a port that the router maps to ours because we asked;
-//! - [`paths`]: which address a peer is reached at now;
-//! - [`relay`]: being reached through a TURN server;
-//! - [`signalling`]: talking to the rendezvous; [`openings`]: driving the opening agents;
-//! - [`discovery`]: what the NAT or firewall here does;
+//! - [`paths`]: which address a peer is reached at now; [`ways`]: by which socket or relay;
+//! - [`bindings`] and [`sample`]: how a STUN server sees our sockets; [`discovery`]: what the NAT here
+//!   does; [`relay`]: being reached through a TURN server;
+//! - [`signalling`]: talking to the rendezvous; [`openings`]: driving the opening agents; [`effort`]:
+//!   what is done beside that to open a path;
 //! - [`identity`] and [`tls`]: keys in place of certificates;
 //! - [`stream`]: control messages on QUIC streams; [`addresses`]: this machine's host candidates.
 
 pub mod addresses;
+pub mod bindings;
 pub mod discovery;
+pub mod effort;
 pub mod identity;
 pub mod kernel;
 pub mod mapping;
@@ -22,7 +25,9 @@ pub mod port;
 mod quic;
 mod readiness;
 pub mod relay;
+pub mod sample;
 pub mod signalling;
 pub mod socket;
 pub mod stream;
 pub mod tls;
+pub mod ways;

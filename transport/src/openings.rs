@@ -6,12 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use protocol::opening::{Agent, Event, IntroductionId, Setup, State, Tried, username_of};
-use tokio::sync::{Notify, mpsc};
+use protocol::candidate::Candidate;
+use protocol::opening::{
+    Agent, Event, IntroductionId, Local, NotRenewed, PairId, Renewal, Scouting, Setup, State,
+    Transmit, Tried, username_of,
+};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::paths::{Paths, Peer};
-use crate::socket::Socket;
+use crate::ways::Ways;
 
 /// How long QUIC can still reach a peer whose opening ended: for the last words on both sides.
 const LINGER: Duration = Duration::from_secs(2);
@@ -19,10 +23,19 @@ const LINGER: Duration = Duration::from_secs(2);
 /// All agents of a process.
 #[derive(Debug)]
 pub struct Openings {
-    socket: Arc<Socket>,
+    ways: Arc<Ways>,
     paths: Arc<Paths>,
     agents: DashMap<IntroductionId, Arc<Driven>>,
+    /// Many-ports searches that may go on.
+    pub(crate) searches: Arc<Semaphore>,
 }
+
+/// Many-ports searches of a process at once: each leaves up to [`effort::SEARCHED_PORTS`] entries in the
+/// own router's table, for half a minute or so. Other viewers wait, and watch by way of a relay
+/// meanwhile.
+///
+/// [`effort::SEARCHED_PORTS`]: crate::effort::SEARCHED_PORTS
+pub const MOST_SEARCHES: usize = 2;
 
 #[derive(Debug)]
 struct Driven {
@@ -31,22 +44,35 @@ struct Driven {
     /// The agent's next timeout may have changed.
     changed: Notify,
     events: mpsc::UnboundedSender<Event>,
+    /// Changes with each event.
+    turns: watch::Sender<()>,
 }
 
 /// One introduction being opened and kept open. Dropping it ends the agent.
 #[derive(Debug)]
 pub struct Opening {
-    id: IntroductionId,
+    handle: Handle,
     events: mpsc::UnboundedReceiver<Event>,
-    driven: Arc<Driven>,
-    openings: Arc<Openings>,
     timer: JoinHandle<()>,
 }
 
+/// What can be done with an opening from anywhere. Holding one does not keep it going.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    id: IntroductionId,
+    driven: Arc<Driven>,
+    openings: Arc<Openings>,
+}
+
 impl Openings {
-    /// A driver on this socket.
-    pub fn new(socket: Arc<Socket>, paths: Arc<Paths>) -> Arc<Self> {
-        Arc::new(Self { socket, paths, agents: DashMap::new() })
+    /// A driver on these ways out.
+    pub fn new(ways: Arc<Ways>, paths: Arc<Paths>) -> Arc<Self> {
+        Arc::new(Self {
+            ways,
+            paths,
+            agents: DashMap::new(),
+            searches: Arc::new(Semaphore::new(MOST_SEARCHES)),
+        })
     }
 
     /// Begins to open. Must be called within a tokio runtime.
@@ -59,22 +85,23 @@ impl Openings {
             peer: self.paths.new_peer(),
             changed: Notify::new(),
             events: sender,
+            turns: watch::Sender::new(()),
         });
         self.agents.insert(id, Arc::clone(&driven));
         self.drain(&driven, &mut driven.lock());
         let timer = tokio::spawn(run_timer(Arc::clone(&driven), Arc::clone(self)));
-        Opening { id, events, driven, openings: Arc::clone(self), timer }
+        Opening { handle: Handle { id, driven, openings: Arc::clone(self) }, events, timer }
     }
 
     /// Hands a STUN datagram to the agent that it names. False where there is none.
-    pub fn handle(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+    pub fn handle(&self, local: Local, from: SocketAddr, datagram: &[u8]) -> bool {
         let Some(id) = username_of(datagram) else { return false };
         let Some(driven) = self.agents.get(&id).map(|entry| Arc::clone(&entry)) else {
             return false;
         };
         let mut agent = driven.lock();
-        let handled = agent.handle_datagram(from, datagram, Instant::now());
-        tracing::trace!(introduction = %id, %from, ?handled, "opening packet");
+        let handled = agent.handle_datagram(local, from, datagram, Instant::now());
+        tracing::trace!(introduction = %id, ?local, %from, ?handled, "opening packet");
         self.drain(&driven, &mut agent);
         drop(agent);
         driven.changed.notify_one();
@@ -83,18 +110,24 @@ impl Openings {
 
     fn drain(&self, driven: &Driven, agent: &mut Agent) {
         while let Some(transmit) = agent.poll_transmit() {
-            if let Err(error) = self.socket.try_send_to(&transmit.payload, transmit.to) {
+            let Transmit { local, to, hop_limit, payload } = transmit;
+            if let Err(error) = self.ways.send(local, &payload, to, hop_limit) {
                 // As if the network had lost it; the agent repeats what matters.
-                tracing::debug!(%error, to = %transmit.to, "opening packet not sent");
+                tracing::debug!(%error, %to, "opening packet not sent");
             }
         }
         while let Some(event) = agent.poll_event() {
             if let Event::Opened(path) | Event::Moved(path) = &event {
-                self.paths.set(driven.peer, path.remote);
+                self.paths.set(driven.peer, path.local, path.remote);
             }
             // An error means that nobody listens any more.
             let _ = driven.events.send(event);
+            driven.turns.send_replace(());
         }
+    }
+
+    pub(crate) fn ways(&self) -> &Arc<Ways> {
+        &self.ways
     }
 
     /// How many agents there are.
@@ -109,6 +142,26 @@ impl Openings {
 }
 
 impl Opening {
+    /// What happens next; `None` when the agent is over and all was told.
+    pub async fn event(&mut self) -> Option<Event> {
+        self.events.recv().await
+    }
+
+    /// What can be done with it.
+    pub fn handle(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl std::ops::Deref for Opening {
+    type Target = Handle;
+
+    fn deref(&self) -> &Handle {
+        &self.handle
+    }
+}
+
+impl Handle {
     /// Which introduction this is.
     pub fn id(&self) -> IntroductionId {
         self.id
@@ -119,23 +172,103 @@ impl Opening {
         self.driven.peer
     }
 
-    /// What happens next; `None` when the agent is over and all was told.
-    pub async fn event(&mut self) -> Option<Event> {
-        self.events.recv().await
-    }
-
     /// The peer said something authentic on this path: its consent goes on.
     pub fn authenticated(&self) {
         self.driven.lock().handle_authenticated(Instant::now());
     }
 
-    /// Media stalls: the path is checked at once rather than at its next turn.
+    /// The path is checked at once rather than at its next turn.
     pub fn check_now(&self) {
+        self.drive(|agent, now| agent.check_now(now));
+    }
+
+    /// Media stalls: see [`Agent::doubt`].
+    pub fn doubt(&self) {
+        self.drive(|agent, now| agent.doubt(now));
+    }
+
+    /// See [`Agent::shorten_checks`].
+    pub fn shorten_checks(&self) {
+        self.drive(|agent, _| agent.shorten_checks());
+    }
+
+    /// One more candidate of the peer; see [`Agent::add_remote`].
+    pub fn add_remote(&self, candidate: Candidate) {
+        self.drive(|agent, now| {
+            if let Err(reason) = agent.add_remote(candidate, now) {
+                tracing::debug!(%candidate, %reason, "candidate not used");
+            }
+        });
+    }
+
+    /// One more way out; see [`Agent::add_local`].
+    pub fn add_local(&self, local: Local, is_relay: bool, told: Vec<Candidate>) {
+        self.drive(|agent, now| agent.add_local(local, is_relay, told, now));
+    }
+
+    /// One way out less; see [`Agent::remove_local`].
+    pub fn remove_local(&self, local: Local) {
+        self.drive(|agent, _| agent.remove_local(local));
+    }
+
+    /// Candidates that the peer is told later; see [`Agent::told`].
+    pub fn told(&self, local: Local, candidates: &[Candidate]) {
+        self.drive(|agent, _| agent.told(local, candidates));
+    }
+
+    /// Openers in numbers; see [`Agent::scout`].
+    pub fn scout(&self, plan: Scouting) -> usize {
+        self.drive(|agent, now| agent.scout(plan, now))
+    }
+
+    /// A new round on the same introduction; see [`Agent::renew`].
+    pub fn renew(&self, renewal: Renewal) -> Result<(), NotRenewed> {
+        self.drive(|agent, now| agent.renew(renewal, now))
+    }
+
+    /// Both ends of the path, if there is one.
+    pub fn path_pair(&self) -> Option<PairId> {
+        self.driven.lock().path_pair()
+    }
+
+    /// Ports that the peer predicts of itself; see [`Agent::predicted`].
+    pub fn predicted(&self, candidates: &[Candidate]) {
+        self.drive(|agent, now| agent.predicted(candidates, now));
+    }
+
+    /// Whether there is a path that needs no relay, and is not in doubt.
+    pub fn is_direct(&self) -> bool {
+        self.driven.lock().is_direct()
+    }
+
+    /// Resolves once [`Self::is_direct`], or the opening is over.
+    pub async fn direct(&self) {
+        let mut turns = self.driven.turns.subscribe();
+        loop {
+            {
+                let agent = self.driven.lock();
+                if agent.is_direct() || agent.state().is_over() {
+                    return;
+                }
+            }
+            if turns.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    pub(crate) fn openings(&self) -> &Arc<Openings> {
+        &self.openings
+    }
+
+    /// Does something with the agent, and what follows from it.
+    fn drive<R>(&self, action: impl FnOnce(&mut Agent, Instant) -> R) -> R {
         let mut agent = self.driven.lock();
-        agent.check_now(Instant::now());
+        let result = action(&mut agent, Instant::now());
         self.openings.drain(&self.driven, &mut agent);
         drop(agent);
         self.driven.changed.notify_one();
+        result
     }
 
     /// Round-trip time of the last check of the path.
@@ -157,8 +290,9 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         self.timer.abort();
-        self.openings.agents.remove_if(&self.id, |_, driven| Arc::ptr_eq(driven, &self.driven));
-        let (paths, peer) = (Arc::clone(&self.openings.paths), self.driven.peer);
+        let Handle { id, driven, openings } = &self.handle;
+        openings.agents.remove_if(id, |_, known| Arc::ptr_eq(known, driven));
+        let (paths, peer) = (Arc::clone(&openings.paths), driven.peer);
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
                 runtime.spawn(async move {

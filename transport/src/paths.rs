@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dashmap::{DashMap, DashSet};
 use protocol::address::canonical;
+use protocol::opening::Local;
 
 /// The discard-only prefix (RFC 6666): no real peer ever has an address in it.
 const PREFIX: [u16; 4] = [0x0100, 0, 0, 0];
@@ -39,6 +40,7 @@ const MOST_FORMER: usize = 4;
 
 #[derive(Debug)]
 struct Route {
+    local: Local,
     path: SocketAddr,
     former: Vec<SocketAddr>,
 }
@@ -58,13 +60,14 @@ impl Paths {
         Peer(self.next.fetch_add(1, Ordering::Relaxed) + 1)
     }
 
-    /// From now on the peer is reached at `path`, which it has proved to be at. What still arrives
-    /// from its former paths is taken as its own.
-    pub fn set(&self, peer: Peer, path: SocketAddr) {
+    /// From now on the peer is reached at `path`, by `local`, which it has proved to be at. What still
+    /// arrives from its former paths is taken as its own.
+    pub fn set(&self, peer: Peer, local: Local, path: SocketAddr) {
         let path = canonical(path);
         self.peers.insert(path, peer);
         let mut route =
-            self.routes.entry(peer).or_insert_with(|| Route { path, former: Vec::new() });
+            self.routes.entry(peer).or_insert_with(|| Route { local, path, former: Vec::new() });
+        route.local = local;
         let before = std::mem::replace(&mut route.path, path);
         route.former.retain(|former| *former != path);
         if before != path {
@@ -74,6 +77,19 @@ impl Paths {
         let forgotten = route.former.split_off(kept);
         drop(route);
         forgotten.iter().for_each(|former| self.disown(*former, peer));
+    }
+
+    /// Takes what comes from this address as the peer's, which has proved it, although nothing is sent
+    /// there.
+    pub fn also_from(&self, peer: Peer, from: SocketAddr) {
+        if let Some(mut route) = self.routes.get_mut(&peer)
+            && route.path != from
+            && !route.former.contains(&from)
+        {
+            route.former.insert(0, from);
+            drop(route);
+            self.peers.insert(from, peer);
+        }
     }
 
     /// Forgets a peer.
@@ -103,11 +119,11 @@ impl Paths {
         self.servers.insert(canonical(server));
     }
 
-    /// Where a datagram for an address that QUIC knows must go; `None` drops it.
-    pub(crate) fn outbound(&self, to: SocketAddr) -> Option<SocketAddr> {
+    /// Which way and where a datagram for an address that QUIC knows must go; `None` drops it.
+    pub(crate) fn outbound(&self, to: SocketAddr) -> Option<(Local, SocketAddr)> {
         match Peer::from_address(to) {
-            Some(peer) => self.path(peer),
-            None => Some(canonical(to)),
+            Some(peer) => self.routes.get(&peer).map(|route| (route.local, route.path)),
+            None => Some((Local::MAIN, canonical(to))),
         }
     }
 
@@ -133,15 +149,15 @@ mod tests {
         let paths = Paths::default();
         let peer = paths.new_peer();
         assert_eq!(paths.outbound(peer.address()), None, "reached nowhere yet");
-        paths.set(peer, at(1));
+        paths.set(peer, Local::MAIN, at(1));
         assert_eq!(paths.inbound(at(1)), Some(peer.address()));
-        paths.set(peer, at(2));
-        assert_eq!(paths.outbound(peer.address()), Some(at(2)));
+        paths.set(peer, Local::MAIN, at(2));
+        assert_eq!(paths.outbound(peer.address()), Some((Local::MAIN, at(2))));
         assert_eq!(paths.inbound(at(1)), Some(peer.address()), "what was still under way");
         assert_eq!(paths.inbound(at(2)), Some(peer.address()));
         assert!(paths.is_from(at(1), peer) && paths.is_from(at(2), peer));
         for port in 3..20 {
-            paths.set(peer, at(port));
+            paths.set(peer, Local::MAIN, at(port));
         }
         assert_eq!(paths.inbound(at(2)), None, "forgotten by now");
         paths.remove(peer);
@@ -152,8 +168,8 @@ mod tests {
     fn the_newest_peer_at_an_address_has_it() {
         let paths = Paths::default();
         let (old, new) = (paths.new_peer(), paths.new_peer());
-        paths.set(old, at(1));
-        paths.set(new, at(1));
+        paths.set(old, Local::MAIN, at(1));
+        paths.set(new, Local::MAIN, at(1));
         paths.remove(old);
         assert_eq!(paths.inbound(at(1)), Some(new.address()));
     }
@@ -164,6 +180,6 @@ mod tests {
         assert_eq!(paths.inbound(at(9)), None);
         paths.allow_server(at(9));
         assert_eq!(paths.inbound(at(9)), Some(at(9)));
-        assert_eq!(paths.outbound(at(7)), Some(at(7)));
+        assert_eq!(paths.outbound(at(7)), Some((Local::MAIN, at(7))));
     }
 }

@@ -8,27 +8,39 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use protocol::address::canonical;
 use protocol::demux::{Class, classify};
+use protocol::opening::Local;
 use quinn::Endpoint;
 use tokio::task::JoinHandle;
+
+use crate::bindings::Bindings;
 
 use crate::identity::Identity;
 use crate::kernel::Sender;
 use crate::paths::{Paths, Peer};
 pub use crate::quic::KeepAlive;
 use crate::quic::{self, QuicSocket};
+use crate::relay::{Allocation, RelayAccess};
 use crate::socket::Socket;
 use crate::tls::{self, Pin, SERVER_NAME};
+use crate::ways::Ways;
+
+/// How a datagram came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    /// By which of our ways.
+    pub local: Local,
+    /// From where.
+    pub from: SocketAddr,
+    /// To which of this machine's addresses, if the system tells.
+    pub at: Option<IpAddr>,
+}
 
 /// What a program does with datagrams that are not QUIC. Called on the receiving task: be quick.
 pub trait Inbound: Send + Sync + 'static {
     /// A datagram that begins like STUN.
-    fn stun(&self, from: SocketAddr, datagram: &[u8]);
-
-    /// The same, for who must know at which of this machine's addresses it arrived.
-    fn stun_at(&self, from: SocketAddr, _at: Option<IpAddr>, datagram: &[u8]) {
-        self.stun(from, datagram);
-    }
+    fn stun(&self, arrival: Arrival, datagram: &[u8]);
 
     /// A datagram that begins like RTP or RTCP. It may be opened in place.
     fn media(&self, from: SocketAddr, datagram: &mut [u8]);
@@ -58,14 +70,27 @@ pub struct Dropped {
     pub overflow: AtomicU64,
 }
 
-/// One UDP socket with everything on it. Dropping it ends all.
-#[derive(Debug)]
+/// Datagrams that the main socket and others take from the kernel at once: a joining burst, or one
+/// access unit by a way that is one of many.
+const MAIN_BATCH: usize = quinn_udp::BATCH_SIZE;
+const OTHER_BATCH: usize = 1;
+
+/// One UDP socket with everything on it, and others beside it where a path needs them. Dropping it
+/// ends all.
 pub struct Port {
-    socket: Arc<Socket>,
+    ways: Arc<Ways>,
     paths: Arc<Paths>,
+    bindings: Arc<Bindings>,
     endpoint: Endpoint,
     dropped: Arc<Dropped>,
+    dispatcher: Arc<Dispatcher>,
     receiver: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Port {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Port").field("ways", &self.ways).finish_non_exhaustive()
+    }
 }
 
 impl Port {
@@ -73,12 +98,14 @@ impl Port {
     pub fn open(
         bind: Option<SocketAddr>,
         server: Option<Server<'_>>,
-        inbound: impl FnOnce(&Arc<Socket>, &Arc<Paths>) -> Arc<dyn Inbound>,
+        inbound: impl FnOnce(&Arc<Ways>, &Arc<Paths>) -> Arc<dyn Inbound>,
     ) -> io::Result<Self> {
         let socket = Arc::new(Socket::bind(bind)?);
+        let ways = Ways::new(Arc::clone(&socket));
+        let bindings = Bindings::new(Arc::clone(&ways));
         let paths = Arc::<Paths>::default();
         let dropped = Arc::<Dropped>::default();
-        let quic = QuicSocket::new(Arc::clone(&socket), Arc::clone(&paths));
+        let quic = QuicSocket::new(Arc::clone(&ways), Arc::clone(&paths));
         let strangers = server.as_ref().is_some_and(|server| server.strangers);
         let config = server.map(|server| {
             quic::server_config(tls::server(server.identity, server.ask_client, server.alpn))
@@ -89,32 +116,77 @@ impl Port {
             Arc::clone(&quic) as Arc<dyn quinn::AsyncUdpSocket>,
             Arc::new(quinn::TokioRuntime),
         )?;
-        let inbound = inbound(&socket, &paths);
-        let dispatcher = Dispatcher {
+        let inbound = inbound(&ways, &paths);
+        let dispatcher = Arc::new(Dispatcher {
             paths: Arc::clone(&paths),
+            bindings: Arc::clone(&bindings),
             quic,
             inbound,
             strangers,
             dropped: Arc::clone(&dropped),
-        };
-        let receiving = Arc::clone(&socket);
-        let receiver = tokio::spawn(async move {
-            let error = receiving
-                .receive(|from, at, datagram| dispatcher.dispatch(from, at, datagram))
-                .await;
-            tracing::error!(%error, "the UDP socket failed; nothing is received any more");
         });
-        Ok(Self { socket, paths, endpoint, dropped, receiver })
+        let receiver = tokio::spawn(receive(socket, Local::MAIN, Arc::clone(&dispatcher)));
+        Ok(Self { ways, paths, bindings, endpoint, dropped, dispatcher, receiver })
     }
 
     /// The socket, for single datagrams.
     pub fn socket(&self) -> &Arc<Socket> {
-        &self.socket
+        self.ways.main()
     }
 
     /// A sender of bursts on the socket.
     pub fn sender(&self) -> io::Result<Sender> {
-        self.socket.sender()
+        self.socket().sender()
+    }
+
+    /// All ways out.
+    pub fn ways(&self) -> &Arc<Ways> {
+        &self.ways
+    }
+
+    /// How STUN servers see our sockets.
+    pub fn bindings(&self) -> &Arc<Bindings> {
+        &self.bindings
+    }
+
+    /// Opens one more socket, on any port or on that one, and receives on it as on the main one. It
+    /// lasts until [`Ways::remove`].
+    pub fn add_socket(&self, number: u16) -> io::Result<Local> {
+        let address = SocketAddr::new(self.unspecified()?, number);
+        let socket = Arc::new(Socket::bind(Some(address))?);
+        let local = self.ways.number();
+        let receiver =
+            tokio::spawn(receive(Arc::clone(&socket), local, Arc::clone(&self.dispatcher)));
+        self.ways.add_socket(local, socket, receiver.abort_handle());
+        Ok(local)
+    }
+
+    /// Asks a relay for a relayed address, which is a way out from then on, with a socket of its own:
+    /// TURN's channels begin like QUIC, and a relay knows an allocation by the socket's address. It
+    /// lasts until [`Ways::remove`].
+    pub fn add_relay(&self, access: &RelayAccess) -> io::Result<(Local, Arc<Allocation>)> {
+        let address = SocketAddr::new(self.unspecified()?, 0);
+        let socket = Arc::new(Socket::bind(Some(address))?);
+        let relay = Arc::new(Allocation::begin(Arc::clone(&socket), access)?);
+        let local = self.ways.number();
+        let receiver = tokio::spawn(receive_relayed(
+            socket,
+            local,
+            Arc::clone(&relay),
+            Arc::clone(&self.dispatcher),
+        ));
+        self.ways.add_relay(local, Arc::clone(&relay), receiver.abort_handle());
+        Ok((local, relay))
+    }
+
+    /// The address that stands for all of this machine's, in the main socket's family.
+    fn unspecified(&self) -> io::Result<IpAddr> {
+        let bound = self.socket().local_addr()?.ip();
+        Ok(match bound {
+            bound if !bound.is_unspecified() => bound,
+            IpAddr::V4(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => std::net::Ipv6Addr::UNSPECIFIED.into(),
+        })
     }
 
     /// Where peers are reached.
@@ -170,17 +242,50 @@ impl Drop for Port {
 
 struct Dispatcher {
     paths: Arc<Paths>,
+    bindings: Arc<Bindings>,
     quic: Arc<QuicSocket>,
     inbound: Arc<dyn Inbound>,
     strangers: bool,
     dropped: Arc<Dropped>,
 }
 
+async fn receive(socket: Arc<Socket>, local: Local, dispatcher: Arc<Dispatcher>) {
+    let batch = if local == Local::MAIN { MAIN_BATCH } else { OTHER_BATCH };
+    let deliver = |from, at, datagram: &mut [u8]| {
+        dispatcher.deliver(Arrival { local, from, at }, datagram);
+    };
+    let error = socket.receive(batch, deliver).await;
+    tracing::error!(%error, ?local, "a UDP socket failed; nothing is received on it any more");
+}
+
+/// Receives what a relay passes on, which is told apart like anything else.
+async fn receive_relayed(
+    socket: Arc<Socket>,
+    local: Local,
+    relay: Arc<Allocation>,
+    dispatcher: Arc<Dispatcher>,
+) {
+    let server = canonical(relay.server());
+    let deliver = |from, at, datagram: &mut [u8]| {
+        let relayed = if from == server { relay.handle(datagram) } else { None };
+        if let Some((from, payload)) = relayed {
+            dispatcher.deliver(Arrival { local, from, at }, &mut datagram[payload]);
+        }
+    };
+    let error = socket.receive(OTHER_BATCH, deliver).await;
+    tracing::error!(%error, ?local, "a UDP socket failed; nothing is received on it any more");
+}
+
 impl Dispatcher {
-    fn dispatch(&self, from: SocketAddr, at: Option<IpAddr>, datagram: &mut [u8]) {
+    fn deliver(&self, arrival: Arrival, datagram: &mut [u8]) {
+        let from = arrival.from;
         match classify(datagram) {
             Class::Media => self.inbound.media(from, datagram),
-            Class::Stun => self.inbound.stun_at(from, at, datagram),
+            Class::Stun => {
+                if !self.bindings.handle(from, datagram) {
+                    self.inbound.stun(arrival, datagram);
+                }
+            }
             Class::Quic => {
                 let known = self.paths.inbound(from).or(self.strangers.then_some(from));
                 match known {

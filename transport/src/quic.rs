@@ -16,6 +16,7 @@ use quinn::{AsyncUdpSocket, UdpPoller, VarInt};
 
 use crate::paths::Paths;
 use crate::socket::Socket;
+use crate::ways::Ways;
 
 /// QUIC datagrams waiting for quinn, at most. Control traffic is thin; more is a flood.
 const MOST_WAITING: usize = 1024;
@@ -38,7 +39,7 @@ const DATAGRAM_BUFFER: usize = 64 * 1024;
 
 /// What stands between quinn and the socket.
 pub(crate) struct QuicSocket {
-    socket: Arc<Socket>,
+    ways: Arc<Ways>,
     paths: Arc<Paths>,
     inbox: Mutex<Inbox>,
 }
@@ -56,8 +57,8 @@ impl fmt::Debug for QuicSocket {
 }
 
 impl QuicSocket {
-    pub(crate) fn new(socket: Arc<Socket>, paths: Arc<Paths>) -> Arc<Self> {
-        Arc::new(Self { socket, paths, inbox: Mutex::default() })
+    pub(crate) fn new(ways: Arc<Ways>, paths: Arc<Paths>) -> Arc<Self> {
+        Arc::new(Self { ways, paths, inbox: Mutex::default() })
     }
 
     /// Queues a datagram for quinn. False when there is no room.
@@ -83,22 +84,15 @@ impl QuicSocket {
 
 impl AsyncUdpSocket for QuicSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(WritePoller { socket: Arc::clone(&self.socket), waiting: Mutex::new(None) })
+        Box::pin(WritePoller { socket: Arc::clone(self.ways.main()), waiting: Mutex::new(None) })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
-        let Some(to) = self.paths.outbound(transmit.destination) else {
+        let Some((local, to)) = self.paths.outbound(transmit.destination) else {
             // A peer without a path: as if the network had lost it. QUIC sends it again.
             return Ok(());
         };
-        let transmit = Transmit {
-            destination: self.socket.native(to),
-            ecn: transmit.ecn,
-            contents: transmit.contents,
-            segment_size: transmit.segment_size,
-            src_ip: None,
-        };
-        match self.socket.try_transmit(&transmit) {
+        match self.ways.transmit(local, to, transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
                 // One unreachable peer must not end the endpoint for all.
@@ -133,7 +127,7 @@ impl AsyncUdpSocket for QuicSocket {
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         // Of the IPv6 family always, so that quinn takes made-up and mapped addresses alike.
-        Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.socket.local_addr()?.port()))
+        Ok(SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), self.ways.main().local_addr()?.port()))
     }
 
     fn may_fragment(&self) -> bool {

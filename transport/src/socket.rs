@@ -8,7 +8,7 @@ use protocol::address::canonical;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use socket2::{Domain, Protocol, Type};
 
-use crate::kernel::Sender;
+use crate::kernel::{self, Sender};
 use crate::readiness::Readiness;
 
 /// Buffer sizes asked of the kernel, in bytes: a keyframe's burst to many viewers, or a joining
@@ -53,7 +53,7 @@ impl Socket {
 
     /// A sender of bursts on this socket.
     pub fn sender(&self) -> io::Result<Sender> {
-        Sender::new(self.io.socket().try_clone()?.into())
+        Sender::new(self.share()?)
     }
 
     /// Sends one datagram. `WouldBlock` when the kernel has no room.
@@ -71,6 +71,16 @@ impl Socket {
             segment_size: None,
             src_ip: Some(from),
         })
+    }
+
+    /// Sends one datagram that passes only so many routers.
+    pub fn try_send_near(&self, bytes: &[u8], to: SocketAddr, hop_limit: u8) -> io::Result<()> {
+        kernel::send_with_hop_limit(&self.io.socket(), bytes, self.native(to), hop_limit)
+    }
+
+    /// The same socket for plain threads.
+    pub fn share(&self) -> io::Result<std::net::UdpSocket> {
+        Ok(self.io.socket().try_clone()?.into())
     }
 
     pub(crate) fn try_transmit(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
@@ -93,12 +103,14 @@ impl Socket {
 
     /// Receives for ever, and hands every datagram to `deliver`, with its source and the one of this
     /// machine's addresses that it was sent to, if the system tells (both in canonical form). Ends only
-    /// when the socket itself is unusable.
+    /// when the socket itself is unusable. `batch` buffers of 64 KiB are held, at most [`BATCH_SIZE`].
     pub async fn receive(
         &self,
+        batch: usize,
         mut deliver: impl FnMut(SocketAddr, Option<IpAddr>, &mut [u8]),
     ) -> io::Error {
-        let mut memory: Vec<Vec<u8>> = (0..BATCH_SIZE).map(|_| vec![0; RECEIVE_BUFFER]).collect();
+        let batch = batch.clamp(1, BATCH_SIZE);
+        let mut memory: Vec<Vec<u8>> = (0..batch).map(|_| vec![0; RECEIVE_BUFFER]).collect();
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         loop {
             let received = self
@@ -107,7 +119,8 @@ impl Socket {
                     let mut buffers = memory.iter_mut().map(|buffer| IoSliceMut::new(buffer));
                     let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
                         std::array::from_fn(|_| buffers.next().unwrap_or(IoSliceMut::new(&mut [])));
-                    self.state.recv((&*socket).into(), &mut slices, &mut metas)
+                    let socket = (&*socket).into();
+                    self.state.recv(socket, &mut slices[..batch], &mut metas[..batch])
                 })
                 .await;
             let count = match received {
@@ -177,7 +190,7 @@ mod tests {
                     let at = at.expect("Linux tells");
                     answering.try_send_from(bytes, from, at).expect("sent");
                 };
-                answering.receive(answer).await
+                answering.receive(1, answer).await
             });
             for asked in ["127.0.0.1", "127.0.0.2", "127.1.2.3"] {
                 let asked = SocketAddr::new(asked.parse().expect("an address"), port);

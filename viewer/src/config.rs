@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::link::{Link, parse_host_port};
+use protocol::signalling::{RelayOffer, RelayServer};
 use serde::{Deserialize, Serialize};
 use service::exit::Failure;
 use service::log::LogFormat;
@@ -93,6 +94,10 @@ pub struct Settings {
     pub json: bool,
     /// Private addresses named by broadcasters of other networks are tried too.
     pub allow_private: bool,
+    /// The router is asked to map an external port to ours where no direct path opens by itself.
+    pub port_mapping: bool,
+    /// The relay that is used where no direct path opens.
+    pub relay: RelaySettings,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -106,7 +111,46 @@ impl Default for Settings {
             stats: None,
             json: false,
             allow_private: false,
+            port_mapping: true,
+            relay: RelaySettings::default(),
             log_format: LogFormat::default(),
+        }
+    }
+}
+
+/// The relay that is used where no direct path opens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RelaySettings {
+    /// Whether one is used at all.
+    pub enabled: bool,
+    /// A TURN server of the viewer's own, as HOST:PORT, used before what the rendezvous offers.
+    pub server: Option<String>,
+    /// Username there.
+    pub username: Option<String>,
+    /// Password there.
+    pub password: Option<String>,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self { enabled: true, server: None, username: None, password: None }
+    }
+}
+
+impl RelaySettings {
+    /// The viewer's own relay.
+    fn offer(&self) -> Result<Option<RelayOffer>, Failure> {
+        let Some(server) = &self.server else { return Ok(None) };
+        let (host, port) = parse_host_port(server)
+            .ok_or_else(|| Failure::usage(format!("relay.server: '{server}' is no HOST:PORT")))?;
+        match (&self.username, &self.password) {
+            (Some(username), Some(password)) => Ok(Some(RelayOffer {
+                server: RelayServer::At { host, port },
+                username: username.clone(),
+                password: password.clone(),
+            })),
+            _ => Err(Failure::usage("relay.server needs relay.username and relay.password")),
         }
     }
 }
@@ -142,6 +186,12 @@ pub struct Target {
     pub link: Link,
     /// Private addresses are tried in other networks too.
     pub allow_private: bool,
+    /// Whether the router may be asked for a port.
+    pub port_mapping: bool,
+    /// Whether a relay is used where no direct path opens.
+    pub use_relay: bool,
+    /// A relay to use before what the rendezvous offers.
+    pub relay: Option<RelayOffer>,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -173,8 +223,16 @@ impl Command {
         let target = |link: &str| {
             let link =
                 link.parse().map_err(|error| Failure::usage(format!("bad link: {error}")))?;
-            let Settings { allow_private, log_format, .. } = settings;
-            Ok::<_, Failure>(Target { link, allow_private, log_format })
+            let Settings { allow_private, port_mapping, log_format, .. } = settings;
+            let (use_relay, relay) = (settings.relay.enabled, settings.relay.offer()?);
+            Ok::<_, Failure>(Target {
+                link,
+                allow_private,
+                port_mapping,
+                use_relay,
+                relay,
+                log_format,
+            })
         };
         match args.action {
             Action::List { link } => Ok(Self::List(target(&link)?)),

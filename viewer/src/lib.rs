@@ -2,18 +2,23 @@
 //!
 //! A viewer's life is one state machine with named states ([`stats::State`]): resolving, introducing,
 //! opening, joining, playing, reconnecting, ended; the same names show in logs and stats. [`watch`]
-//! walks through them, [`meeting`] gets as far as a proved path and a pinned connection on it,
+//! walks through them, [`meeting`] gets as far as a proved path and a pinned connection on it, with the
+//! rendezvous of [`contact`] and the help of [`lifeline`] and [`renewal`],
 //! [`session`] receives, and [`media`] plays.
 
 mod check;
 pub mod config;
+mod contact;
 mod continuity;
 mod hold;
+mod lifeline;
 mod list;
 pub mod media;
 mod meeting;
+mod outage;
 mod printer;
 mod reach;
+mod renewal;
 mod session;
 pub mod stats;
 mod watch;

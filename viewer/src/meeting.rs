@@ -1,25 +1,26 @@
 //! From a link to a connection: resolving, introducing, opening, joining.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use protocol::address::{Policy, Surroundings};
 use protocol::control::ALPN;
 use protocol::link::Link;
-use protocol::opening::{Config, Credentials, Event, IntroductionId, Path, Role, Setup};
-use protocol::signalling::{FromRendezvous, Introduction, Refusal, ToRendezvous};
+use protocol::opening::{Config, Event, Path, Role};
 use quinn::Connection;
 use service::exit::{Code, Failure};
 use tokio::sync::mpsc;
-use transport::addresses::host_candidates;
+use transport::effort::{Effort, Means};
+use transport::mapping::PortMapping;
 use transport::openings::{Opening, Openings};
 use transport::paths::Peer;
-use transport::port::{Inbound, KeepAlive, Port};
-use transport::signalling::{Signalling, resolve};
+use transport::port::{Arrival, Inbound, KeepAlive, Port};
 use transport::tls::Pin;
 
-use crate::reach;
+use crate::config::Target;
+use crate::contact::{self, Ask};
+use crate::lifeline::{Lifeline, RelayChoice};
+use crate::renewal::Renewer;
 use crate::stats::State;
 
 /// Feedback goes each second anyway; a broadcaster that says nothing is noticed by the checks of the
@@ -31,7 +32,7 @@ const KEEP_ALIVE: KeepAlive =
 const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Time for opening when a path was lost: the next try is better than a long wait for this one.
-const REOPENING: Duration = Duration::from_secs(3);
+const REOPENING: Duration = Duration::from_secs(4);
 
 /// Media datagrams that may wait to be opened: two seconds at 20 Mbit/s.
 const MOST_WAITING: usize = 4096;
@@ -41,9 +42,11 @@ pub(crate) type Datagram = (SocketAddr, Vec<u8>);
 
 /// A viewer's port, and the media that arrives on it.
 pub(crate) struct Viewer {
-    pub(crate) port: Port,
+    pub(crate) port: Arc<Port>,
     pub(crate) openings: Arc<Openings>,
     pub(crate) media: mpsc::Receiver<Datagram>,
+    /// A port that the router maps to ours, once one was asked for.
+    pub(crate) mapping: Arc<OnceLock<PortMapping>>,
 }
 
 /// A proved path to the broadcaster with a connection on it.
@@ -53,6 +56,7 @@ pub(crate) struct Met {
     pub(crate) path: Path,
     /// From the introduction to the open path.
     pub(crate) open: Duration,
+    pub(crate) renewer: Renewer,
 }
 
 struct Dispatch {
@@ -61,8 +65,8 @@ struct Dispatch {
 }
 
 impl Inbound for Dispatch {
-    fn stun(&self, from: SocketAddr, datagram: &[u8]) {
-        self.openings.handle(from, datagram);
+    fn stun(&self, arrival: Arrival, datagram: &[u8]) {
+        self.openings.handle(arrival.local, arrival.from, datagram);
     }
 
     fn media(&self, from: SocketAddr, datagram: &mut [u8]) {
@@ -76,118 +80,62 @@ impl Viewer {
     pub(crate) fn open() -> Result<Self, Failure> {
         let (sender, media) = mpsc::channel(MOST_WAITING);
         let mut openings = None;
-        let port = Port::open(None, None, |socket, paths| {
-            let driver = Openings::new(Arc::clone(socket), Arc::clone(paths));
+        let port = Port::open(None, None, |ways, paths| {
+            let driver = Openings::new(Arc::clone(ways), Arc::clone(paths));
             openings = Some(Arc::clone(&driver));
             Arc::new(Dispatch { openings: driver, media: sender })
         })
         .map_err(|error| Failure::runtime(format!("cannot open a UDP port: {error}")))?;
         let openings = openings.expect("the port makes its inbound side at once");
-        Ok(Self { port, openings, media })
+        Ok(Self { port: Arc::new(port), openings, media, mapping: Arc::default() })
     }
 
     /// Meets the link's broadcaster. `enter` is told each state on the way; `again` says that a path
     /// was lost before.
     pub(crate) async fn meet(
         &self,
-        link: &Link,
-        allow_private: bool,
+        target: &Target,
         again: bool,
         mut enter: impl FnMut(State),
     ) -> Result<Met, Failure> {
         enter(State::Resolving);
-        let servers = resolve(&self.port, &link.host, link.port).await.map_err(|error| {
-            Failure::new(Code::RendezvousUnreachable, format!("{error}; check the link"))
-        })?;
-        enter(State::Introducing);
-        let mut signalling = match Signalling::connect(&self.port, &servers, None).await {
-            Ok(signalling) => signalling,
-            Err(error) => return Err(reach::explain(error, &servers).await),
-        };
-        let introduced = self.introduce(&mut signalling, link).await?;
+        let link = Arc::new(target.link.clone());
+        let ask = Ask { link: Arc::clone(&link), more: Vec::new(), renews: None, behaviour: None };
+        let (contact, introduction) =
+            contact::introduce(&self.port, &ask, || enter(State::Introducing)).await?;
         let introduced_at = std::time::Instant::now();
         enter(State::Opening);
         let mut config = Config::for_role(Role::Viewer);
         if again {
             config.deadline = REOPENING;
         }
-        let setup = self.setup(introduced, &signalling, config, allow_private)?;
-        let mut opening = self.openings.start(setup);
+        let server = contact.server();
+        let means = Means {
+            port: Arc::clone(&self.port),
+            role: Role::Viewer,
+            own: contact.behaviour,
+            server,
+            allow_private: target.allow_private,
+            updates: contact.updates.clone(),
+        };
+        let hosts = contact.hosts.clone();
+        let (mut opening, effort) =
+            Effort::start(means, &self.openings, &introduction, hosts, config).ok_or_else(
+                || Failure::runtime("the rendezvous introduced us without credentials"),
+            )?;
+        let lifeline = Lifeline {
+            port: Arc::clone(&self.port),
+            handle: opening.handle().clone(),
+            words: effort.words(),
+            mapping: target.port_mapping.then(|| Arc::clone(&self.mapping)),
+            relay: RelayChoice { own: target.relay.clone(), is_allowed: target.use_relay },
+        };
+        let renewer = Renewer::start(lifeline, effort, link, contact, introduction);
         let path = opened(&mut opening).await?;
         let open = introduced_at.elapsed();
-        signalling.close();
         enter(State::Joining);
-        let connection = self.connect(opening.peer(), link).await?;
-        Ok(Met { connection, opening, path, open })
-    }
-
-    async fn introduce(
-        &self,
-        signalling: &mut Signalling,
-        link: &Link,
-    ) -> Result<Introduction, Failure> {
-        let broken = |error: transport::signalling::SignallingError| {
-            Failure::new(Code::RendezvousUnreachable, format!("{error}; try again"))
-        };
-        let candidates = self.candidates(signalling)?;
-        let ask = ToRendezvous::Introduce { broadcaster: link.broadcaster, candidates };
-        signalling.send(&ask).await.map_err(broken)?;
-        match signalling.receive().await.map_err(broken)? {
-            FromRendezvous::Introduction { introduction } => Ok(introduction),
-            FromRendezvous::Refused { reason: Refusal::UnknownBroadcaster } => Err(Failure::new(
-                Code::Unknown,
-                format!(
-                    "the rendezvous at {} knows no broadcaster {}; is it running, and is the link \
-                     whole?",
-                    signalling.server(),
-                    link.broadcaster
-                ),
-            )),
-            FromRendezvous::Refused { reason } => Err(Failure::new(
-                Code::RendezvousUnreachable,
-                format!("the rendezvous refused ({}); try again later", reason.as_str()),
-            )),
-            FromRendezvous::Registered { .. } => {
-                Err(Failure::runtime("the rendezvous answered what was not asked"))
-            }
-        }
-    }
-
-    fn candidates(
-        &self,
-        signalling: &Signalling,
-    ) -> Result<Vec<protocol::candidate::Candidate>, Failure> {
-        let bound = self.port.socket().local_addr().map_err(Failure::runtime)?;
-        Ok(host_candidates(bound, signalling.server().ip().is_loopback()))
-    }
-
-    fn setup(
-        &self,
-        introduction: Introduction,
-        signalling: &Signalling,
-        config: Config,
-        allow_private: bool,
-    ) -> Result<Setup, Failure> {
-        let peer_reflexive: Vec<_> =
-            introduction.peer.last().map(|seen| seen.address.ip()).into_iter().collect();
-        let policy = Policy::for_introduction(Surroundings {
-            rendezvous: signalling.server().ip(),
-            own_reflexive: &[introduction.observed.address.ip()],
-            peer_reflexive: &peer_reflexive,
-            allow_private,
-        });
-        let own = self.candidates(signalling)?;
-        Ok(Setup {
-            role: Role::Viewer,
-            credentials: Credentials {
-                id: IntroductionId(introduction.id),
-                secret: introduction.secret,
-            },
-            local: own.into_iter().chain([introduction.observed]).collect(),
-            remote: introduction.peer,
-            policy,
-            config,
-        })
+        let connection = self.connect(opening.peer(), &target.link).await?;
+        Ok(Met { connection, opening, path, open, renewer })
     }
 
     async fn connect(&self, peer: Peer, link: &Link) -> Result<Connection, Failure> {
@@ -218,16 +166,20 @@ impl Viewer {
 }
 
 async fn opened(opening: &mut Opening) -> Result<Path, Failure> {
-    match opening.event().await {
-        Some(Event::Opened(path) | Event::Moved(path)) => Ok(path),
-        Some(Event::Failed(failure)) => Err(Failure::new(
-            Code::NoPath,
-            format!(
-                "{failure}; the firewalls on both sides let no direct path through: try another \
-                 network, or forward a UDP port to the broadcaster and set it with --bind"
-            ),
-        )),
-        Some(Event::Lost(reason)) => Err(Failure::new(Code::NoPath, reason)),
-        None => Err(Failure::runtime("opening ended without a result")),
+    loop {
+        return match opening.event().await {
+            Some(Event::Opened(path) | Event::Moved(path)) => Ok(path),
+            Some(Event::Remapped(_)) => continue,
+            Some(Event::Failed(failure)) => Err(Failure::new(
+                Code::NoPath,
+                format!(
+                    "{failure}; the firewalls on both sides let no direct path through, and no relay \
+                     helped: try another network, allow a relay at the rendezvous, or forward a UDP \
+                     port to the broadcaster and set it with --bind"
+                ),
+            )),
+            Some(Event::Lost(reason)) => Err(Failure::new(Code::NoPath, reason)),
+            None => Err(Failure::runtime("opening ended without a result")),
+        };
     }
 }

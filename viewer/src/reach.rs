@@ -1,5 +1,6 @@
 //! Why the rendezvous gave no answer: nothing listens, the host is gone, or no UDP gets out here.
 
+use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -7,8 +8,11 @@ use protocol::stun::binding_request;
 use service::exit::{Code, Failure};
 use transport::signalling::SignallingError;
 
-/// How long each probe may take: together with connecting, an answer within five seconds.
+/// How long each probe may take.
 const PROBE: Duration = Duration::from_millis(1200);
+
+/// When probing begins beside a connection that does not come: both end within four seconds.
+const PROBE_AFTER: Duration = Duration::from_millis(2200);
 
 /// What the silence of a server means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,11 +34,42 @@ pub(crate) async fn silence(server: SocketAddr) -> Silence {
     }
 }
 
+/// Waits for a connection to one of the servers. Where none comes, says what the user should know and
+/// try; finding that out begins before the wait is over.
+pub(crate) async fn connected<T>(
+    connecting: impl Future<Output = Result<T, SignallingError>>,
+    servers: &[SocketAddr],
+) -> Result<T, Failure> {
+    let probing = async {
+        tokio::time::sleep(PROBE_AFTER).await;
+        match servers.first() {
+            Some(&server) => silence(server).await,
+            None => Silence::NoWord,
+        }
+    };
+    tokio::pin!(connecting, probing);
+    tokio::select! {
+        connected = &mut connecting => match connected {
+            Ok(connected) => Ok(connected),
+            Err(error @ SignallingError::NoAnswer { .. }) => {
+                Err(explain(&error, servers, probing.await))
+            }
+            Err(error) => Err(explain(&error, servers, Silence::NoWord)),
+        },
+        silence = &mut probing => {
+            let connected = connecting.await;
+            connected.map_err(|error| match error {
+                SignallingError::NoAnswer { .. } => explain(&error, servers, silence),
+                _ => explain(&error, servers, Silence::NoWord),
+            })
+        }
+    }
+}
+
 /// Turns a failed connection to the rendezvous into what the user should know and try.
-pub(crate) async fn explain(error: SignallingError, servers: &[SocketAddr]) -> Failure {
-    let no_answer = matches!(error, SignallingError::NoAnswer { .. });
-    if let Some(&server) = servers.first().filter(|_| no_answer) {
-        match silence(server).await {
+fn explain(error: &SignallingError, servers: &[SocketAddr], silence: Silence) -> Failure {
+    if let Some(&server) = servers.first() {
+        match silence {
             Silence::UdpBlocked => {
                 return Failure::new(
                     Code::NoPath,

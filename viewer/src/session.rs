@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use protocol::candidate::CandidateKind;
 use protocol::control::{Admission, Notice, Refusal, Request, Response};
 use protocol::feedback::{self, Totals};
 use protocol::link::{Link, Target};
-use protocol::opening::{Event, Path};
+use protocol::opening::{self, Event, Path};
 use protocol::reception::{Reception, Verdict};
 use protocol::rtp::Header;
 use protocol::seal::{Opener, PacketIndex};
@@ -22,15 +23,21 @@ use crate::continuity::Continuity;
 use crate::hold::{Hold, Packet};
 use crate::media::Player;
 use crate::meeting::{Datagram, Met};
-use crate::stats::Stats;
+use crate::outage::{Outage, Step};
+use crate::renewal::Renewed;
+use crate::stats::{State, Stats};
 
 /// From one report to the next: on a clean path, and while packets get lost. Frequent enough that
 /// lost reports do not look like silence.
 const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Without media for this long the path is checked.
-const STALL: Duration = Duration::from_millis(700);
+/// From one look for a direct path by a relayed viewer to the next: soon at first, then further apart.
+const FIRST_UPGRADE: Duration = Duration::from_secs(4);
+const LONGEST_UPGRADE: Duration = Duration::from_secs(30);
+
+/// How often the end of a renewal is looked for while one is under way.
+const RENEWAL_LOOK: Duration = Duration::from_millis(50);
 
 /// A track's place in the stream that the player sees, kept from session to session.
 #[derive(Debug)]
@@ -56,7 +63,10 @@ pub(crate) struct Session {
     timeline: Timeline,
     corrupt: u64,
     report_at: Instant,
-    stalled_at: Instant,
+    outage: Outage,
+    /// When a relayed viewer looks for a direct path again, and the time to the next look.
+    upgrade_at: Instant,
+    upgrade_interval: Duration,
 }
 
 /// What a watch request came to.
@@ -164,7 +174,9 @@ impl Session {
             timeline,
             corrupt: 0,
             report_at: now,
-            stalled_at: now + STALL,
+            outage: Outage::new(now),
+            upgrade_at: now + FIRST_UPGRADE,
+            upgrade_interval: FIRST_UPGRADE,
         }
     }
 
@@ -190,14 +202,20 @@ impl Session {
             }
         };
         self.met.opening.authenticated();
-        self.stalled_at = now + STALL;
         stats.bytes += datagram.len() as u64;
         stats.first_packet_at.get_or_insert(now);
         datagram.truncate(length);
         let Ok(Header { timestamp, .. }) = Header::parse(&datagram) else { return };
         let Some(reception) = self.receptions.get_mut(track) else { return };
         let before = reception.next_index();
-        if reception.receive(index, now) != Verdict::Fresh {
+        let verdict = reception.receive(index, now);
+        let missing = index.saturating_sub(before);
+        if let Some(outage) = self.outage.heard(missing, now) {
+            tracing::info!(after_ms = outage.as_millis() as u64, "picture resumes");
+            stats.reconnects += 1;
+            stats.enter(State::Playing);
+        }
+        if verdict != Verdict::Fresh {
             return;
         }
         let local_now = player.running_time();
@@ -230,7 +248,10 @@ impl Session {
     /// When [`Self::tick`] has something to do.
     pub(crate) fn wakes_at(&self) -> Instant {
         let nacks = self.receptions.iter().filter_map(Reception::poll_timeout);
-        nacks.chain([self.report_at, self.stalled_at]).min().unwrap_or(self.report_at)
+        let renewal = self.met.renewer.is_waiting().then(|| Instant::now() + RENEWAL_LOOK);
+        let upgrade = self.is_relayed().then_some(self.upgrade_at);
+        let due = [self.report_at, self.outage.due_at()].into_iter().chain(renewal).chain(upgrade);
+        nacks.chain(due).min().unwrap_or(self.report_at)
     }
 
     /// Asks for what is missing, reports, and checks the path where media stalls.
@@ -259,11 +280,48 @@ impl Session {
             let report = feedback::encode_report(self.viewer, &blocks, &self.totals());
             self.say(report);
         }
-        if now >= self.stalled_at {
-            self.stalled_at = now + STALL;
-            self.met.opening.check_now();
-        }
+        self.mend(rtt, stats, now);
         self.update(stats);
+    }
+
+    /// Does something about media that stalls, and about a path that could be better.
+    fn mend(&mut self, rtt: Duration, stats: &mut Stats, now: Instant) {
+        let answered = self.met.opening.state() == opening::State::Open;
+        match self.outage.step(answered, rtt, now) {
+            Some(Step::Doubt) => self.met.opening.doubt(),
+            Some(Step::Renew) => {
+                tracing::info!("media stalls and the path does not answer; opening it again");
+                stats.enter(State::Reconnecting);
+                self.met.renewer.renew(true);
+            }
+            None => {}
+        }
+        if self.is_relayed() && now >= self.upgrade_at && !self.outage.is_broken() {
+            self.upgrade_interval = (self.upgrade_interval * 2).min(LONGEST_UPGRADE);
+            self.upgrade_at = now + self.upgrade_interval;
+            if !self.met.renewer.is_busy() {
+                tracing::debug!("looking for a direct path");
+                self.met.renewer.renew(false);
+            }
+        }
+    }
+
+    fn is_relayed(&self) -> bool {
+        self.met.path.kind == CandidateKind::Relayed
+    }
+
+    /// Takes what came of renewals; says why where the session is over.
+    pub(crate) async fn renewals(&mut self) -> Option<String> {
+        match self.met.renewer.outcome().await? {
+            Renewed::Gone if self.met.opening.state() != opening::State::Open => {
+                Some("the broadcaster does not know us any more".into())
+            }
+            Renewed::Failed(failure) => {
+                tracing::info!("{failure}");
+                None
+            }
+            Renewed::Gone | Renewed::Tried => None,
+        }
     }
 
     /// Brings the stats up to date.
@@ -274,10 +332,19 @@ impl Session {
         self.show_path(stats);
     }
 
+    /// The port that the path leaves by.
+    fn local_port(&self) -> Option<u16> {
+        let ways = self.met.renewer.ways();
+        let socket = ways.socket(self.met.path.local).unwrap_or_else(|| Arc::clone(ways.main()));
+        Some(socket.local_addr().ok()?.port())
+    }
+
     fn show_path(&self, stats: &mut Stats) {
         let Path { remote, kind, .. } = self.met.path;
-        if stats.remote != Some(remote) {
-            stats.local = local_address(remote, stats.local);
+        let local = self.met.path.local;
+        if (stats.remote, stats.way) != (Some(remote), local) {
+            stats.local = local_address(remote, self.local_port());
+            stats.way = local;
         }
         stats.remote = Some(remote);
         stats.path = Some(kind.as_str());
@@ -285,11 +352,25 @@ impl Session {
     }
 
     /// Takes what the opening agent tells. An error ends the session.
-    pub(crate) fn path_event(&mut self, event: Option<Event>) -> Result<(), String> {
+    pub(crate) fn path_event(
+        &mut self,
+        event: Option<Event>,
+        stats: &mut Stats,
+    ) -> Result<(), String> {
         match event {
             Some(Event::Opened(path) | Event::Moved(path)) => {
                 tracing::info!(remote = %path.remote, path = path.kind.as_str(), "path moved");
                 self.met.path = path;
+                self.outage.broke();
+                self.upgrade_interval = FIRST_UPGRADE;
+                self.upgrade_at = Instant::now() + FIRST_UPGRADE;
+                self.show_path(stats);
+                Ok(())
+            }
+            Some(Event::Remapped(seen)) => {
+                tracing::info!(%seen, "our external address changed");
+                self.outage.broke();
+                self.met.opening.shorten_checks();
                 Ok(())
             }
             Some(Event::Lost(reason)) => Err(reason.to_string()),
@@ -362,11 +443,10 @@ fn place_track(
 
 /// The address that packets to `remote` leave with. Nothing is sent: connecting a UDP socket only
 /// looks up the route.
-fn local_address(remote: SocketAddr, before: Option<SocketAddr>) -> Option<SocketAddr> {
+fn local_address(remote: SocketAddr, port: Option<u16>) -> Option<SocketAddr> {
     let any: SocketAddr =
         if remote.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = std::net::UdpSocket::bind(any).ok()?;
     socket.connect(remote).ok()?;
-    let port = before.map_or(0, |before| before.port());
-    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), port))
+    Some(SocketAddr::new(socket.local_addr().ok()?.ip(), port.unwrap_or(0)))
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use protocol::feedback::Totals;
+use protocol::opening::Local;
 use serde::Serialize;
 
 use crate::media::PlayerStats;
@@ -78,6 +79,8 @@ pub(crate) struct Stats {
     pub(crate) path: Option<&'static str>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) remote: Option<SocketAddr>,
+    /// Which of our ways out the path takes.
+    pub(crate) way: Local,
     pub(crate) rtt: Option<Duration>,
     pub(crate) open: Option<Duration>,
     pub(crate) first_packet_at: Option<Instant>,
@@ -108,6 +111,7 @@ impl Stats {
             path: None,
             local: None,
             remote: None,
+            way: Local::MAIN,
             rtt: None,
             open: None,
             first_packet_at: None,

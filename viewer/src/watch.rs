@@ -182,7 +182,7 @@ impl Watcher {
         again: bool,
     ) -> Result<(Met, (SendStream, RecvStream, Admission)), Failure> {
         let Self { viewer, stats, config, second, printer, .. } = self;
-        let link = &config.target.link;
+        let target = &config.target;
         let state = Cell::new(stats.state);
         let enter = |next| {
             if !again {
@@ -190,8 +190,8 @@ impl Watcher {
             }
         };
         let meeting = async {
-            let met = viewer.meet(link, config.target.allow_private, again, enter).await?;
-            let admission = session::request(&met, link).await?;
+            let met = viewer.meet(target, again, enter).await?;
+            let admission = session::request(&met, &target.link).await?;
             Ok((met, admission))
         };
         tokio::pin!(meeting);
@@ -252,7 +252,7 @@ impl Watcher {
                     session.receive(datagram, player, placed, stats);
                 }
                 event = session.met.opening.event() => {
-                    if let Err(reason) = session.path_event(event) {
+                    if let Err(reason) = session.path_event(event, stats) {
                         return Ok(End::PathLost(reason));
                     }
                 }
@@ -272,7 +272,12 @@ impl Watcher {
                         return Ok(End::Closed);
                     }
                 }
-                () = tokio::time::sleep_until(wakes_at.into()) => session.tick(player, placed, stats),
+                () = tokio::time::sleep_until(wakes_at.into()) => {
+                    session.tick(player, placed, stats);
+                    if let Some(reason) = session.renewals().await {
+                        return Ok(End::PathLost(reason));
+                    }
+                }
                 _ = second.tick() => {
                     session.update(stats);
                     stats.player = player.stats();

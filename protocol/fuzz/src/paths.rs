@@ -26,7 +26,7 @@ pub fn run(data: &[u8]) {
         let peer = peers[usize::from(step & 1)];
         let at = SocketAddr::from(([192, 0, 2, 1], port));
         if step & 2 == 0 {
-            paths.set(peer, at);
+            paths.set(peer, punchcast_protocol::opening::Local::MAIN, at);
             owner = Some((peer, at));
             assert_eq!(paths.path(peer), Some(at));
         } else {

@@ -10,10 +10,14 @@ use rand::{CryptoRng, SeedableRng};
 use super::Role;
 use super::check::{self, Answer, Check, FromPeer};
 use super::event::{
-    Event, Failure, Handled, Ignored, NotTaken, Reason, Setup, State, Transmit, Tried,
+    Event, Failure, Handled, Ignored, NotRenewed, NotTaken, Reason, Renewal, Setup, State,
+    Transmit, Tried,
 };
 use super::keeping::Keeping;
-use super::remotes::{Remotes, by_importance};
+use super::local::{Local, PairId, Way};
+use super::pairs::{Pairs, by_importance};
+use super::renewal::Renewals;
+use super::scout::{SCOUTS_IN_TOTAL, Scouting, Scouts};
 use crate::address::{admissible, canonical};
 use crate::candidate::{Candidate, CandidateKind};
 use crate::stun::{Key, transaction_id};
@@ -27,16 +31,21 @@ pub struct Agent {
     key: Key,
     pub(super) rng: StdRng,
     pub(super) started_at: Instant,
+    /// When the present round of opening began.
+    round_at: Instant,
     pub(super) state: State,
-    pub(super) remotes: Remotes,
+    pub(super) pairs: Pairs,
+    scouts: Vec<Scouts>,
+    renewals: Renewals,
     pub(super) path: Option<Keeping>,
     pub(super) opened_at: Option<Instant>,
     /// Number of the latest nomination: at the viewer, ours; at the broadcaster, the highest heard.
     pub(super) nomination: u32,
     /// Broadcaster: where the latest nomination came from.
-    pub(super) nominated: Option<SocketAddr>,
+    pub(super) nominated: Option<PairId>,
     /// Viewer: when our own changed address last made us nominate again.
     pub(super) renominated_at: Option<Instant>,
+    heard: bool,
     tried: Tried,
     transmits: VecDeque<Transmit>,
     pub(super) events: VecDeque<Event>,
@@ -47,22 +56,28 @@ impl Agent {
     /// refuses are dropped and counted; see [`Failure`].
     pub fn new(mut setup: Setup, rng: &mut (impl CryptoRng + ?Sized), now: Instant) -> Self {
         let remote = by_importance(std::mem::take(&mut setup.remote));
+        let told = std::mem::take(&mut setup.local);
         let mut agent = Self {
             key: setup.credentials.key(),
             setup,
             rng: StdRng::from_rng(rng),
             started_at: now,
+            round_at: now,
             state: State::Opening,
-            remotes: Remotes::default(),
+            pairs: Pairs::default(),
+            scouts: Vec::new(),
+            renewals: Renewals::default(),
             path: None,
             opened_at: None,
             nomination: 0,
             nominated: None,
             renominated_at: None,
+            heard: false,
             tried: Tried::default(),
             transmits: VecDeque::new(),
             events: VecDeque::new(),
         };
+        agent.pairs.add_way(Way { id: Local::MAIN, is_relay: false, told }, None, now);
         for candidate in remote {
             agent.introduce(candidate, now).ok();
         }
@@ -70,7 +85,8 @@ impl Agent {
         agent
     }
 
-    /// Takes one more candidate of the peer, and sends it an opening packet at once.
+    /// Takes one more candidate of the peer, and sends it an opening packet at once. A known one that
+    /// is not proved gets openers as if it were new.
     ///
     /// # Errors
     ///
@@ -80,14 +96,107 @@ impl Agent {
             return Err(NotTaken::Over);
         }
         self.introduce(candidate, now)?;
+        self.pairs.revive(canonical(candidate.address), now);
         self.send_openers(now);
         Ok(())
     }
 
-    /// Takes a datagram that came from `from`. Whatever it holds, it changes nothing unless it is an
-    /// authentic message of the peer.
-    pub fn handle_datagram(&mut self, from: SocketAddr, datagram: &[u8], now: Instant) -> Handled {
-        let handled = self.take_datagram(canonical(from), datagram, now);
+    /// Takes one more way out of ours, with the candidates that the peer is told of it, and sends
+    /// openers on it to all that is known of the peer.
+    pub fn add_local(&mut self, local: Local, is_relay: bool, told: Vec<Candidate>, now: Instant) {
+        if self.state.is_over() {
+            return;
+        }
+        let in_use = self.path_pair();
+        self.pairs.add_way(Way { id: local, is_relay, told }, in_use, now);
+        self.send_openers(now);
+    }
+
+    /// Forgets a way out that is closed, unless the path uses it.
+    pub fn remove_local(&mut self, local: Local) {
+        if self.path_pair().is_none_or(|pair| pair.local != local) {
+            self.pairs.remove_way(local);
+        }
+    }
+
+    /// Notes candidates of one of our ways out that the peer is told only now.
+    pub fn told(&mut self, local: Local, candidates: &[Candidate]) {
+        self.pairs.told(local, candidates);
+    }
+
+    /// Sends openers in numbers, as [`Scouting`] says, until there is a path that is not relayed.
+    /// Targets at addresses that the rendezvous did not see are left out; returns how many are taken.
+    pub fn scout(&mut self, mut plan: Scouting, now: Instant) -> usize {
+        let seen = self.setup.seen.map(|seen| canonical(seen).ip());
+        let Setup { policy, .. } = &self.setup;
+        plan.targets.retain(|pair| {
+            Some(pair.remote.ip()) == seen && admissible(pair.remote, policy).is_ok()
+        });
+        let taken = plan.targets.len();
+        if taken > 0 && self.wants_scouts() {
+            self.scouts.push(Scouts::new(plan, now));
+            self.send_scouts(now);
+        }
+        taken
+    }
+
+    /// Takes external ports of the peer that it predicts for its next mappings, and sends openers to
+    /// all of them.
+    pub fn predicted(&mut self, candidates: &[Candidate], now: Instant) {
+        let addresses: Vec<_> =
+            candidates.iter().map(|candidate| canonical(candidate.address)).collect();
+        self.pairs.predict(&addresses);
+        let pair = |remote| PairId { local: Local::MAIN, remote };
+        self.scout(Scouting::prediction(addresses.into_iter().map(pair).collect()), now);
+    }
+
+    /// Begins a new round on the same introduction, with what the rendezvous says of the peer now and
+    /// a fresh budget: the path is in doubt, or a better one is looked for. The path in use stays in
+    /// use until another one is proved.
+    ///
+    /// # Errors
+    ///
+    /// Where rounds come too fast, or the agent is over.
+    pub fn renew(&mut self, renewal: Renewal, now: Instant) -> Result<(), NotRenewed> {
+        if self.state.is_over() {
+            return Err(NotRenewed::Over);
+        }
+        if !self.renewals.admit(now) {
+            return Err(NotRenewed::TooMany);
+        }
+        let Renewal { remote, seen, policy, holds } = renewal;
+        self.setup.policy = policy;
+        self.setup.seen = seen;
+        self.setup.holds = holds;
+        self.round_at = now;
+        self.scouts.clear();
+        self.pairs.restart(self.path_pair());
+        for candidate in by_importance(remote) {
+            self.introduce(candidate, now).ok();
+        }
+        for address in self.pairs.iter().map(|pair| pair.id.remote).collect::<Vec<_>>() {
+            if self.pairs.is_known(address) {
+                self.pairs.revive(address, now);
+            }
+        }
+        if let Some(path) = &mut self.path {
+            path.give_time(now);
+        }
+        self.send_openers(now);
+        Ok(())
+    }
+
+    /// Takes a datagram that came to `local` from `from`. Whatever it holds, it changes nothing unless
+    /// it is an authentic message of the peer.
+    pub fn handle_datagram(
+        &mut self,
+        local: Local,
+        from: SocketAddr,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Handled {
+        let pair = PairId { local, remote: canonical(from) };
+        let handled = self.take_datagram(pair, datagram, now);
         handled.map_or_else(Handled::NotMine, |()| Handled::Mine)
     }
 
@@ -103,6 +212,7 @@ impl Agent {
         }
         if !self.state.is_over() {
             self.send_openers(now);
+            self.send_scouts(now);
             self.check_path(now);
         }
     }
@@ -116,13 +226,28 @@ impl Agent {
         }
     }
 
-    /// Checks the open path at once: for a caller that misses what should be arriving, or whose own
-    /// addresses changed.
+    /// Checks the open path at once: for a caller whose own addresses changed, say.
     pub fn check_now(&mut self, now: Instant) {
         if let Some(path) = self.path.as_mut().filter(|path| !path.is_waiting()) {
             path.hurry(now);
             self.check_path(now);
         }
+    }
+
+    /// Puts the open path in doubt: what should be arriving is missing. It is checked at once, with
+    /// every other proved address, and whatever answers first is the path from then on.
+    pub fn doubt(&mut self, now: Instant) {
+        if let Some(path) = self.path.as_mut().filter(|path| !path.is_doubtful()) {
+            path.doubt(now);
+            self.check_path(now);
+        }
+    }
+
+    /// The mapping of our end was found to be gone after the usual time between checks: they come
+    /// more often from now on, but not more than once in half a second.
+    pub fn shorten_checks(&mut self) {
+        let interval = &mut self.setup.config.check_interval;
+        *interval = (*interval / 2).max(Duration::from_millis(500)).min(*interval);
     }
 
     /// The next datagram to send.
@@ -141,13 +266,19 @@ impl Agent {
         if self.state.is_over() {
             return None;
         }
-        let opener = self.remotes.iter().filter_map(|remote| remote.next_at).min();
+        let opener = self.pairs.iter().filter_map(|pair| pair.next_at).min();
+        let scout = self.scouts.iter().filter_map(Scouts::next_at).min();
         let deadline = (self.state == State::Opening).then(|| self.deadline_at());
         let keeping = self.path.as_ref().map(|path| path.next(&self.setup.config));
-        [opener.map(|at| (at, Reason::Opener)), deadline.map(|at| (at, Reason::Deadline)), keeping]
-            .into_iter()
-            .flatten()
-            .min_by_key(|(at, _)| *at)
+        [
+            opener.map(|at| (at, Reason::Opener)),
+            scout.map(|at| (at, Reason::Scout)),
+            deadline.map(|at| (at, Reason::Deadline)),
+            keeping,
+        ]
+        .into_iter()
+        .flatten()
+        .min_by_key(|(at, _)| *at)
     }
 
     /// What the agent is doing.
@@ -157,18 +288,29 @@ impl Agent {
 
     /// Where to send what is for the peer, if there is a path.
     pub fn remote(&self) -> Option<SocketAddr> {
-        self.path.as_ref().map(|path| path.address)
+        self.path_pair().map(|pair| pair.remote)
+    }
+
+    /// Whether there is a path that needs no relay, and is not in doubt.
+    pub fn is_direct(&self) -> bool {
+        self.state == State::Open && !self.wants_scouts()
+    }
+
+    /// Both ends of the path, if there is one.
+    pub fn path_pair(&self) -> Option<PairId> {
+        self.path.as_ref().map(|path| path.pair)
     }
 
     /// Round-trip time of the path's last answered check.
     pub fn rtt(&self) -> Option<Duration> {
-        Some(self.remotes.get(self.remote()?)?.proof?.rtt)
+        Some(self.pairs.get(self.path_pair()?)?.proof?.rtt)
     }
 
     /// Whether this address has echoed a nonce of ours, so that it receives what is sent to it and
     /// wants it.
     pub fn is_proved(&self, address: SocketAddr) -> bool {
-        self.remotes.get(canonical(address)).is_some_and(|remote| remote.proof.is_some())
+        let address = canonical(address);
+        self.pairs.iter().any(|pair| pair.id.remote == address && pair.proof.is_some())
     }
 
     /// What was tried so far.
@@ -177,22 +319,22 @@ impl Agent {
     }
 
     fn deadline_at(&self) -> Instant {
-        self.started_at + self.setup.config.deadline
+        self.round_at + self.setup.config.deadline
     }
 
     fn introduce(&mut self, candidate: Candidate, now: Instant) -> Result<(), NotTaken> {
-        let known = self.remotes.iter().count();
-        let taken = self.remotes.introduce(candidate, &self.setup.policy, now);
+        let known = self.pairs.addresses();
+        let taken = self.pairs.introduce(candidate, &self.setup.policy, now);
         match taken {
-            Ok(()) => self.tried.remotes += u32::from(self.remotes.iter().count() > known),
+            Ok(_) => self.tried.remotes += u32::from(self.pairs.addresses() > known),
             Err(_) => self.tried.refused += 1,
         }
-        taken
+        taken.map(drop)
     }
 
     fn take_datagram(
         &mut self,
-        from: SocketAddr,
+        pair: PairId,
         datagram: &[u8],
         now: Instant,
     ) -> Result<(), Ignored> {
@@ -201,89 +343,131 @@ impl Agent {
         }
         let Setup { credentials, role, .. } = &self.setup;
         let message = check::parse(datagram, credentials.id, *role, &self.key)?;
-        admissible(from, &self.setup.policy)?;
+        admissible(pair.remote, &self.setup.policy)?;
+        if !std::mem::replace(&mut self.heard, true) && self.setup.hop_limit.take().is_some() {
+            // The peer has begun: from now on openers are meant to arrive.
+            self.round_at = now;
+            for address in self.pairs.iter().map(|pair| pair.id.remote).collect::<Vec<_>>() {
+                self.pairs.revive(address, now);
+            }
+        }
         match message {
-            FromPeer::Check(check) => self.take_check(from, check, now),
-            FromPeer::Answer(answer) => self.take_answer(from, answer, now),
+            FromPeer::Check(check) => self.take_check(pair, check, now),
+            FromPeer::Answer(answer) => self.take_answer(pair, answer, now),
         }
     }
 
     /// Answers a check of the peer, and checks the address that it came from if that is not proved.
-    fn take_check(&mut self, from: SocketAddr, check: Check, now: Instant) -> Result<(), Ignored> {
+    fn take_check(&mut self, id: PairId, check: Check, now: Instant) -> Result<(), Ignored> {
         self.tried.checks_received += 1;
-        let in_use = self.remote();
-        if self.remotes.heard(from, check.priority, in_use, now) {
-            self.tried.remotes += 1;
+        let in_use = self.path_pair();
+        let is_new_address = !self.pairs.iter().any(|pair| pair.id.remote == id.remote);
+        if self.pairs.heard(id, check.priority, in_use, now) {
+            self.tried.remotes += u32::from(is_new_address);
             self.tried.peer_reflexive += 1;
         }
-        let Some((remote, budget)) = self.remotes.get_with_budget(from) else {
+        let Some((pair, budget)) = self.pairs.get_with_budget(id) else {
             return Err(Ignored::OverBudget);
         };
-        if !remote.spend_answer(budget) {
+        if !pair.spend_answer(budget) {
             return Err(Ignored::OverBudget);
         }
-        let answer = Answer { transaction: check.transaction, seen: from };
+        let answer = Answer { transaction: check.transaction, seen: id.remote };
         let payload = answer.emit(self.setup.credentials.id, &self.key);
         self.tried.answers += 1;
-        self.transmits.push_back(Transmit { to: from, payload });
+        self.transmits.push_back(Transmit {
+            local: id.local,
+            to: id.remote,
+            hop_limit: None,
+            payload,
+        });
 
         if let Some(nomination) = check.nomination.filter(|_| self.setup.role == Role::Broadcaster)
         {
-            self.take_nomination(from, nomination, now);
+            self.take_nomination(id, nomination, now);
         }
-        if let Some(remote) = self.remotes.get_mut(from).filter(|remote| remote.proof.is_none()) {
-            remote.trigger(now);
+        if let Some(pair) = self.pairs.get_mut(id).filter(|pair| pair.proof.is_none()) {
+            pair.trigger(now);
         }
         self.send_openers(now);
         Ok(())
     }
 
     /// Matches an answer to the check that it answers.
-    fn take_answer(
-        &mut self,
-        from: SocketAddr,
-        answer: Answer,
-        now: Instant,
-    ) -> Result<(), Ignored> {
+    fn take_answer(&mut self, id: PairId, answer: Answer, now: Instant) -> Result<(), Ignored> {
         let Answer { transaction, seen } = answer;
-        let Some((remote, budget)) =
-            self.remotes.get_with_budget(from).filter(|(remote, _)| remote.awaits(transaction))
+        let Some((pair, budget)) =
+            self.pairs.get_with_budget(id).filter(|(pair, _)| pair.awaits(transaction))
         else {
-            let is_elsewhere = self.remotes.iter().any(|remote| remote.awaits(transaction));
+            let is_elsewhere = self.pairs.iter().any(|pair| pair.awaits(transaction));
             return Err(if is_elsewhere {
                 Ignored::WrongAddress
             } else {
                 Ignored::UnknownTransaction
             });
         };
-        let seen_before = remote.proof.map(|proof| proof.seen_as);
-        remote.prove(transaction, seen, budget, now);
-        if self.remote() == Some(from) {
+        let seen_before = pair.proof.map(|proof| proof.seen_as);
+        pair.prove(transaction, seen, budget, now);
+        if self.path_pair() == Some(id) {
             if let Some(path) = &mut self.path {
                 path.answered(&self.setup.config, &mut self.rng, now);
             }
             self.state = State::Open;
             if seen_before.is_some_and(|before| before != seen) {
+                self.events.push_back(Event::Remapped(seen));
                 self.renominate(now);
             }
         } else {
-            self.consider(from, now);
+            self.consider(id, now);
         }
         Ok(())
     }
 
     /// Sends the openers that are due.
     fn send_openers(&mut self, now: Instant) {
-        for address in self.remotes.due(now) {
-            let wanted = self.wants_opener(address, now);
-            let Some((remote, budget)) = self.remotes.get_with_budget(address) else { continue };
-            if wanted && remote.spend_opener(budget) {
-                remote.schedule(now, &mut self.rng);
+        for id in self.pairs.due(now) {
+            let wanted = self.wants_opener(id, now);
+            let Some((pair, budget)) = self.pairs.get_with_budget(id) else { continue };
+            if wanted && pair.spend_opener(budget) {
+                pair.schedule(now, &mut self.rng);
                 self.tried.openers += 1;
-                self.send_check(address, now);
+                self.send_check(id, now);
             } else {
-                remote.next_at = None;
+                pair.next_at = None;
             }
+        }
+    }
+
+    /// Whether openers in numbers may still lead to something better than there is.
+    fn wants_scouts(&self) -> bool {
+        let kind = self.path_pair().and_then(|pair| self.pairs.get(pair)).map(|pair| pair.kind);
+        !self.state.is_over()
+            && (self.state == State::Doubtful
+                || kind.is_none_or(|kind| kind == CandidateKind::Relayed))
+    }
+
+    /// Sends the scouts that are due.
+    fn send_scouts(&mut self, now: Instant) {
+        if self.scouts.is_empty() {
+            return;
+        }
+        if !self.wants_scouts() {
+            self.scouts.clear();
+            return;
+        }
+        let mut due = Vec::new();
+        for scouts in &mut self.scouts {
+            due.extend(std::iter::from_fn(|| scouts.poll(now)));
+        }
+        self.scouts.retain(|scouts| scouts.next_at().is_some());
+        for id in due {
+            if self.tried.scouts == SCOUTS_IN_TOTAL {
+                self.scouts.clear();
+                return;
+            }
+            self.tried.scouts += 1;
+            let transaction = transaction_id(&mut self.rng);
+            self.transmit_check(id, transaction, None);
         }
     }
 
@@ -291,15 +475,15 @@ impl Agent {
     pub(super) fn check_path(&mut self, now: Instant) {
         let rtt = self.rtt().unwrap_or_default();
         let Some(path) = self.path.as_mut().filter(|path| path.is_check_due(now)) else { return };
-        let current = path.address;
+        let current = path.pair;
         let doubtful = path.is_doubtful();
         path.checked(&self.setup.config, rtt, now);
         self.send_check(current, now);
         if doubtful {
             self.state = State::Doubtful;
             if self.setup.role == Role::Viewer {
-                let others = self.remotes.iter().filter(|remote| remote.proof.is_some());
-                let others: Vec<_> = others.map(|remote| remote.address()).collect();
+                let others = self.pairs.iter().filter(|pair| pair.proof.is_some());
+                let others: Vec<_> = others.map(|pair| pair.id).collect();
                 for other in others.into_iter().filter(|other| *other != current) {
                     self.send_check(other, now);
                 }
@@ -307,27 +491,38 @@ impl Agent {
         }
     }
 
-    fn send_check(&mut self, to: SocketAddr, now: Instant) {
+    fn send_check(&mut self, id: PairId, now: Instant) {
         let transaction = transaction_id(&mut self.rng);
-        let nominates = self.setup.role == Role::Viewer && self.remote() == Some(to);
+        let nominates = self.setup.role == Role::Viewer && self.path_pair() == Some(id);
+        if let Some(pair) = self.pairs.get_mut(id) {
+            pair.sent(transaction, now);
+            self.transmit_check(id, transaction, nominates.then_some(self.nomination));
+        }
+    }
+
+    fn transmit_check(
+        &mut self,
+        id: PairId,
+        transaction: crate::stun::TransactionId,
+        nomination: Option<u32>,
+    ) {
         let check = Check {
             transaction,
             sender: self.setup.role,
-            priority: Candidate::new(to, CandidateKind::Reflexive).priority(),
-            nomination: nominates.then_some(self.nomination),
+            priority: Candidate::new(id.remote, CandidateKind::Reflexive).priority(),
+            nomination,
         };
-        if let Some(remote) = self.remotes.get_mut(to) {
-            remote.sent(transaction, now);
-            let payload = check.emit(self.setup.credentials.id, &self.key);
-            self.transmits.push_back(Transmit { to, payload });
-        }
+        let payload = check.emit(self.setup.credentials.id, &self.key);
+        let hop_limit = self.setup.hop_limit;
+        self.transmits.push_back(Transmit { local: id.local, to: id.remote, hop_limit, payload });
     }
 
     /// Nothing is proved, sent or waited for any more.
     fn end(&mut self, state: State, event: Event) {
         self.state = state;
         self.path = None;
-        self.remotes.clear();
+        self.pairs.clear();
+        self.scouts.clear();
         self.transmits.clear();
         self.events.push_back(event);
     }
@@ -339,7 +534,7 @@ impl std::fmt::Debug for Agent {
             .field("introduction", &self.setup.credentials.id)
             .field("role", &self.setup.role)
             .field("state", &self.state)
-            .field("remote", &self.remote())
+            .field("path", &self.path_pair())
             .finish_non_exhaustive()
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::check::NotFromPeer;
 use super::config::Config;
 use super::credentials::{Credentials, Role};
+use super::local::Local;
 use crate::address::{Inadmissible, Policy};
 use crate::candidate::{Candidate, CandidateKind};
 
@@ -16,21 +17,57 @@ pub struct Setup {
     pub role: Role,
     /// What the rendezvous minted for the introduction.
     pub credentials: Credentials,
-    /// Our candidates as the peer was told them, to know which of them a path uses.
+    /// Our candidates on [`Local::MAIN`] as the peer was told them, to know which of them a path uses.
     pub local: Vec<Candidate>,
     /// The peer's candidates.
     pub remote: Vec<Candidate>,
-    /// Which of them may be sent to.
+    /// Where the rendezvous itself sees the peer: the only address that may be scouted.
+    pub seen: Option<SocketAddr>,
+    /// Which addresses may be sent to.
     pub policy: Policy,
+    /// No openers go to the peer's reflexive addresses by themselves: both NATs map each destination
+    /// to another port, in sequence, and every opener there would move the sequence on.
+    pub holds: bool,
+    /// Openers carry this hop limit until the peer is heard: enough to open our own firewall, too
+    /// little to reach the peer's.
+    pub hop_limit: Option<u8>,
     /// Times.
     pub config: Config,
 }
 
-/// A datagram to send from the media socket.
+/// What the rendezvous says of the peer when an introduction is renewed; as in [`Setup`].
+#[derive(Debug, Clone)]
+pub struct Renewal {
+    /// The peer's candidates now.
+    pub remote: Vec<Candidate>,
+    /// Where the rendezvous sees the peer now.
+    pub seen: Option<SocketAddr>,
+    /// Which addresses may be sent to.
+    pub policy: Policy,
+    /// Whether openers to reflexive addresses are held back.
+    pub holds: bool,
+}
+
+/// Why an introduction is not renewed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotRenewed {
+    /// There were as many as may be, for now.
+    #[error("too many renewals within a short time")]
+    TooMany,
+    /// The agent is over.
+    #[error("the agent is over")]
+    Over,
+}
+
+/// A datagram to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit {
+    /// Which way out.
+    pub local: Local,
     /// Where to.
     pub to: SocketAddr,
+    /// Its hop limit (time to live), where it is not the usual one.
+    pub hop_limit: Option<u8>,
     /// What.
     pub payload: Vec<u8>,
 }
@@ -73,6 +110,8 @@ impl State {
 pub enum Reason {
     /// The next opening packet.
     Opener,
+    /// The next opener of a prediction or a search.
+    Scout,
     /// The end of opening without success.
     Deadline,
     /// The next check of the open path.
@@ -90,6 +129,8 @@ pub enum Event {
     Opened(Path),
     /// The path is another one now; the old one is not to be used any more.
     Moved(Path),
+    /// The path goes on, but the peer sees us at another address now: our mapping was gone.
+    Remapped(SocketAddr),
     /// The path is gone. The agent is over; a new introduction is needed.
     Lost(LostReason),
     /// No path was found before the deadline. The agent is over.
@@ -99,6 +140,8 @@ pub enum Event {
 /// A path that both ends proved, or, at the broadcaster, one that it proved itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Path {
+    /// Our end.
+    pub local: Local,
     /// Where to send.
     pub remote: SocketAddr,
     /// The worse end's kind of candidate.
@@ -109,6 +152,8 @@ pub struct Path {
     pub rtt: Duration,
     /// From the agent's start.
     pub took: Duration,
+    /// Whether it takes the place of a path that was in doubt.
+    pub is_repair: bool,
 }
 
 /// Why a path is given up.
@@ -125,9 +170,9 @@ pub enum LostReason {
 /// No path before the deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no path opened within {after:?}: {} opening packets to {} addresses ({} refused), \
-     {} checks of the peer received",
-    tried.openers, tried.remotes, tried.refused, tried.checks_received
+    "no path opened within {after:?}: {} opening packets to {} addresses ({} refused) and {} to \
+     predicted or searched ports, {} checks of the peer received",
+    tried.openers, tried.remotes, tried.refused, tried.scouts, tried.checks_received
 )]
 pub struct Failure {
     /// Time since the start.
@@ -145,8 +190,10 @@ pub struct Tried {
     pub refused: u32,
     /// Addresses that only the peer's checks showed.
     pub peer_reflexive: u32,
-    /// Opening packets sent.
+    /// Opening packets sent, without those in numbers.
     pub openers: u32,
+    /// Opening packets sent to predicted or searched ports.
+    pub scouts: u32,
     /// Authentic checks of the peer.
     pub checks_received: u32,
     /// Answers to them.

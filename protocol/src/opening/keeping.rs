@@ -1,12 +1,12 @@
 //! When the open path is checked, and when it is given up (RFC 7675).
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rand::{Rng, RngExt};
 
 use super::config::Config;
 use super::event::{LostReason, Reason};
+use super::local::PairId;
 
 /// Unanswered checks in a row from which on the path is in doubt.
 pub(super) const DOUBTED_AFTER: u32 = 3;
@@ -17,8 +17,8 @@ const LEAST_WAIT: Duration = Duration::from_millis(100);
 /// The state of keeping one path.
 #[derive(Debug)]
 pub(super) struct Keeping {
-    /// The peer's address on the path.
-    pub(super) address: SocketAddr,
+    /// Both ends of the path.
+    pub(super) pair: PairId,
     /// Last authenticated word of the peer.
     word_at: Instant,
     next_check_at: Instant,
@@ -35,14 +35,9 @@ struct Unanswered {
 
 impl Keeping {
     /// Keeps a path that was just proved. The first check is due after an interval.
-    pub(super) fn new(
-        address: SocketAddr,
-        config: &Config,
-        rng: &mut impl Rng,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(pair: PairId, config: &Config, rng: &mut impl Rng, now: Instant) -> Self {
         Self {
-            address,
+            pair,
             word_at: now,
             next_check_at: now + jittered(config.check_interval, rng),
             checked_at: now,
@@ -53,6 +48,20 @@ impl Keeping {
     /// Makes a check due now.
     pub(super) fn hurry(&mut self, now: Instant) {
         self.next_check_at = now;
+    }
+
+    /// Puts the path in doubt at once, and makes a check due.
+    pub(super) fn doubt(&mut self, now: Instant) {
+        let unanswered = self.unanswered.get_or_insert(Unanswered { since: now, count: 0 });
+        unanswered.count = unanswered.count.max(DOUBTED_AFTER);
+        self.next_check_at = now;
+    }
+
+    /// Waits for answers as if the first unanswered check had been sent now: a renewal is under way.
+    pub(super) fn give_time(&mut self, now: Instant) {
+        if let Some(unanswered) = &mut self.unanswered {
+            unanswered.since = now;
+        }
     }
 
     pub(super) fn is_check_due(&self, now: Instant) -> bool {

@@ -89,9 +89,13 @@ mod config;
 mod credentials;
 mod event;
 mod keeping;
+mod local;
 mod nomination;
-mod remote;
-mod remotes;
+mod pair;
+mod pairs;
+mod plan;
+mod renewal;
+mod scout;
 
 use std::time::Duration;
 
@@ -101,10 +105,14 @@ pub use check::{CHECK_LENGTH, NotFromPeer, username_of};
 pub use config::{Config, Retry};
 pub use credentials::{Credentials, IntroductionId, Role};
 pub use event::{
-    Event, Failure, Handled, Ignored, LostReason, NotTaken, Path, Reason, Setup, State, Transmit,
-    Tried,
+    Event, Failure, Handled, Ignored, LostReason, NotRenewed, NotTaken, Path, Reason, Renewal,
+    Setup, State, Transmit, Tried,
 };
-pub use remotes::{MAX_INTRODUCED, MAX_PEER_REFLEXIVE};
+pub use local::{Local, PairId};
+pub use pairs::{MAX_INTRODUCED, MAX_LOCALS, MAX_PEER_REFLEXIVE};
+pub use plan::{Plan, SEARCH_AFTER, Search, plan};
+pub use renewal::{RENEWAL_WINDOW, RENEWALS_PER_WINDOW};
+pub use scout::{SCOUTS_IN_TOTAL, Scouting};
 
 /// How long better paths are looked for once there is one, and a new address is tried: as long as
 /// the usual openers need to get through heavy loss, and short enough that a stream soon stays put.

@@ -1,13 +1,12 @@
 //! Which of the proved addresses is the path: the viewer decides, the broadcaster follows.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use super::agent::Agent;
 use super::event::{Event, Path, State};
 use super::keeping::Keeping;
+use super::local::PairId;
 use super::{IMPROVEMENT_TIME, Role};
-use crate::address::canonical;
 use crate::candidate::CandidateKind;
 
 impl Agent {
@@ -25,12 +24,12 @@ impl Agent {
         }
     }
 
-    /// Decides whether a newly proved address becomes the path. The viewer takes the first, then
+    /// Decides whether a newly proved pair becomes the path. The viewer takes the first, then
     /// every better one, and any if its path is in doubt. The broadcaster takes the first, so that it
     /// can send as early as it may, then what was nominated.
-    pub(super) fn consider(&mut self, proved: SocketAddr, now: Instant) {
-        let priority = |address| self.remotes.get(address).map(|remote| remote.priority);
-        let takes = match (self.remote(), self.setup.role) {
+    pub(super) fn consider(&mut self, proved: PairId, now: Instant) {
+        let priority = |id| self.pairs.get(id).map(|pair| pair.priority);
+        let takes = match (self.path_pair(), self.setup.role) {
             (None, _) => true,
             (Some(current), Role::Viewer) => {
                 self.state == State::Doubtful || priority(proved) > priority(current)
@@ -42,20 +41,21 @@ impl Agent {
         }
     }
 
-    /// Makes a proved address the path.
-    fn follow(&mut self, address: SocketAddr, now: Instant) {
-        let Some(remote) = self.remotes.get(address) else { return };
-        let Some(proof) = remote.proof else { return };
+    /// Makes a proved pair the path.
+    fn follow(&mut self, id: PairId, now: Instant) {
+        let Some(pair) = self.pairs.get(id) else { return };
+        let Some(proof) = pair.proof else { return };
+        let is_repair = self.state == State::Doubtful;
         let path = Path {
-            remote: address,
-            kind: remote.candidate.kind.max(self.local_kind(proof.seen_as)),
+            local: id.local,
+            remote: id.remote,
+            kind: pair.kind.max(self.pairs.own_kind(id.local, proof.seen_as)),
             seen_as: proof.seen_as,
             rtt: proof.rtt,
             took: now - self.started_at,
+            is_repair,
         };
-        if self.state == State::Doubtful
-            && let Some(doubted) = self.remote().and_then(|at| self.remotes.get_mut(at))
-        {
+        if is_repair && let Some(doubted) = self.path_pair().and_then(|at| self.pairs.get_mut(at)) {
             doubted.withdraw();
         }
         self.events.push_back(match self.opened_at {
@@ -64,7 +64,7 @@ impl Agent {
         });
         self.opened_at.get_or_insert(now);
         self.state = State::Open;
-        let mut keeping = Keeping::new(address, &self.setup.config, &mut self.rng, now);
+        let mut keeping = Keeping::new(id, &self.setup.config, &mut self.rng, now);
         if self.setup.role == Role::Viewer {
             self.nomination += 1;
             keeping.hurry(now);
@@ -73,46 +73,44 @@ impl Agent {
         self.check_path(now);
     }
 
-    /// How the peer reaches us: by one of the candidates that it was told, or as it found out.
-    fn local_kind(&self, seen_as: SocketAddr) -> CandidateKind {
-        let told = self.setup.local.iter().filter(|local| canonical(local.address) == seen_as);
-        told.map(|local| local.kind).min().unwrap_or(CandidateKind::Reflexive)
-    }
-
     /// Follows the viewer's latest nomination, at once if the address is proved, else when it is.
-    pub(super) fn take_nomination(&mut self, from: SocketAddr, nomination: u32, now: Instant) {
+    pub(super) fn take_nomination(&mut self, from: PairId, nomination: u32, now: Instant) {
         if nomination <= self.nomination {
             return;
         }
         self.nomination = nomination;
         self.nominated = Some(from);
-        if self.remote() == Some(from) {
+        if self.path_pair() == Some(from) {
             return;
         }
         let stale_after = self.setup.config.consent_timeout;
-        let Some(remote) = self.remotes.get_mut(from) else { return };
-        match remote.proof {
+        let Some(pair) = self.pairs.get_mut(from) else { return };
+        match pair.proof {
             Some(proof) if now - proof.at < stale_after => self.follow(from, now),
-            Some(_) => remote.withdraw(),
+            Some(_) => pair.withdraw(),
             None => {}
         }
     }
 
-    /// Whether an unproved address is still worth trying. Once there is a path, the viewer looks for
+    /// Whether an unproved pair is still worth trying. Once there is a path, the viewer looks for
     /// better ones for a while, and the broadcaster opens its side for that.
-    pub(super) fn wants_opener(&self, address: SocketAddr, now: Instant) -> bool {
-        let Some(remote) = self.remotes.get(address).filter(|remote| remote.proof.is_none()) else {
+    pub(super) fn wants_opener(&self, id: PairId, now: Instant) -> bool {
+        let Some(pair) = self.pairs.get(id).filter(|pair| pair.proof.is_none()) else {
             return false;
         };
-        let (Some(opened_at), Some(current)) = (self.opened_at, self.remote()) else {
+        let is_held = self.setup.holds && pair.kind == CandidateKind::Reflexive;
+        if is_held && pair.heard_at.is_none() {
+            return false;
+        }
+        let (Some(opened_at), Some(current)) = (self.opened_at, self.path_pair()) else {
             return true;
         };
-        let in_time = now < opened_at.max(remote.since) + IMPROVEMENT_TIME;
-        let is_nominated = self.nominated == Some(address);
-        let current = self.remotes.get(current).map(|current| current.priority);
+        let in_time = now < opened_at.max(pair.since) + IMPROVEMENT_TIME;
+        let is_nominated = self.nominated == Some(id);
+        let current = self.pairs.get(current).map(|current| current.priority);
         let may_help = self.setup.role == Role::Broadcaster
-            || remote.is_peer_reflexive
-            || Some(remote.priority) > current;
+            || pair.is_peer_reflexive
+            || Some(pair.priority) > current;
         is_nominated || self.state == State::Doubtful || (in_time && may_help)
     }
 }

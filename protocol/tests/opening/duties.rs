@@ -7,8 +7,8 @@ use punchcast_protocol::address::{Inadmissible, Policy};
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::opening::{
     ANSWERS_IN_TOTAL, ANSWERS_PER_ADDRESS, Agent, Config, Credentials, Handled, Ignored,
-    IntroductionId, MAX_INTRODUCED, NotFromPeer, NotTaken, OPENERS_IN_TOTAL, OPENERS_PER_ADDRESS,
-    Role, Setup, Transmit, username_of,
+    IntroductionId, Local, MAX_INTRODUCED, NotFromPeer, NotTaken, OPENERS_IN_TOTAL,
+    OPENERS_PER_ADDRESS, Role, Setup, Transmit, username_of,
 };
 use punchcast_protocol::stun::IntegrityError;
 use rand::SeedableRng;
@@ -29,6 +29,9 @@ fn agent(role: Role, secret: [u8; 16], remote: &[&str], now: Instant) -> Agent {
         credentials: Credentials { id: ID, secret },
         local: Vec::new(),
         remote: remote.iter().map(|text| Candidate::new(address(text), kind)).collect(),
+        seen: None,
+        holds: false,
+        hop_limit: None,
         policy: Policy::default(),
         config: Config::for_role(role),
     };
@@ -72,7 +75,8 @@ fn refused_addresses_get_nothing_by_any_way() {
     assert_eq!(added, Err(NotTaken::Inadmissible(Inadmissible::Loopback)));
     let check = sent(&mut agent(Role::Viewer, [1; 16], &["192.0.2.1:9"], start)).remove(0);
     for from in refused {
-        let handled = broadcaster.handle_datagram(address(from), &check.payload, start);
+        let handled =
+            broadcaster.handle_datagram(Local::MAIN, address(from), &check.payload, start);
         assert!(
             matches!(handled, Handled::NotMine(Ignored::Inadmissible(_))),
             "{from}: {handled:?}"
@@ -107,7 +111,7 @@ fn forged_sources_get_a_bounded_number() {
     let check = sent(&mut agent(Role::Viewer, [1; 16], &["192.0.2.1:9"], start)).remove(0).payload;
     let mut broadcaster = agent(Role::Broadcaster, [1; 16], &[], start);
     for _ in 0..1000 {
-        broadcaster.handle_datagram(address("198.51.100.1:53"), &check, start);
+        broadcaster.handle_datagram(Local::MAIN, address("198.51.100.1:53"), &check, start);
     }
     let openers = sent(&mut broadcaster);
     assert!(openers.len() <= (OPENERS_PER_ADDRESS + ANSWERS_PER_ADDRESS) as usize);
@@ -117,7 +121,7 @@ fn forged_sources_get_a_bounded_number() {
     for forged in 0..20_000u32 {
         let now = start + Duration::from_micros(u64::from(forged) * 400);
         let from = SocketAddr::from((Ipv4Addr::from(0xc633_6400 + forged), 53));
-        broadcaster.handle_datagram(from, &check, now);
+        broadcaster.handle_datagram(Local::MAIN, from, &check, now);
         all.extend(sent(&mut broadcaster));
     }
     all.extend(sent_in_a_minute(&mut broadcaster, start));
@@ -139,7 +143,7 @@ fn strangers_get_nothing_and_change_nothing() {
     for (datagram, reason) in
         [(&check, NotFromPeer::Integrity(IntegrityError::Mismatch)), (&own, NotFromPeer::Reflected)]
     {
-        let handled = viewer.handle_datagram(from, datagram, start);
+        let handled = viewer.handle_datagram(Local::MAIN, from, datagram, start);
         assert_eq!(handled, Handled::NotMine(Ignored::NotFromPeer(reason)));
     }
     assert_eq!(sent(&mut viewer), []);
@@ -153,19 +157,19 @@ fn only_an_answer_from_the_address_asked_proves() {
     let mut viewer = agent(Role::Viewer, [1; 16], &["192.0.2.1:9"], start);
     let mut broadcaster = agent(Role::Broadcaster, [1; 16], &[], start);
     let check = sent(&mut viewer).remove(0).payload;
-    assert_eq!(broadcaster.handle_datagram(other, &check, start), Handled::Mine);
+    assert_eq!(broadcaster.handle_datagram(Local::MAIN, other, &check, start), Handled::Mine);
     let answer = sent(&mut broadcaster).remove(0).payload;
     let later = start + Duration::from_millis(5);
 
-    let handled = viewer.handle_datagram(other, &answer, later);
+    let handled = viewer.handle_datagram(Local::MAIN, other, &answer, later);
     assert_eq!(handled, Handled::NotMine(Ignored::WrongAddress));
     assert!(!viewer.is_proved(asked) && !viewer.is_proved(other));
 
-    assert_eq!(viewer.handle_datagram(asked, &answer, later), Handled::Mine);
+    assert_eq!(viewer.handle_datagram(Local::MAIN, asked, &answer, later), Handled::Mine);
     assert!(viewer.is_proved(asked) && !viewer.is_proved(other));
     assert_eq!(viewer.rtt(), Some(Duration::from_millis(5)));
 
-    let again = viewer.handle_datagram(asked, &answer, later);
+    let again = viewer.handle_datagram(Local::MAIN, asked, &answer, later);
     assert_eq!(again, Handled::NotMine(Ignored::UnknownTransaction));
 }
 
@@ -182,16 +186,16 @@ fn a_replayed_nomination_moves_nothing() {
         let now = start + Duration::from_millis(step * 10);
         for transmit in sent(&mut viewer) {
             heard_by_thief.push(transmit.payload.clone());
-            broadcaster.handle_datagram(of_viewer, &transmit.payload, now);
+            broadcaster.handle_datagram(Local::MAIN, of_viewer, &transmit.payload, now);
         }
         for transmit in sent(&mut broadcaster).into_iter().filter(|t| t.to == of_viewer) {
-            viewer.handle_datagram(of_broadcaster, &transmit.payload, now);
+            viewer.handle_datagram(Local::MAIN, of_broadcaster, &transmit.payload, now);
         }
     }
     assert_eq!(broadcaster.remote(), Some(of_viewer));
     let now = start + Duration::from_secs(1);
     for datagram in &heard_by_thief {
-        broadcaster.handle_datagram(of_thief, datagram, now);
+        broadcaster.handle_datagram(Local::MAIN, of_thief, datagram, now);
     }
     assert_eq!(broadcaster.remote(), Some(of_viewer));
     assert!(!broadcaster.is_proved(of_thief));

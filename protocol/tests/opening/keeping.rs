@@ -122,7 +122,9 @@ fn a_new_external_address_of_the_viewer_is_followed() {
     assert_ne!(world.sides[BROADCASTER].agent().remote(), before);
     assert!(world.agree());
     assert!(matches!(world.sides[BROADCASTER].events.last(), Some((_, Event::Moved(_)))));
-    assert_eq!(events_of(&world, VIEWER), 1, "nothing changes for the viewer");
+    assert_eq!(events_of(&world, VIEWER), 2);
+    let seen = world.sides[VIEWER].events.last();
+    assert!(matches!(seen, Some((_, Event::Remapped(_)))), "its path is the same: {seen:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use punchcast_protocol::address::{Policy, Surroundings, admissible};
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::opening::{
-    ANSWERS_PER_ADDRESS, Agent, CHECK_LENGTH, Config, Credentials, Event, Handled,
+    ANSWERS_PER_ADDRESS, Agent, CHECK_LENGTH, Config, Credentials, Event, Handled, Local,
     OPENERS_PER_ADDRESS, Path, Role, Setup, State,
 };
 use rand::rngs::StdRng;
@@ -259,6 +259,9 @@ impl World {
                     credentials: credentials.clone(),
                     local: candidates[side].clone(),
                     remote: candidates[1 - side].clone(),
+                    seen: None,
+                    holds: false,
+                    hop_limit: None,
                     policy: policy[side],
                     config: Config::for_role(role),
                 }),
@@ -339,7 +342,8 @@ impl World {
         from: SocketAddr,
         payload: &[u8],
     ) -> Option<Handled> {
-        let handled = self.sides[side].agent.as_mut()?.handle_datagram(from, payload, self.now);
+        let handled =
+            self.sides[side].agent.as_mut()?.handle_datagram(Local::MAIN, from, payload, self.now);
         self.drain(side);
         Some(handled)
     }

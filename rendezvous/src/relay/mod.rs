@@ -53,6 +53,9 @@ use server::Shared;
 
 pub use credentials::REALM;
 
+/// Datagrams that are taken from the kernel at once.
+const RECEIVE_BATCH: usize = 32;
+
 /// How far the relay's port is from the rendezvous's where none is configured: 3480.
 const PORT_DISTANCE: u16 = 2;
 
@@ -180,7 +183,9 @@ impl Relay {
         });
         let listener = Arc::clone(&shared);
         let receiving = tokio::spawn(async move {
-            let error = socket.receive(|from, datagram| listener.deliver(from, datagram)).await;
+            let error = socket
+                .receive(RECEIVE_BATCH, |from, _, datagram| listener.deliver(from, datagram))
+                .await;
             tracing::error!(%error, "the relay's UDP socket failed; nothing is relayed any more");
         });
         Ok(Self {

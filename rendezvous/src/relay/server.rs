@@ -110,7 +110,8 @@ impl Shared {
         let Ok(message) = Message::from_bytes(datagram) else { return };
         match (message.class(), message.method()) {
             (MessageClass::Request, BINDING) => {
-                let answer = answer_plain_binding(datagram, from, || self.may_answer(from));
+                let answer = answer_plain_binding(datagram, from, None, || self.may_answer(from));
+                let answer = answer.map(|answer| answer.bytes);
                 self.send_answer(answer, from);
             }
             (MessageClass::Request, _) => self.request(&message, from),

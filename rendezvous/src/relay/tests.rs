@@ -52,7 +52,7 @@ impl Viewer {
         let (deliver, received) = mpsc::unbounded_channel();
         let handler = Arc::clone(&allocation);
         let reading = tokio::spawn(async move {
-            let deliver = |from, datagram: &mut [u8]| {
+            let deliver = |from, _: Option<std::net::IpAddr>, datagram: &mut [u8]| {
                 if from == handler.server()
                     && let Some((peer, range)) = handler.handle(datagram)
                 {
@@ -60,7 +60,7 @@ impl Viewer {
                     let _ = deliver.send((peer, datagram[range].to_vec()));
                 }
             };
-            socket.receive(deliver).await;
+            socket.receive(1, deliver).await;
         });
         Self { allocation, received, reading }
     }

@@ -9,7 +9,7 @@ use punchcast_protocol::address::{Policy, admissible, canonical};
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::opening::{
     ANSWERS_IN_TOTAL, ANSWERS_PER_ADDRESS, Agent, CHECK_LENGTH, Config, Credentials, Handled,
-    IntroductionId, OPENERS_IN_TOTAL, OPENERS_PER_ADDRESS, Role, Setup, State, Tried,
+    IntroductionId, Local, OPENERS_IN_TOTAL, OPENERS_PER_ADDRESS, Role, Setup, State, Tried,
 };
 use punchcast_protocol::stun::{Class, Key, TransactionId, Writer, attribute};
 use rand::SeedableRng;
@@ -62,6 +62,9 @@ impl Game {
                 credentials: Credentials { id: IntroductionId([3; 8]), secret: [4; 16] },
                 local: vec![Candidate::new(addresses[own], CandidateKind::Reflexive)],
                 remote: vec![Candidate::new(addresses[1 - own], CandidateKind::Reflexive)],
+                seen: None,
+                holds: false,
+                hop_limit: None,
                 policy,
                 config: Config::for_role(role),
             };
@@ -190,7 +193,7 @@ impl Game {
         let side = &mut self.sides[to];
         let agent = &side.agent;
         let before = (agent.state(), agent.remote(), agent.tried());
-        match side.agent.handle_datagram(from, datagram, self.now) {
+        match side.agent.handle_datagram(Local::MAIN, from, datagram, self.now) {
             Handled::NotMine(_) => {
                 let agent = &side.agent;
                 // Answers that the budget refuses are checks received all the same.

@@ -16,7 +16,8 @@ pub fn run(data: &[u8]) {
 fn one(text: &str) {
     match text.parse::<Link>() {
         Ok(link) => {
-            assert!(!link.host.is_empty() && link.port != 0);
+            assert!(!link.servers.is_empty());
+            assert!(link.servers.iter().all(|(host, port)| !host.is_empty() && *port != 0));
             match &link.target {
                 Target::Channel(name) => assert!(!name.is_empty() && !name.contains('/')),
                 Target::File(path) => assert!(!path.is_empty()),

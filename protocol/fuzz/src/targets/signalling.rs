@@ -3,25 +3,31 @@
 use arbitrary::{Result, Unstructured};
 use minicbor::{Decode, Encode};
 use punchcast_protocol::address::canonical;
+use punchcast_protocol::behaviour::{Behaviour, Dependence, Ports};
 use punchcast_protocol::candidate::Candidate;
 use punchcast_protocol::link::BroadcasterId;
 use punchcast_protocol::message::{self, LENGTH_PREFIX};
-use punchcast_protocol::opening::Credentials;
-use punchcast_protocol::signalling::{FromRendezvous, Introduction, Refusal, ToRendezvous};
+use punchcast_protocol::opening::{Credentials, IntroductionId};
+use punchcast_protocol::signalling::{
+    Forecast, FromRendezvous, Introduction, Party, Refusal, RelayOffer, RelayServer, ToRendezvous,
+    Update,
+};
 
 use super::choose::{Input, candidate, several};
 
 /// Decodes the bytes as each message, then round-trips messages made of them.
 pub fn run(data: &[u8]) {
-    if let Some(
-        ToRendezvous::Register { candidates } | ToRendezvous::Introduce { candidates, .. },
-    ) = decoded::<ToRendezvous>(data)
-    {
-        legal(&candidates);
+    match decoded::<ToRendezvous>(data) {
+        Some(ToRendezvous::Register { party } | ToRendezvous::Introduce { party, .. }) => {
+            legal(&party.candidates);
+        }
+        Some(ToRendezvous::Update { update, .. }) => legal(&update.candidates),
+        None => {}
     }
     match decoded::<FromRendezvous>(data) {
-        Some(FromRendezvous::Introduction { introduction }) => legal(&introduction.peer),
+        Some(FromRendezvous::Introduction { introduction }) => legal(&introduction.remote()),
         Some(FromRendezvous::Registered { observed }) => legal(&[observed]),
+        Some(FromRendezvous::Update { update, .. }) => legal(&update.candidates),
         Some(FromRendezvous::Refused { .. }) | None => {}
     }
     decoded::<Credentials>(data);
@@ -57,24 +63,56 @@ fn legal(candidates: &[Candidate]) {
     }
 }
 
+fn behaviour(input: &mut Input<'_>) -> Result<Behaviour> {
+    let depends = [Dependence::Independent, Dependence::Address, Dependence::AddressAndPort];
+    let step = input.arbitrary()?;
+    let ports = [Ports::Preserved, Ports::Other, Ports::Sequential { step }, Ports::Random];
+    Ok(Behaviour {
+        translated: input.arbitrary()?,
+        mapping: Some(*input.choose(&depends)?),
+        filtering: None,
+        ports: Some(*input.choose(&ports)?),
+        takes_unsolicited: input.arbitrary()?,
+        hairpin: input.arbitrary()?,
+    })
+}
+
 fn written(input: &mut Input<'_>) -> Result<()> {
     let candidates = several(input, 20, candidate)?;
     let observed = candidate(input)?;
-    match input.int_in_range(0..=4u8)? {
-        0 => returns(&ToRendezvous::Register { candidates }),
+    let introduction = IntroductionId(input.arbitrary()?);
+    let party = Party { candidates: candidates.clone(), behaviour: behaviour(input)? };
+    match input.int_in_range(0..=5u8)? {
+        0 => returns(&ToRendezvous::Register { party }),
         1 => {
             let broadcaster = BroadcasterId::new(input.arbitrary()?);
-            returns(&ToRendezvous::Introduce { broadcaster, candidates });
+            let renews = Some(introduction).filter(|_| candidates.len() > 3);
+            returns(&ToRendezvous::Introduce { broadcaster, party, renews });
         }
         2 => returns(&FromRendezvous::Registered { observed }),
         3 => {
+            let server = RelayServer::SameHost { port: input.arbitrary()? };
+            let username = String::from_utf8_lossy(input.bytes(8)?).into_owned();
             let introduction = Introduction {
-                id: input.arbitrary()?,
+                id: introduction,
                 secret: input.arbitrary()?,
-                peer: candidates,
+                peer: party,
+                peer_observed: candidate(input)?,
                 observed,
+                relay: Some(RelayOffer { server, username, password: String::new() }),
             };
             returns(&FromRendezvous::Introduction { introduction });
+        }
+        4 => {
+            let (attempt, next, step) = input.arbitrary()?;
+            let update = Update {
+                candidates,
+                forecast: Some(Forecast { attempt, next, step }),
+                sockets: input.arbitrary()?,
+                is_gone: input.arbitrary()?,
+            };
+            returns(&ToRendezvous::Update { introduction, update: update.clone() });
+            returns(&FromRendezvous::Update { introduction, update });
         }
         _ => {
             use Refusal::{Busy, NoKey, Unexpected, UnknownBroadcaster};

@@ -29,14 +29,14 @@ pub(crate) async fn run(
     let (deliver, mut received) = mpsc::unbounded_channel();
     let handler = Arc::clone(&allocation);
     let reading = tokio::spawn(async move {
-        let deliver = |from, datagram: &mut [u8]| {
+        let deliver = |from, _: Option<std::net::IpAddr>, datagram: &mut [u8]| {
             if from == server
                 && let Some((source, payload)) = handler.handle(datagram)
             {
                 let _ = deliver.send((source, payload.len()));
             }
         };
-        socket.receive(deliver).await;
+        socket.receive(1, deliver).await;
     });
     allocation.permit(peer);
     println!("relayed {}", allocation.allocated().await?);

@@ -27,7 +27,7 @@ pub(super) fn run(task: &Task) -> Result<Cost> {
     let socket = Arc::new(Socket::bind(None)?);
     drop(inside);
     let receiving = Arc::clone(&socket);
-    runtime.spawn(async move { receiving.receive(|_, _, _| {}).await });
+    runtime.spawn(async move { receiving.receive(1, |_, _, _| {}).await });
     let pacing = JoinPacing { each: JOIN_RATE, total: None };
     let channel = Channel::new(&stream::key(), &[stream::SSRC], History::default(), pacing);
     let metrics = Arc::new(ChannelMetrics::default());

@@ -1,5 +1,5 @@
-//! One address of the peer: when it is sent openers, which of our checks it has not answered, and
-//! whether it proved that it receives.
+//! One pair of addresses: when it is sent openers, which of our checks were not answered on it, and
+//! whether the peer's end proved that it receives.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use rand::{Rng, RngExt};
 
 use super::budget::Budget;
-use crate::candidate::{Candidate, CandidateKind, Priority};
+use super::local::PairId;
+use crate::candidate::{CandidateKind, Priority};
 use crate::stun::TransactionId;
 
-/// Gaps between the first openers to an address: sent at 0, 20, 60, 140 and 300 ms. Two sides that
+/// Gaps between the first openers on a pair: sent at 0, 20, 60, 140 and 300 ms. Two sides that
 /// start together need one each; the others are for loss, and for a peer that starts a little later.
 const FIRST_GAPS: [Duration; 4] = [
     Duration::from_millis(20),
@@ -23,10 +24,10 @@ const FIRST_GAPS: [Duration; 4] = [
 /// Gaps between later openers, in milliseconds.
 const LATER_GAPS: std::ops::RangeInclusive<u64> = 250..=500;
 
-/// Least time between two openers to one address, however often the peer's own checks ask for one.
+/// Least time between two openers on one pair, however often the peer's own checks ask for one.
 const LEAST_GAP: Duration = Duration::from_millis(5);
 
-/// Most unanswered checks that are remembered for an address; the oldest is forgotten first.
+/// Most unanswered checks that are remembered for a pair; the oldest is forgotten first.
 const MOST_PENDING: usize = 48;
 
 /// A check that was sent and not answered yet.
@@ -45,10 +46,12 @@ pub(super) struct Proof {
     pub(super) seen_as: SocketAddr,
 }
 
-/// One address of the peer.
+/// One of our ways out with one address of the peer.
 #[derive(Debug)]
-pub(super) struct Remote {
-    pub(super) candidate: Candidate,
+pub(super) struct Pair {
+    pub(super) id: PairId,
+    /// The worse end's kind, as far as we know both.
+    pub(super) kind: CandidateKind,
     pub(super) priority: Priority,
     pub(super) is_peer_reflexive: bool,
     /// When it became known.
@@ -62,12 +65,18 @@ pub(super) struct Remote {
     pending: VecDeque<Pending>,
 }
 
-impl Remote {
-    /// An introduced address; its first opener is due at once.
-    pub(super) fn introduced(candidate: Candidate, now: Instant) -> Self {
+impl Pair {
+    /// A pair with an introduced address; its first opener is due at once.
+    pub(super) fn introduced(
+        id: PairId,
+        kind: CandidateKind,
+        priority: Priority,
+        now: Instant,
+    ) -> Self {
         Self {
-            candidate,
-            priority: candidate.priority(),
+            id,
+            kind,
+            priority,
             is_peer_reflexive: false,
             since: now,
             heard_at: None,
@@ -77,21 +86,6 @@ impl Remote {
             step: 0,
             pending: VecDeque::new(),
         }
-    }
-
-    /// An address that only an authentic check of the peer showed. It is worth what the check says
-    /// (RFC 8445, section 7.3.1.3), and at most as much as the rendezvous' word.
-    pub(super) fn peer_reflexive(address: SocketAddr, claimed: Priority, now: Instant) -> Self {
-        let candidate = Candidate::new(address, CandidateKind::Reflexive);
-        Self {
-            priority: claimed.min(candidate.priority()),
-            is_peer_reflexive: true,
-            ..Self::introduced(candidate, now)
-        }
-    }
-
-    pub(super) fn address(&self) -> SocketAddr {
-        self.candidate.address
     }
 
     /// Makes an opener due now, because a check of the peer shows that its side is open.
@@ -112,12 +106,12 @@ impl Remote {
 
     /// Whether one more opener may be sent; if so, it is counted. Proved addresses are free.
     pub(super) fn spend_opener(&self, budget: &mut Budget) -> bool {
-        self.proof.is_some() || budget.spend_opener(self.address())
+        self.proof.is_some() || budget.spend_opener(self.id.remote)
     }
 
     /// Whether one more answer may be sent; if so, it is counted. Proved addresses are free.
     pub(super) fn spend_answer(&self, budget: &mut Budget) -> bool {
-        self.proof.is_some() || budget.spend_answer(self.address())
+        self.proof.is_some() || budget.spend_answer(self.id.remote)
     }
 
     /// Notes a check that was sent.
@@ -152,7 +146,7 @@ impl Remote {
         self.heard_at = Some(now);
         self.next_at = None;
         self.step = 0;
-        budget.refund(self.address());
+        budget.refund(self.id.remote);
         true
     }
 
@@ -160,5 +154,12 @@ impl Remote {
     pub(super) fn withdraw(&mut self) {
         self.proof = None;
         self.pending.clear();
+    }
+
+    /// Starts over with openers, as for a pair that was just introduced.
+    pub(super) fn restart(&mut self, now: Instant) {
+        self.since = now;
+        self.step = 0;
+        self.next_at = Some(now);
     }
 }
