@@ -27,6 +27,12 @@ pub struct Args {
     /// Run a rendezvous in this process, for a machine with a public address or on a LAN.
     #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "[::]:3478")]
     pub embedded_rendezvous: Option<SocketAddr>,
+    /// Print an offer for viewers to answer by hand, and need no rendezvous.
+    #[arg(long, conflicts_with_all = ["rendezvous", "embedded_rendezvous"])]
+    pub offer: bool,
+    /// STUN server that tells our external address for --offer. May be given several times.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub stun: Vec<String>,
     /// What to stream: test, `camera[:DEVICE]`, file:PATH (looped) or pipeline:GST-LAUNCH-FRAGMENT.
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
@@ -62,6 +68,10 @@ pub struct Config {
     pub rendezvous: Vec<String>,
     /// UDP address of a rendezvous within this process.
     pub embedded_rendezvous: Option<SocketAddr>,
+    /// Print an offer for viewers to answer by hand, in place of registering at a rendezvous.
+    pub offer: bool,
+    /// STUN servers that tell our external address for an offer.
+    pub stun: Vec<String>,
     /// Host that links name for an embedded rendezvous, where it is not this machine's own address.
     pub advertise: Option<String>,
     /// What to stream.
@@ -103,6 +113,8 @@ impl Default for Config {
         Self {
             rendezvous: Vec::new(),
             embedded_rendezvous: None,
+            offer: false,
+            stun: Vec::new(),
             advertise: None,
             source: SourceSpec::default(),
             channel: "live".into(),
@@ -131,6 +143,8 @@ pub enum Rendezvous {
     At(Vec<(String, u16)>),
     /// In this process, on this UDP address.
     Embedded(SocketAddr),
+    /// None: people carry offers and answers.
+    ByHand,
 }
 
 impl Config {
@@ -140,6 +154,15 @@ impl Config {
         if !args.rendezvous.is_empty() || args.embedded_rendezvous.is_some() {
             config.rendezvous = args.rendezvous;
             config.embedded_rendezvous = args.embedded_rendezvous;
+            config.offer = false;
+        }
+        if args.offer {
+            config.offer = true;
+            config.rendezvous.clear();
+            config.embedded_rendezvous = None;
+        }
+        if !args.stun.is_empty() {
+            config.stun = args.stun;
         }
         config.source = args.source.unwrap_or(config.source);
         config.channel = args.channel.unwrap_or(config.channel);
@@ -168,6 +191,15 @@ impl Config {
 
     /// Where the rendezvous is.
     pub fn rendezvous(&self) -> Result<Rendezvous, Failure> {
+        if self.offer {
+            return match self.stun[..] {
+                [] => Err(Failure::usage(
+                    "an offer needs a STUN server that tells our external address: give --stun \
+                     HOST:PORT",
+                )),
+                _ => Ok(Rendezvous::ByHand),
+            };
+        }
         match (&self.rendezvous[..], self.embedded_rendezvous) {
             ([_, ..], Some(_)) => Err(Failure::usage(
                 "both a rendezvous and an embedded one are named; choose one of them",
@@ -175,7 +207,7 @@ impl Config {
             ([], Some(address)) => Ok(Rendezvous::Embedded(address)),
             ([], None) => Err(Failure::usage(
                 "no rendezvous is named: give --rendezvous HOST:PORT, or --embedded-rendezvous to \
-                 run one here",
+                 run one here, or --offer to do without",
             )),
             (named, None) if named.len() > MAX_SERVERS => {
                 Err(Failure::usage(format!("more than {MAX_SERVERS} rendezvous are named")))

@@ -9,6 +9,7 @@ pub mod config;
 pub mod fanout;
 pub mod media;
 mod metrics;
+mod offering;
 mod registration;
 mod run;
 mod session;

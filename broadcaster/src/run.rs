@@ -12,6 +12,7 @@ use protocol::channel::{Channel, History, JoinPacing};
 use protocol::control::{ALPN, Notice, close};
 use protocol::link::{Link, Target};
 use protocol::media::Format;
+use protocol::offer::Offer;
 use protocol::seal::{Epoch, MasterKey};
 use protocol::signalling::Update;
 use protocol::units::Bitrate;
@@ -31,6 +32,7 @@ use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::fanout::FanOut;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
+use crate::offering::Offering;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::{LiveChannel, Places, Shared};
@@ -111,6 +113,13 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             if !ready {
                 return Err(Failure::runtime("the source ended before it began"));
             }
+            if config.rendezvous()? == Rendezvous::ByHand {
+                return tokio::select! {
+                    result = offering(&config, &identity, &shared)?.run() => result,
+                    () = accept(port.endpoint().clone(), &shared) => Ok(()),
+                    () = watch_encoder(&producer, &metrics) => Ok(()),
+                };
+            }
             let servers = match &embedded {
                 Some(embedded) => {
                     vec![Server { host: embedded.reached_at.clone(), number: embedded.port }]
@@ -186,7 +195,7 @@ fn elsewhere(config: &Config) -> Result<Vec<Server>, Failure> {
         Rendezvous::At(servers) => {
             Ok(servers.into_iter().map(|(host, number)| Server { host, number }).collect())
         }
-        Rendezvous::Embedded(_) => Ok(Vec::new()),
+        Rendezvous::Embedded(_) | Rendezvous::ByHand => Ok(Vec::new()),
     }
 }
 
@@ -355,6 +364,24 @@ fn create_private(path: &Path) -> std::io::Result<std::fs::File> {
     options.open(path)
 }
 
+/// What is offered where there is no rendezvous.
+fn offering(
+    config: &Config,
+    identity: &Identity,
+    shared: &Arc<Shared>,
+) -> Result<Offering, Failure> {
+    let offer = Offer {
+        broadcaster: identity.id(),
+        candidates: Vec::new(),
+        channel: config.channel.clone(),
+        secret: config.secret()?,
+        stun: config.stun.clone(),
+    };
+    let link_file = config.link_file.clone();
+    let print = move |line: &str| print_line(link_file.as_deref(), line);
+    Ok(Offering { offer, shared: Arc::clone(shared), print: Box::new(print) })
+}
+
 /// Prints the channel's link, and writes it where it was asked for.
 fn announce(config: &Config, identity: &Identity, servers: &[Server]) -> Result<(), Failure> {
     let server = |server: &Server| (server.host.clone(), server.number);
@@ -364,8 +391,13 @@ fn announce(config: &Config, identity: &Identity, servers: &[Server]) -> Result<
         target: Target::Channel(config.channel.clone()),
         secret: config.secret()?,
     };
-    let line = format!("{link}\n");
-    if let Some(path) = &config.link_file {
+    print_line(config.link_file.as_deref(), &link.to_string())
+}
+
+/// Prints a line, and writes it where it was asked for.
+fn print_line(file: Option<&Path>, line: &str) -> Result<(), Failure> {
+    let line = format!("{line}\n");
+    if let Some(path) = file {
         write_link(path, &line).map_err(|error| {
             Failure::runtime(format!("cannot write the link to {}: {error}", path.display()))
         })?;

@@ -62,8 +62,16 @@ pub(crate) async fn serve_opening(
     let (arrival, connections) = mpsc::channel(2);
     shared.arrivals.insert(peer, arrival);
     shared.efforts.insert(id, effort.words());
-    let mut session =
-        Session { shared, peer, opening, effort, path: None, connections, watching: None };
+    let mut session = Session {
+        shared,
+        peer,
+        opening,
+        effort,
+        path: None,
+        media_at: None,
+        connections,
+        watching: None,
+    };
     let end = session.run().await;
     session.close();
     tracing::debug!(introduction = %id, "viewer's session ended: {end}");
@@ -76,6 +84,8 @@ struct Session {
     #[expect(dead_code, reason = "it goes on for as long as the session")]
     effort: Effort,
     path: Option<Path>,
+    /// Where media goes, if it is not the path.
+    media_at: Option<std::net::SocketAddr>,
     connections: mpsc::Receiver<Connection>,
     watching: Option<Watching>,
 }
@@ -193,6 +203,14 @@ impl Session {
                 tracing::info!(%reason, "path lost");
                 Err("path lost")
             }
+            Some(Event::Media(remote)) => {
+                tracing::debug!(%remote, "media is wanted at another port");
+                self.media_at = Some(remote);
+                if let (Some(path), Some(watching)) = (self.path, &self.watching) {
+                    watching.channel.fan_out.relocate(watching.viewer, self.target(path));
+                }
+                Ok(())
+            }
             // The viewer is told by the check's answer where it is seen; nothing changes for us.
             Some(Event::Remapped(_)) => Ok(()),
             None => Err("the opening agent ended"),
@@ -212,7 +230,7 @@ impl Session {
     fn target(&self, path: Path) -> Target {
         let own = (path.local != Local::MAIN).then(|| self.shared.port.ways().socket(path.local));
         let via = own.flatten().and_then(|socket| socket.share().ok()).map(Arc::new);
-        Target { to: path.remote, via }
+        Target { to: self.media_at.unwrap_or(path.remote), via }
     }
 
     /// Closes a socket that was opened for this viewer alone.

@@ -60,6 +60,7 @@ pub mod feedback;
 pub mod link;
 pub mod media;
 pub mod message;
+pub mod offer;
 pub mod opening;
 pub mod reception;
 pub mod rtp;

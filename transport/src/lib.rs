@@ -6,7 +6,7 @@
 //! - [`mapping`]: a port that the router maps to ours because we asked;
 //! - [`paths`]: which address a peer is reached at now; [`ways`]: by which socket or relay;
 //! - [`bindings`] and [`sample`]: how a STUN server sees our sockets; [`discovery`]: what the NAT here
-//!   does; [`relay`]: being reached through a TURN server;
+//!   does; [`echo`]: our address where there is no rendezvous; [`relay`]: being reached through a TURN server;
 //! - [`signalling`]: talking to the rendezvous; [`openings`]: driving the opening agents; [`effort`]:
 //!   what is done beside that to open a path;
 //! - [`identity`] and [`tls`]: keys in place of certificates;
@@ -15,6 +15,7 @@
 pub mod addresses;
 pub mod bindings;
 pub mod discovery;
+pub mod echo;
 pub mod effort;
 pub mod identity;
 pub mod kernel;

@@ -206,6 +206,11 @@ impl Handle {
         self.drive(|agent, now| agent.add_local(local, is_relay, told, now));
     }
 
+    /// A socket that media is wanted at; see [`Agent::add_media_local`].
+    pub fn add_media_local(&self, local: Local, told: Vec<Candidate>) {
+        self.drive(|agent, now| agent.add_media_local(local, told, now));
+    }
+
     /// One way out less; see [`Agent::remove_local`].
     pub fn remove_local(&self, local: Local) {
         self.drive(|agent, _| agent.remove_local(local));

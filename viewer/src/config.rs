@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::link::{Link, parse_host_port};
+use protocol::offer::Offer;
 use protocol::signalling::{RelayOffer, RelayServer};
 use serde::{Deserialize, Serialize};
 use service::exit::Failure;
@@ -31,6 +32,20 @@ pub struct Args {
 pub enum Action {
     /// Watch a link.
     Watch(WatchArgs),
+    /// Watch a broadcaster's offer: needs no rendezvous, but an answer carried to it by hand.
+    Answer {
+        /// The offer, as the broadcaster printed it.
+        offer: String,
+        /// How to watch.
+        #[command(flatten)]
+        flags: WatchFlags,
+        /// STUN server that tells our external address [default: those of the offer].
+        #[arg(long, value_name = "HOST:PORT")]
+        stun: Vec<String>,
+        /// How long to wait for the broadcaster to take the answer.
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10m")]
+        wait: Duration,
+    },
     /// Show what a link's broadcaster offers.
     List {
         /// The link, as the broadcaster printed it.
@@ -52,6 +67,14 @@ pub enum Action {
 pub struct WatchArgs {
     /// The link, as the broadcaster printed it.
     pub link: String,
+    /// How to watch.
+    #[command(flatten)]
+    pub flags: WatchFlags,
+}
+
+/// Flags of all that watches.
+#[derive(Debug, clap::Args)]
+pub struct WatchFlags {
     /// Where picture and sound go; may be given several times: window (the default where a display
     /// exists), null, record:PATH (.mkv, .mp4, .ts), udp://HOST:PORT, stdout.
     #[arg(long, value_name = "OUTPUT")]
@@ -62,6 +85,9 @@ pub struct WatchArgs {
     /// End after this time, counted from the start of the process.
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
+    /// UDP port to receive media on, where it is not to be the one that everything is sent from.
+    #[arg(long, value_name = "PORT")]
+    pub receive_port: Option<u16>,
     /// Print statistics on standard output, one object a second.
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub stats: Option<StatsFormat>,
@@ -92,6 +118,8 @@ pub struct Settings {
     pub stats: Option<StatsFormat>,
     /// `check` prints one JSON object.
     pub json: bool,
+    /// UDP port to receive media on.
+    pub receive_port: Option<u16>,
     /// Private addresses named by broadcasters of other networks are tried too.
     pub allow_private: bool,
     /// The router is asked to map an external port to ours where no direct path opens by itself.
@@ -110,6 +138,7 @@ impl Default for Settings {
             duration: None,
             stats: None,
             json: false,
+            receive_port: None,
             allow_private: false,
             port_mapping: true,
             relay: RelaySettings::default(),
@@ -135,6 +164,52 @@ pub struct RelaySettings {
 impl Default for RelaySettings {
     fn default() -> Self {
         Self { enabled: true, server: None, username: None, password: None }
+    }
+}
+
+fn parse_link(link: &str) -> Result<Link, Failure> {
+    link.parse().map_err(|error| Failure::usage(format!("bad link: {error}")))
+}
+
+impl Settings {
+    fn target(&self, link: Link) -> Result<Target, Failure> {
+        Ok(Target {
+            link,
+            by_hand: None,
+            receive_port: self.receive_port,
+            allow_private: self.allow_private,
+            port_mapping: self.port_mapping,
+            use_relay: self.relay.enabled,
+            relay: self.relay.offer()?,
+            log_format: self.log_format,
+        })
+    }
+
+    fn watch(self, mut target: Target, flags: WatchFlags) -> Result<Command, Failure> {
+        let mut outputs = if flags.output.is_empty() { self.output } else { flags.output };
+        if outputs.is_empty() {
+            outputs.push(Output::default_here());
+        }
+        let stats = flags.stats.or(self.stats);
+        if stats.is_some() && outputs.contains(&Output::Stdout) {
+            return Err(Failure::usage(
+                "--stats and --output stdout both write to standard output; drop one",
+            ));
+        }
+        let latency = flags.latency.unwrap_or(self.latency);
+        if !LATENCIES.contains(&latency) {
+            return Err(Failure::usage(format!(
+                "latency {latency:?} is not between {:?} and {:?}",
+                LATENCIES.start(),
+                LATENCIES.end()
+            )));
+        }
+        let duration = flags.duration.or(self.duration);
+        target.receive_port = flags.receive_port.or(target.receive_port);
+        if target.receive_port == Some(0) {
+            return Err(Failure::usage("--receive-port 0 is no port; leave it out for any port"));
+        }
+        Ok(Command::Watch(Box::new(Watch { target, outputs, latency, duration, stats })))
     }
 }
 
@@ -182,8 +257,12 @@ pub struct Check {
 /// Whom to reach, and how.
 #[derive(Debug, Clone)]
 pub struct Target {
-    /// The link.
+    /// The link. One made of an offer names no rendezvous.
     pub link: Link,
+    /// The offer, where there is no rendezvous.
+    pub by_hand: Option<ByHand>,
+    /// UDP port to receive media on, where that is not the port that everything else uses.
+    pub receive_port: Option<u16>,
     /// Private addresses are tried in other networks too.
     pub allow_private: bool,
     /// Whether the router may be asked for a port.
@@ -194,6 +273,17 @@ pub struct Target {
     pub relay: Option<RelayOffer>,
     /// How log lines look.
     pub log_format: LogFormat,
+}
+
+/// An introduction carried by people.
+#[derive(Debug, Clone)]
+pub struct ByHand {
+    /// What the broadcaster offers.
+    pub offer: Offer,
+    /// STUN servers to ask, each HOST:PORT.
+    pub stun: Vec<String>,
+    /// How long to wait for the broadcaster.
+    pub wait: Duration,
 }
 
 /// What `watch` does.
@@ -220,22 +310,8 @@ impl Command {
     pub fn load(args: Args) -> Result<Self, Failure> {
         let mut settings = load_settings(args.config.as_deref())?;
         settings.log_format = args.log_format.unwrap_or(settings.log_format);
-        let target = |link: &str| {
-            let link =
-                link.parse().map_err(|error| Failure::usage(format!("bad link: {error}")))?;
-            let Settings { allow_private, port_mapping, log_format, .. } = settings;
-            let (use_relay, relay) = (settings.relay.enabled, settings.relay.offer()?);
-            Ok::<_, Failure>(Target {
-                link,
-                allow_private,
-                port_mapping,
-                use_relay,
-                relay,
-                log_format,
-            })
-        };
         match args.action {
-            Action::List { link } => Ok(Self::List(target(&link)?)),
+            Action::List { link } => Ok(Self::List(settings.target(parse_link(&link)?)?)),
             Action::Check { server, json } => {
                 let (host, port) = parse_host_port(&server).ok_or_else(|| {
                     Failure::usage(format!("'{server}' is no HOST:PORT of a rendezvous"))
@@ -243,29 +319,32 @@ impl Command {
                 let json = json || settings.json;
                 Ok(Self::Check(Check { host, port, json, log_format: settings.log_format }))
             }
-            Action::Watch(flags) => {
-                let target = target(&flags.link)?;
-                let mut outputs =
-                    if flags.output.is_empty() { settings.output } else { flags.output };
-                if outputs.is_empty() {
-                    outputs.push(Output::default_here());
+            Action::Watch(WatchArgs { link, flags }) => {
+                let target = settings.target(parse_link(&link)?)?;
+                settings.watch(target, flags)
+            }
+            Action::Answer { offer, flags, stun, wait } => {
+                let offer: Offer = offer
+                    .parse()
+                    .map_err(|error| Failure::usage(format!("that is no offer: {error}")))?;
+                let link = Link {
+                    servers: Vec::new(),
+                    broadcaster: offer.broadcaster,
+                    target: protocol::link::Target::Channel(offer.channel.clone()),
+                    secret: offer.secret.clone(),
+                };
+                let stun = if stun.is_empty() { offer.stun.clone() } else { stun };
+                let mut target = settings.target(link)?;
+                target.by_hand = Some(ByHand { offer, stun, wait });
+                let command = settings.watch(target, flags)?;
+                match &command {
+                    Self::Watch(watch) if watch.outputs.contains(&Output::Stdout) => {
+                        Err(Failure::usage(
+                            "the answer is printed on standard output; choose another --output",
+                        ))
+                    }
+                    _ => Ok(command),
                 }
-                let stats = flags.stats.or(settings.stats);
-                if stats.is_some() && outputs.contains(&Output::Stdout) {
-                    return Err(Failure::usage(
-                        "--stats and --output stdout both write to standard output; drop one",
-                    ));
-                }
-                let latency = flags.latency.unwrap_or(settings.latency);
-                if !LATENCIES.contains(&latency) {
-                    return Err(Failure::usage(format!(
-                        "latency {latency:?} is not between {:?} and {:?}",
-                        LATENCIES.start(),
-                        LATENCIES.end()
-                    )));
-                }
-                let duration = flags.duration.or(settings.duration);
-                Ok(Self::Watch(Box::new(Watch { target, outputs, latency, duration, stats })))
             }
         }
     }

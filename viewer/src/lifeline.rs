@@ -10,6 +10,7 @@ use protocol::candidate::{Candidate, CandidateKind};
 use protocol::opening::{IMPROVEMENT_TIME, Local, Role, State, plan};
 use protocol::signalling::{Introduction, RelayOffer, RelayServer, Update};
 use tokio::sync::mpsc;
+use transport::addresses::host_candidates;
 use transport::effort::Word;
 use transport::mapping::PortMapping;
 use transport::openings::Handle;
@@ -44,6 +45,8 @@ pub(crate) struct Lifeline {
     pub(crate) relay: RelayChoice,
     /// A port that the router maps to ours, once one was asked for. None: never ask.
     pub(crate) mapping: Option<Arc<OnceLock<PortMapping>>>,
+    /// The socket that media is wanted at, if it is not the main one.
+    pub(crate) receiving: Option<Local>,
 }
 
 impl Lifeline {
@@ -73,6 +76,7 @@ impl Lifeline {
                     self.rebind(server, &updates).await;
                 }
             };
+            let receiving = self.receive_elsewhere(server, &updates);
             let mapping = async {
                 if self.no_path_after(MAPPING_AFTER).await {
                     self.map_port(server, &updates).await;
@@ -80,7 +84,7 @@ impl Lifeline {
             };
             let enough = async {
                 let opening = async {
-                    tokio::join!(relaying, rebinding, mapping);
+                    tokio::join!(relaying, rebinding, mapping, receiving);
                     self.handle.direct().await;
                     tokio::time::sleep(IMPROVEMENT_TIME).await;
                 };
@@ -175,6 +179,23 @@ impl Lifeline {
         let _ = updates.send((self.handle.id(), update)).await;
     }
 
+    /// Opens the socket that media is wanted at towards the broadcaster, and tells it of the socket.
+    async fn receive_elsewhere(
+        &self,
+        server: SocketAddr,
+        updates: &mpsc::Sender<(protocol::opening::IntroductionId, Update)>,
+    ) {
+        let Some(local) = self.receiving else { return };
+        let Some(seen) = self.port.bindings().ask(local, server).await else { return };
+        let bound = self.port.ways().socket(local).and_then(|socket| socket.local_addr().ok());
+        let hosts = bound.map(|bound| host_candidates(bound, server.ip().is_loopback()));
+        let mut candidates = hosts.unwrap_or_default();
+        candidates.push(Candidate::new(seen, CandidateKind::Reflexive));
+        self.handle.add_media_local(local, candidates.clone());
+        let update = Update { candidates, ..Update::default() };
+        let _ = updates.send((self.handle.id(), update)).await;
+    }
+
     /// Asks the router for an external port, and tells the broadcaster of it.
     async fn map_port(
         &self,
@@ -205,7 +226,7 @@ impl Lifeline {
             return;
         }
         for local in self.port.ways().locals() {
-            if Some(local) != used {
+            if Some(local) != used && Some(local) != self.receiving {
                 self.handle.remove_local(local);
                 self.port.ways().remove(local);
             }

@@ -1,15 +1,21 @@
 //! From a link to a connection: resolving, introducing, opening, joining.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use protocol::address::{Policy, Surroundings};
+use protocol::candidate::{Candidate, CandidateKind};
 use protocol::control::ALPN;
 use protocol::link::Link;
-use protocol::opening::{Config, Event, Path, Role};
+use protocol::offer::Answer;
+use protocol::opening::{Config, Credentials, Event, Local, Path, Role, Setup};
 use quinn::Connection;
 use service::exit::{Code, Failure};
 use tokio::sync::mpsc;
+use transport::addresses::host_candidates;
+use transport::echo;
 use transport::effort::{Effort, Means};
 use transport::mapping::PortMapping;
 use transport::openings::{Opening, Openings};
@@ -17,7 +23,7 @@ use transport::paths::Peer;
 use transport::port::{Arrival, Inbound, KeepAlive, Port};
 use transport::tls::Pin;
 
-use crate::config::Target;
+use crate::config::{ByHand, Target};
 use crate::contact::{self, Ask};
 use crate::lifeline::{Lifeline, RelayChoice};
 use crate::renewal::Renewer;
@@ -34,6 +40,12 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Time for opening when a path was lost: the next try is better than a long wait for this one.
 const REOPENING: Duration = Duration::from_secs(4);
 
+/// Hops that an opener makes which is to open our own router and reach nobody else's.
+const OWN_FIREWALL: u8 = 2;
+
+/// How often a STUN server is asked while an answer is carried to the broadcaster.
+const HOLDING: Duration = Duration::from_secs(4);
+
 /// Media datagrams that may wait to be opened: two seconds at 20 Mbit/s.
 const MOST_WAITING: usize = 4096;
 
@@ -47,6 +59,8 @@ pub(crate) struct Viewer {
     pub(crate) media: mpsc::Receiver<Datagram>,
     /// A port that the router maps to ours, once one was asked for.
     pub(crate) mapping: Arc<OnceLock<PortMapping>>,
+    /// The socket that media is wanted at, if it is not the main one.
+    pub(crate) receiving: Option<Local>,
 }
 
 /// A proved path to the broadcaster with a connection on it.
@@ -76,8 +90,8 @@ impl Inbound for Dispatch {
 }
 
 impl Viewer {
-    /// Opens the port.
-    pub(crate) fn open() -> Result<Self, Failure> {
+    /// Opens the port, and another one to receive media on, if that is wanted.
+    pub(crate) fn open(receive_port: Option<u16>) -> Result<Self, Failure> {
         let (sender, media) = mpsc::channel(MOST_WAITING);
         let mut openings = None;
         let port = Port::open(None, None, |ways, paths| {
@@ -87,7 +101,15 @@ impl Viewer {
         })
         .map_err(|error| Failure::runtime(format!("cannot open a UDP port: {error}")))?;
         let openings = openings.expect("the port makes its inbound side at once");
-        Ok(Self { port: Arc::new(port), openings, media, mapping: Arc::default() })
+        let receiving = receive_port.map(|number| {
+            port.add_socket(number).map_err(|error| {
+                Failure::runtime(format!(
+                    "cannot open UDP port {number}: {error}; choose another with --receive-port"
+                ))
+            })
+        });
+        let receiving = receiving.transpose()?;
+        Ok(Self { port: Arc::new(port), openings, media, mapping: Arc::default(), receiving })
     }
 
     /// Meets the link's broadcaster. `enter` is told each state on the way; `again` says that a path
@@ -99,6 +121,9 @@ impl Viewer {
         mut enter: impl FnMut(State),
     ) -> Result<Met, Failure> {
         enter(State::Resolving);
+        if let Some(by_hand) = &target.by_hand {
+            return self.meet_by_hand(target, by_hand, enter).await;
+        }
         let link = Arc::new(target.link.clone());
         let ask = Ask { link: Arc::clone(&link), more: Vec::new(), renews: None, behaviour: None };
         let (contact, introduction) =
@@ -128,6 +153,7 @@ impl Viewer {
             handle: opening.handle().clone(),
             words: effort.words(),
             mapping: target.port_mapping.then(|| Arc::clone(&self.mapping)),
+            receiving: self.receiving,
             relay: RelayChoice { own: target.relay.clone(), is_allowed: target.use_relay },
         };
         let renewer = Renewer::start(lifeline, effort, link, contact, introduction);
@@ -136,6 +162,80 @@ impl Viewer {
         enter(State::Joining);
         let connection = self.connect(opening.peer(), &target.link).await?;
         Ok(Met { connection, opening, path, open, renewer })
+    }
+
+    /// Answers an offer: prints the answer, and waits for the broadcaster to take it.
+    async fn meet_by_hand(
+        &self,
+        target: &Target,
+        ByHand { offer, stun, wait }: &ByHand,
+        mut enter: impl FnMut(State),
+    ) -> Result<Met, Failure> {
+        let seen = echo::ask(&self.port, stun).await.map_err(|error| {
+            Failure::new(
+                Code::RendezvousUnreachable,
+                format!("{error}; name a STUN server that answers with --stun HOST:PORT"),
+            )
+        })?;
+        enter(State::Introducing);
+        let on_loopback = seen.server.ip().is_loopback();
+        let bound = self.port.socket().local_addr().map_err(Failure::runtime)?;
+        let mut candidates = host_candidates(bound, on_loopback);
+        candidates.push(seen.candidate());
+        let credentials = Credentials::mint(&mut rand::rng());
+        let answer = Answer { credentials: credentials.clone(), candidates: candidates.clone() };
+        // A closed standard output leaves no way to carry the answer: the wait below ends then.
+        let _ = writeln!(std::io::stdout(), "{answer}");
+        tracing::info!("paste the answer above where the broadcaster runs; waiting for it");
+        let reflexive = |candidates: &[Candidate]| {
+            let found = candidates.iter().rev().find(|c| c.kind == CandidateKind::Reflexive);
+            found.map(|candidate| candidate.address)
+        };
+        let peer = reflexive(&offer.candidates);
+        let policy = Policy::for_introduction(Surroundings {
+            rendezvous: seen.server.ip(),
+            own_reflexive: &[seen.external.ip()],
+            peer_reflexive: &peer.map(|peer| peer.ip()).into_iter().collect::<Vec<_>>(),
+            allow_private: target.allow_private,
+        });
+        // Until the broadcaster begins, openers open our own firewall only: some routers would take the
+        // broadcaster's port for themselves. Where our NAT gives each destination another port, its
+        // first opener is what shows ours.
+        let hop_limit = (seen.agrees != Some(false)).then_some(OWN_FIREWALL);
+        let setup = Setup {
+            role: Role::Viewer,
+            credentials,
+            local: candidates,
+            remote: offer.candidates.clone(),
+            seen: None,
+            policy,
+            holds: false,
+            hop_limit,
+            config: Config { deadline: *wait, ..Config::for_role(Role::Viewer) },
+        };
+        let began_at = std::time::Instant::now();
+        enter(State::Opening);
+        let mut opening = self.openings.start(setup);
+        let path = {
+            let holding = async {
+                loop {
+                    tokio::time::sleep(HOLDING).await;
+                    // The answer does not matter: the question holds our binding.
+                    let _ = self.port.bindings().ask(Local::MAIN, seen.server).await;
+                }
+            };
+            tokio::select! {
+                path = opened(&mut opening) => path?,
+                () = holding => unreachable!("it goes on for ever"),
+            }
+        };
+        if self.receiving.is_some() {
+            tracing::warn!("--receive-port needs a rendezvous; media comes to the usual port");
+        }
+        enter(State::Joining);
+        let connection = self.connect(opening.peer(), &target.link).await?;
+        let open = began_at.elapsed();
+        Ok(Met { connection, opening, path, open, renewer: Renewer::none(&self.port) })
     }
 
     async fn connect(&self, peer: Peer, link: &Link) -> Result<Connection, Failure> {
@@ -169,7 +269,7 @@ async fn opened(opening: &mut Opening) -> Result<Path, Failure> {
     loop {
         return match opening.event().await {
             Some(Event::Opened(path) | Event::Moved(path)) => Ok(path),
-            Some(Event::Remapped(_)) => continue,
+            Some(Event::Remapped(_) | Event::Media(_)) => continue,
             Some(Event::Failed(failure)) => Err(Failure::new(
                 Code::NoPath,
                 format!(

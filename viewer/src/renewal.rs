@@ -9,6 +9,7 @@ use protocol::signalling::{Introduction, Update};
 use service::exit::{Code, Failure};
 use tokio::task::JoinHandle;
 use transport::effort::{Effort, Word};
+use transport::port::Port;
 use transport::ways::Ways;
 
 use crate::contact::{self, Ask, Contact};
@@ -27,19 +28,28 @@ pub(crate) enum Renewed {
 
 /// Keeps an introduction going. Dropping it ends all that is done for it.
 pub(crate) struct Renewer {
+    port: Arc<Port>,
+    /// Missing where no rendezvous introduced us, so that none can do it again.
+    introduced: Option<Introduced>,
+    task: Option<JoinHandle<Renewed>>,
+}
+
+struct Introduced {
     lifeline: Lifeline,
     link: Arc<Link>,
     /// Where the rendezvous was found last.
     server: SocketAddr,
-    task: Option<JoinHandle<Renewed>>,
     _effort: Effort,
 }
 
 impl Drop for Renewer {
     fn drop(&mut self) {
         self.stop();
-        for local in self.lifeline.port.ways().locals() {
-            self.lifeline.port.ways().remove(local);
+        let receiving = self.introduced.as_ref().and_then(|known| known.lifeline.receiving);
+        for local in self.port.ways().locals() {
+            if Some(local) != receiving {
+                self.port.ways().remove(local);
+            }
         }
     }
 }
@@ -61,7 +71,14 @@ impl Renewer {
                 false => Renewed::Tried,
             }
         });
-        Self { lifeline, link, server, task: Some(task), _effort: effort }
+        let port = Arc::clone(&lifeline.port);
+        let introduced = Some(Introduced { lifeline, link, server, _effort: effort });
+        Self { port, introduced, task: Some(task) }
+    }
+
+    /// For an introduction that nobody can renew.
+    pub(crate) fn none(port: &Arc<Port>) -> Self {
+        Self { port: Arc::clone(port), introduced: None, task: None }
     }
 
     /// Whether something is under way.
@@ -76,7 +93,7 @@ impl Renewer {
 
     /// All our ways out.
     pub(crate) fn ways(&self) -> &Ways {
-        self.lifeline.port.ways()
+        self.port.ways()
     }
 
     /// What came of the last one, once.
@@ -88,7 +105,8 @@ impl Renewer {
     /// took our port for itself, nothing else helps.
     pub(crate) fn renew(&mut self, rebinds: bool) {
         self.stop();
-        let (lifeline, link, server) = (self.lifeline.clone(), Arc::clone(&self.link), self.server);
+        let Some(Introduced { lifeline, link, server, .. }) = &self.introduced else { return };
+        let (lifeline, link, server) = (lifeline.clone(), Arc::clone(link), *server);
         self.task = Some(tokio::spawn(renew(lifeline, link, server, rebinds)));
     }
 

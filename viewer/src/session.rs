@@ -373,6 +373,8 @@ impl Session {
                 self.met.opening.shorten_checks();
                 Ok(())
             }
+            // Told to broadcasters only.
+            Some(Event::Media(_)) => Ok(()),
             Some(Event::Lost(reason)) => Err(reason.to_string()),
             Some(Event::Failed(failure)) => Err(failure.to_string()),
             None => Err("the opening agent ended".into()),

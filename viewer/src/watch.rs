@@ -38,7 +38,7 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         check_environment(&outputs).map(|()| preload(&outputs)).map_err(Failure::runtime)
     });
     check_names(&config.outputs).await?;
-    let viewer = Viewer::open()?;
+    let viewer = Viewer::open(config.target.receive_port)?;
     let (player_events_in, player_events) = mpsc::unbounded_channel();
     let mut stats = Stats::new(started_at);
     stats.local = viewer.port.socket().local_addr().ok();
@@ -160,6 +160,12 @@ impl Watcher {
                     return Ok(());
                 }
                 Ok(End::Closed) => return Ok(()),
+                Ok(End::PathLost(reason)) if self.config.target.by_hand.is_some() => {
+                    return Err(Failure::new(
+                        Code::NoPath,
+                        format!("path lost ({reason}); without a rendezvous, exchange a new offer"),
+                    ));
+                }
                 Ok(End::PathLost(reason)) => {
                     tracing::warn!("path lost ({reason}); reconnecting");
                     (again, wait) = (true, FIRST_RETRY);

@@ -15,12 +15,16 @@ use super::event::{
 };
 use super::keeping::Keeping;
 use super::local::{Local, PairId, Way};
+use super::pair::Pair;
 use super::pairs::{Pairs, by_importance};
 use super::renewal::Renewals;
 use super::scout::{SCOUTS_IN_TOTAL, Scouting, Scouts};
 use crate::address::{admissible, canonical};
 use crate::candidate::{Candidate, CandidateKind};
 use crate::stun::{Key, transaction_id};
+
+/// From one opener with a hop limit to the next: often enough for the shortest bindings.
+const NEAR_OPENER_INTERVAL: Duration = Duration::from_millis(2500);
 
 /// Opens a path to one peer and keeps it open; the [module](super) says how.
 ///
@@ -43,6 +47,11 @@ pub struct Agent {
     pub(super) nomination: u32,
     /// Broadcaster: where the latest nomination came from.
     pub(super) nominated: Option<PairId>,
+    /// Viewer: the socket that media is wanted at, if it is not the path's.
+    pub(super) media_local: Option<Local>,
+    /// Broadcaster: where media is wanted, once that is proved.
+    media: Option<PairId>,
+    media_told: bool,
     /// Viewer: when our own changed address last made us nominate again.
     pub(super) renominated_at: Option<Instant>,
     heard: bool,
@@ -71,6 +80,9 @@ impl Agent {
             opened_at: None,
             nomination: 0,
             nominated: None,
+            media_local: None,
+            media: None,
+            media_told: false,
             renominated_at: None,
             heard: false,
             tried: Tried::default(),
@@ -110,6 +122,13 @@ impl Agent {
         let in_use = self.path_pair();
         self.pairs.add_way(Way { id: local, is_relay, told }, in_use, now);
         self.send_openers(now);
+    }
+
+    /// Takes a socket that media is wanted at, and nothing else: the path stays on others. As
+    /// [`add_local`](Self::add_local) otherwise.
+    pub fn add_media_local(&mut self, local: Local, told: Vec<Candidate>, now: Instant) {
+        self.media_local = Some(local);
+        self.add_local(local, false, told, now);
     }
 
     /// Forgets a way out that is closed, unless the path uses it.
@@ -382,6 +401,9 @@ impl Agent {
             payload,
         });
 
+        if check.wants_media && self.setup.role == Role::Broadcaster {
+            self.take_media(id);
+        }
         if let Some(nomination) = check.nomination.filter(|_| self.setup.role == Role::Broadcaster)
         {
             self.take_nomination(id, nomination, now);
@@ -417,19 +439,40 @@ impl Agent {
                 self.events.push_back(Event::Remapped(seen));
                 self.renominate(now);
             }
+        } else if self.media_local == Some(id.local) {
+            // Media's way is not the path.
+        } else if self.media == Some(id) {
+            self.take_media(id);
         } else {
             self.consider(id, now);
         }
         Ok(())
     }
 
+    /// Media is wanted on this pair: it goes there once the peer's end is proved.
+    fn take_media(&mut self, id: PairId) {
+        let is_proved = self.pairs.get(id).is_some_and(|pair| pair.proof.is_some());
+        let was_told = self.media == Some(id) && self.media_told;
+        self.media = Some(id);
+        self.media_told = is_proved;
+        if is_proved && !was_told {
+            self.events.push_back(Event::Media(id.remote));
+        }
+    }
+
     /// Sends the openers that are due.
     fn send_openers(&mut self, now: Instant) {
+        let is_near = self.setup.hop_limit.is_some();
         for id in self.pairs.due(now) {
             let wanted = self.wants_opener(id, now);
             let Some((pair, budget)) = self.pairs.get_with_budget(id) else { continue };
-            if wanted && pair.spend_opener(budget) {
-                pair.schedule(now, &mut self.rng);
+            // What is not meant to arrive is sent slowly and for long, until the peer begins.
+            if wanted && (is_near || pair.spend_opener(budget)) {
+                if is_near {
+                    pair.next_at = Some(now + NEAR_OPENER_INTERVAL);
+                } else {
+                    pair.schedule(now, &mut self.rng);
+                }
                 self.tried.openers += 1;
                 self.send_check(id, now);
             } else {
@@ -479,6 +522,11 @@ impl Agent {
         let doubtful = path.is_doubtful();
         path.checked(&self.setup.config, rtt, now);
         self.send_check(current, now);
+        // Media's own socket is checked with the path: that holds its binding, and shows a new one.
+        let at_media =
+            |pair: &&Pair| Some(pair.id.local) == self.media_local && pair.proof.is_some();
+        let media: Vec<_> = self.pairs.iter().filter(at_media).map(|pair| pair.id).collect();
+        media.into_iter().for_each(|id| self.send_check(id, now));
         if doubtful {
             self.state = State::Doubtful;
             if self.setup.role == Role::Viewer {
@@ -511,6 +559,7 @@ impl Agent {
             sender: self.setup.role,
             priority: Candidate::new(id.remote, CandidateKind::Reflexive).priority(),
             nomination,
+            wants_media: self.media_local == Some(id.local),
         };
         let payload = check.emit(self.setup.credentials.id, &self.key);
         let hop_limit = self.setup.hop_limit;

@@ -31,6 +31,8 @@ pub(super) struct Check {
     pub(super) priority: Priority,
     /// Which nomination the check carries. None is 0.
     pub(super) nomination: Option<u32>,
+    /// Media is wanted where the check comes from, and nowhere else. Never with a nomination.
+    pub(super) wants_media: bool,
 }
 
 /// The success response to a check.
@@ -57,6 +59,9 @@ impl Check {
             Some(nomination) => writer
                 .attribute(attribute::USE_CANDIDATE, &[])
                 .attribute(attribute::NOMINATION, &nomination.to_be_bytes()),
+            None if self.wants_media => {
+                writer.attribute(attribute::MEDIA, &[]).attribute(attribute::PADDING, &[0; 4])
+            }
             None => writer.attribute(attribute::PADDING, &[0; 8]),
         };
         writer.finish_with(key)
@@ -162,7 +167,8 @@ pub(super) fn parse(
             let nomination = number(attribute::NOMINATION)
                 .filter(|nomination| *nomination > 0 && message.has(attribute::USE_CANDIDATE));
             let priority = Priority(number(attribute::PRIORITY).unwrap_or_default());
-            Ok(FromPeer::Check(Check { transaction, sender, priority, nomination }))
+            let wants_media = nomination.is_none() && message.has(attribute::MEDIA);
+            Ok(FromPeer::Check(Check { transaction, sender, priority, nomination, wants_media }))
         }
         Class::Success => {
             let named = message.attribute(attribute::INTRODUCTION).map(IntroductionId);
@@ -213,13 +219,14 @@ mod tests {
 
         #[test]
         fn checks_come_back_as_sent(
-            transaction: u128, sender in role(), priority: u32, nomination in 0u32..
+            transaction: u128, sender in role(), priority: u32, nomination in 0u32.., media: bool
         ) {
             let check = Check {
                 transaction: transaction.into(),
                 sender,
                 priority: Priority(priority),
-                nomination: Some(nomination).filter(|nomination| *nomination > 0),
+                nomination: Some(nomination).filter(|nomination| *nomination > 0 && !media),
+                wants_media: media,
             };
             let credentials = credentials();
             let (id, key) = (credentials.id, credentials.key());

@@ -129,6 +129,9 @@ pub enum Event {
     Opened(Path),
     /// The path is another one now; the old one is not to be used any more.
     Moved(Path),
+    /// To a broadcaster: media is wanted at this proved address from now on; everything else stays on
+    /// the path.
+    Media(SocketAddr),
     /// The path goes on, but the peer sees us at another address now: our mapping was gone.
     Remapped(SocketAddr),
     /// The path is gone. The agent is over; a new introduction is needed.

@@ -102,6 +102,9 @@ impl Agent {
         if is_held && pair.heard_at.is_none() {
             return false;
         }
+        if self.media_local == Some(id.local) {
+            return true;
+        }
         let (Some(opened_at), Some(current)) = (self.opened_at, self.path_pair()) else {
             return true;
         };

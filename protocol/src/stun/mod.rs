@@ -61,6 +61,8 @@ pub mod attribute {
     pub const NOMINATION: u16 = 0xC001;
     /// The introduction an answer belongs to: answers carry no USERNAME (RFC 8489, section 9.1.3).
     pub const INTRODUCTION: u16 = 0xC0E1;
+    /// Media is wanted at the source of this check: the receiving socket is not the one of the path.
+    pub const MEDIA: u16 = 0xC0E3;
     /// Zeros that make a request at least as long as its answer. RFC 5780's PADDING would not do: it
     /// is comprehension-required, and servers that do not know it refuse the request.
     pub const PADDING: u16 = 0xC0E2;
