@@ -6,8 +6,11 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry,
 };
+use protocol::behaviour::{Behaviour, Dependence, Ports};
+use protocol::candidate::CandidateKind;
 use protocol::channel::ViewerId;
 use protocol::control::Refusal;
 use protocol::feedback::Totals;
@@ -24,6 +27,9 @@ pub(crate) struct Metrics {
     pub channel: Arc<ChannelMetrics>,
     /// Viewers that are admitted now.
     pub viewers: IntGauge,
+    by_path: IntGaugeVec,
+    path_moves: IntCounter,
+    nat: IntGaugeVec,
     /// Introductions received to path proved.
     pub path_open: Histogram,
     path_attempts: IntCounterVec,
@@ -124,6 +130,21 @@ fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help).expect("a legal name"))
 }
 
+/// A gauge for each of these values of its label, all of them there from the start.
+fn gauges<const N: usize>(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    values: [[&'static str; 1]; N],
+) -> IntGaugeVec {
+    let vec = IntGaugeVec::new(Opts::new(name, help), labels).expect("a legal name");
+    for value in &values {
+        vec.with_label_values(value);
+    }
+    register(registry, vec)
+}
+
 fn rate(registry: &Registry, name: &str, help: &str) -> Gauge {
     register(registry, Gauge::new(name, help).expect("a legal name"))
 }
@@ -222,6 +243,28 @@ impl ChannelMetrics {
 }
 
 impl Metrics {
+    /// A viewer's path is of this kind from now on; before, it was of that one.
+    pub(crate) fn path(&self, before: Option<CandidateKind>, now: Option<CandidateKind>) {
+        if let Some(before) = before {
+            self.by_path.with_label_values(&[before.as_str()]).dec();
+        }
+        if let Some(now) = now {
+            self.by_path.with_label_values(&[now.as_str()]).inc();
+        }
+        if before.is_some() && now.is_some() {
+            self.path_moves.inc();
+        }
+    }
+
+    /// What the NAT here was found to do.
+    pub(crate) fn nat(&self, behaviour: &Behaviour) {
+        let depends = |on: Option<Dependence>| on.map_or("unknown", Dependence::as_str);
+        let ports = behaviour.ports.map_or("unknown", Ports::as_str);
+        let (mapping, filtering) = (depends(behaviour.mapping), depends(behaviour.filtering));
+        self.nat.reset();
+        self.nat.with_label_values(&[behaviour.kind().as_str(), mapping, filtering, ports]).set(1);
+    }
+
     /// Metrics in a registry of their own.
     pub(crate) fn new(uplink_bytes_per_second: Option<f64>) -> Self {
         let registry = service::metrics::registry("broadcaster");
@@ -271,6 +314,30 @@ impl Metrics {
         Self {
             channel: Arc::new(ChannelMetrics::new(&registry)),
             viewers: gauge(&registry, "punchcast_viewers", "Viewers admitted now."),
+            by_path: gauges(
+                &registry,
+                "punchcast_viewers_by_path",
+                "Viewers admitted now, by the worse end's kind of candidate of their path.",
+                &["path"],
+                CandidateKind::ALL.map(CandidateKind::as_str).map(|kind| [kind]),
+            ),
+            path_moves: counter(
+                &registry,
+                "punchcast_path_moves_total",
+                "Times that a viewer's path moved: a better one was found, or an address changed.",
+            ),
+            nat: register(
+                &registry,
+                IntGaugeVec::new(
+                    Opts::new(
+                        "punchcast_nat_info",
+                        "1 for what the NAT or firewall before this broadcaster does, as far as it \
+                         is known.",
+                    ),
+                    &["kind", "mapping", "filtering", "ports"],
+                )
+                .expect("a legal name"),
+            ),
             path_open: register(&registry, path_open),
             path_attempts,
             refusals,

@@ -155,7 +155,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 accept(port.endpoint().clone(), &shared),
                 watch_encoder(&producer, &metrics),
                 surroundings.watch_addresses(&port),
-                surroundings.watch_behaviour(seen),
+                surroundings.watch_behaviour(seen, &metrics),
                 surroundings.watch_mapping(mapping.as_ref()),
             );
             Ok(())

@@ -220,6 +220,7 @@ impl Session {
     fn set_path(&mut self, path: Path) {
         let former = self.path.replace(path);
         if let Some(watching) = &self.watching {
+            self.shared.metrics.path(former.map(|former| former.kind), Some(path.kind));
             watching.channel.fan_out.relocate(watching.viewer, self.target(path));
         }
         let left = former.map(|former| former.local).filter(|local| *local != path.local);
@@ -290,6 +291,7 @@ impl Session {
         let (notices_in, notices) = mpsc::channel(MOST_NOTICES);
         self.shared.viewers.insert(viewer, notices_in);
         self.shared.metrics.viewers.inc();
+        self.shared.metrics.path(None, Some(path.kind));
         tracing::info!(
             %viewer,
             path = path.kind.as_str(),
@@ -385,6 +387,7 @@ impl Session {
             watching.channel.fan_out.leave(watching.viewer);
             self.shared.viewers.remove(&watching.viewer);
             self.shared.metrics.viewers.dec();
+            self.shared.metrics.path(self.path.map(|path| path.kind), None);
             if watching.paused {
                 self.shared.metrics.paused.dec();
             }

@@ -13,6 +13,8 @@ use transport::discovery::{Depth, Report, discover};
 use transport::mapping::{Mapped, PortMapping};
 use transport::port::Port;
 
+use crate::metrics::Metrics;
+
 /// How often this machine's own addresses are looked at.
 pub(crate) const ADDRESS_INTERVAL: Duration = Duration::from_secs(3);
 
@@ -53,11 +55,6 @@ impl Surroundings {
     /// What our NAT does, as far as it is known.
     pub(crate) fn behaviour(&self) -> Behaviour {
         *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn set_behaviour(&self, behaviour: Behaviour) {
-        *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
-        self.changes.send_replace(());
     }
 
     /// Names the port that the router maps for us, for as long as it does.
@@ -101,12 +98,16 @@ impl Surroundings {
 
     /// Finds out what the NAT here does, now and whenever the address by which the rendezvous sees us
     /// changes, and says what it means for viewers.
-    pub(crate) async fn watch_behaviour(&self, mut seen: watch::Receiver<Option<Seen>>) {
+    pub(crate) async fn watch_behaviour(
+        &self,
+        mut seen: watch::Receiver<Option<Seen>>,
+        metrics: &Metrics,
+    ) {
         loop {
             let now = *seen.borrow_and_update();
             if let Some(Seen { server, .. }) = now {
                 match discover(server, Depth::Full).await {
-                    Ok(report) => self.found(&report),
+                    Ok(report) => self.found(&report, metrics),
                     Err(error) => {
                         tracing::info!("nothing was found out about the firewall here: {error}");
                     }
@@ -118,7 +119,7 @@ impl Surroundings {
         }
     }
 
-    fn found(&self, report: &Report) {
+    fn found(&self, report: &Report, metrics: &Metrics) {
         let behaviour = report.behaviour;
         if behaviour == self.behaviour() {
             return;
@@ -144,7 +145,9 @@ impl Surroundings {
             "our firewall is {}: {means}",
             behaviour.kind()
         );
-        self.set_behaviour(behaviour);
+        metrics.nat(&behaviour);
+        *self.behaviour.lock().unwrap_or_else(PoisonError::into_inner) = behaviour;
+        self.changes.send_replace(());
     }
 
     /// Tells when something may have changed.
