@@ -2,7 +2,6 @@
 //! trying both sides' sequences together, and searching many ports, as the
 //! [plan](protocol::opening::plan) says; and passing on what the peer tells meanwhile.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -13,11 +12,11 @@ use protocol::address::{Policy, Surroundings};
 use protocol::behaviour::{Behaviour, Ports};
 use protocol::candidate::{Candidate, CandidateKind};
 use protocol::opening::{
-    Config, Credentials, IntroductionId, Local, PairId, Plan, Renewal, Role, SEARCH_AFTER,
-    Scouting, Search, Setup, plan,
+    ATTEMPT_TIME, ATTEMPTS, Config, Credentials, FORECAST_TIME, IntroductionId, Local, PairId, Plan,
+    Renewal, Role, SEARCH_AFTER, SEARCH_SOCKETS, SEARCHED_PORTS, Scouting, Search, Setup, TOGETHER,
+    plan, searched_ports, window,
 };
 use protocol::signalling::{Forecast, Introduction, Update};
-use rand::RngExt;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -25,29 +24,8 @@ use crate::openings::{Handle, Opening, Openings};
 use crate::port::Port;
 use crate::sample::sample;
 
-/// Sockets that the side with random ports opens in a search.
-pub const SEARCH_SOCKETS: u16 = 256;
-
-/// Ports that the other side tries. Out of 64,512, one of 256 is found by 1,024 tries with 98.3%, by
-/// 2,048 with 99.97%: 1 − (1 − 256/64512)^n.
-pub const SEARCHED_PORTS: usize = 2048;
-
-/// The ports that NATs give: those below are left to servers.
-const PORTS: std::ops::RangeInclusive<u16> = 1024..=u16::MAX;
-
 /// How long a search may take: all ports at 500 a second, and the answers.
 const SEARCH_TIME: Duration = Duration::from_secs(9);
-
-/// Predicted ports in one window, at most.
-const WINDOW: u16 = 20;
-
-/// Ports of each side that are tried together where both choose them in sequence.
-const TOGETHER: u16 = 3;
-
-/// How often that is tried, how long the other side's forecast is waited for, and its success.
-const ATTEMPTS: u32 = 8;
-const FORECAST_TIME: Duration = Duration::from_millis(1500);
-const ATTEMPT_TIME: Duration = Duration::from_millis(450);
 
 /// Words of the peer and renewals that may wait.
 const MOST_WORDS: usize = 32;
@@ -179,15 +157,6 @@ impl Means {
         });
         (result, Some(window))
     }
-}
-
-/// The ports of a sequence between two that were seen, where they lie close together; else those that
-/// follow the first.
-fn window(before: u16, after: Option<u16>, step: i16) -> Vec<u16> {
-    let port = |ahead: u16| before.wrapping_add_signed(step.wrapping_mul(ahead as i16));
-    let end = after.and_then(|after| (1..=WINDOW + 1).find(|ahead| port(*ahead) == after));
-    let end = end.filter(|end| *end > 1).unwrap_or(WINDOW + 1);
-    (1..end).map(port).collect()
 }
 
 struct Worker {
@@ -369,11 +338,7 @@ async fn open_sockets(means: Means, handle: Handle, peer: SocketAddr) {
 async fn probe_ports(handle: Handle, peer: SocketAddr) {
     let Some(_permit) = search_permit(&handle).await else { return };
     let targets: Vec<PairId> = {
-        let mut rng = rand::rng();
-        let mut ports = HashSet::with_capacity(SEARCHED_PORTS);
-        while ports.len() < SEARCHED_PORTS {
-            ports.insert(rng.random_range(PORTS));
-        }
+        let ports = searched_ports(SEARCHED_PORTS, &mut rand::rng());
         let target = |port| PairId { local: Local::MAIN, remote: SocketAddr::new(peer.ip(), port) };
         ports.into_iter().map(target).collect()
     };
@@ -407,26 +372,5 @@ impl Drop for Sockets {
             .iter()
             .filter(|local| Some(**local) != used)
             .for_each(|local| ways.remove(*local));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_window_lies_between_two_looks() {
-        assert_eq!(window(5000, Some(5002), 1), [5001]);
-        assert_eq!(window(5000, Some(5008), 2), [5002, 5004, 5006]);
-        assert_eq!(window(5000, Some(4998), -1), [4999]);
-    }
-
-    #[test]
-    fn without_a_second_look_the_next_ports_are_meant() {
-        for after in [None, Some(5001), Some(9000)] {
-            let ports = window(5000, after, 1);
-            assert_eq!((ports.len(), ports[0], ports[19]), (20, 5001, 5020));
-        }
-        assert_eq!(window(65_535, None, 1)[0], 0);
     }
 }

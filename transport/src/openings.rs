@@ -30,11 +30,11 @@ pub struct Openings {
     pub(crate) searches: Arc<Semaphore>,
 }
 
-/// Many-ports searches of a process at once: each leaves up to [`effort::SEARCHED_PORTS`] entries in the
+/// Many-ports searches of a process at once: each leaves up to [`SEARCHED_PORTS`] entries in the
 /// own router's table, for half a minute or so. Other viewers wait, and watch by way of a relay
 /// meanwhile.
 ///
-/// [`effort::SEARCHED_PORTS`]: crate::effort::SEARCHED_PORTS
+/// [`SEARCHED_PORTS`]: protocol::opening::SEARCHED_PORTS
 pub const MOST_SEARCHES: usize = 2;
 
 #[derive(Debug)]

@@ -88,6 +88,7 @@ mod check;
 mod config;
 mod credentials;
 mod event;
+mod guessing;
 mod keeping;
 mod local;
 mod nomination;
@@ -107,6 +108,10 @@ pub use credentials::{Credentials, IntroductionId, Role};
 pub use event::{
     Event, Failure, Handled, Ignored, LostReason, NotRenewed, NotTaken, Path, Reason, Renewal,
     Setup, State, Transmit, Tried,
+};
+pub use guessing::{
+    ATTEMPT_TIME, ATTEMPTS, FORECAST_TIME, PORTS, SEARCH_SOCKETS, SEARCHED_PORTS, TOGETHER, WINDOW,
+    search_chance, searched_ports, window,
 };
 pub use local::{Local, PairId};
 pub use pairs::{MAX_INTRODUCED, MAX_LOCALS, MAX_PEER_REFLEXIVE};
