@@ -144,7 +144,8 @@ impl Agent {
     }
 
     /// Sends openers in numbers, as [`Scouting`] says, until there is a path that is not relayed.
-    /// Targets at addresses that the rendezvous did not see are left out; returns how many are taken.
+    /// Targets at addresses that the rendezvous did not see are left out; returns how many are taken,
+    /// which is none where no scouts are wanted.
     pub fn scout(&mut self, mut plan: Scouting, now: Instant) -> usize {
         let seen = self.setup.seen.map(|seen| canonical(seen).ip());
         let Setup { policy, .. } = &self.setup;
@@ -152,10 +153,11 @@ impl Agent {
             Some(pair.remote.ip()) == seen && admissible(pair.remote, policy).is_ok()
         });
         let taken = plan.targets.len();
-        if taken > 0 && self.wants_scouts() {
-            self.scouts.push(Scouts::new(plan, now));
-            self.send_scouts(now);
+        if taken == 0 || !self.wants_scouts() {
+            return 0;
         }
+        self.scouts.push(Scouts::new(plan, now));
+        self.send_scouts(now);
         taken
     }
 

@@ -35,8 +35,33 @@ pub(super) struct Way {
 impl Way {
     /// Whether an opener to this candidate makes sense here. A relay is for peers that are reached by
     /// addresses of their own outside; it knows IPv4 only.
-    pub(super) fn reaches(&self, candidate: &Candidate) -> bool {
+    pub(super) fn reaches(&self, introduced: &Introduced) -> bool {
+        !self.is_relay || (introduced.is_outside && introduced.candidate.address.is_ipv4())
+    }
+}
+
+/// An address of the peer that we were told.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Introduced {
+    /// With the best kind that it was told as.
+    pub(super) candidate: Candidate,
+    /// Whether it is the peer's in the network outside: a host that nothing translates is seen there at
+    /// an address that it names as its own too.
+    pub(super) is_outside: bool,
+}
+
+impl Introduced {
+    pub(super) fn new(candidate: Candidate) -> Self {
         let is_outside = matches!(candidate.kind, CandidateKind::Mapped | CandidateKind::Reflexive);
-        !self.is_relay || (is_outside && candidate.address.is_ipv4())
+        Self { candidate: Candidate::new(candidate.address, candidate.kind), is_outside }
+    }
+
+    /// Takes what else the address was told as. Returns whether that says more.
+    pub(super) fn merge(&mut self, other: Self) -> bool {
+        let says_more = other.candidate.kind < self.candidate.kind
+            || (other.is_outside && !self.is_outside);
+        self.candidate.kind = self.candidate.kind.min(other.candidate.kind);
+        self.is_outside |= other.is_outside;
+        says_more
     }
 }

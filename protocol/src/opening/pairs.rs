@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::budget::Budget;
 use super::event::NotTaken;
-use super::local::{Local, PairId, Way};
+use super::local::{Introduced, Local, PairId, Way};
 use super::pair::Pair;
 use crate::address::{Policy, admissible, canonical};
 use crate::candidate::{Candidate, CandidateKind, Priority};
@@ -29,7 +29,7 @@ pub const MAX_LOCALS: usize = 8;
 pub(super) struct Pairs {
     list: Vec<Pair>,
     ways: Vec<Way>,
-    introduced: Vec<Candidate>,
+    introduced: Vec<Introduced>,
     /// Addresses that the peer predicted of itself, the latest last.
     predicted: VecDeque<SocketAddr>,
     pub(super) budget: Budget,
@@ -52,10 +52,10 @@ impl Pairs {
                 self.remove_way(oldest);
             }
         }
-        let candidates: Vec<Candidate> =
-            self.introduced.iter().filter(|candidate| way.reaches(candidate)).copied().collect();
-        for candidate in candidates {
-            self.pair(&way, candidate, now);
+        let reached: Vec<Introduced> =
+            self.introduced.iter().filter(|introduced| way.reaches(introduced)).copied().collect();
+        for introduced in reached {
+            self.pair(&way, introduced.candidate, now);
         }
         self.ways.push(way);
         true
@@ -75,27 +75,31 @@ impl Pairs {
         policy: &Policy,
         now: Instant,
     ) -> Result<bool, NotTaken> {
-        let candidate = Candidate::new(candidate.address, candidate.kind);
-        admissible(candidate.address, policy)?;
+        let mut told = Introduced::new(candidate);
+        let address = told.candidate.address;
+        admissible(address, policy)?;
         let is_full = self.introduced.len() >= MAX_INTRODUCED;
-        match self.introduced.iter_mut().find(|known| known.address == candidate.address) {
-            Some(known) if known.kind <= candidate.kind => return Ok(false),
-            Some(known) => known.kind = candidate.kind,
+        match self.introduced.iter_mut().find(|known| known.candidate.address == address) {
+            Some(known) => {
+                if !known.merge(told) {
+                    return Ok(false);
+                }
+                told = *known;
+            }
             None if is_full => return Err(NotTaken::TooMany),
-            None => self.introduced.push(candidate),
+            None => self.introduced.push(told),
         }
-        let ways: Vec<Way> =
-            self.ways.iter().filter(|way| way.reaches(&candidate)).cloned().collect();
+        let ways: Vec<Way> = self.ways.iter().filter(|way| way.reaches(&told)).cloned().collect();
         let mut is_new = false;
         for way in &ways {
-            is_new |= self.pair(way, candidate, now);
+            is_new |= self.pair(way, told.candidate, now);
         }
         Ok(is_new)
     }
 
     /// Whether there are pairs to which openers of this introduction go.
     pub(super) fn is_known(&self, address: SocketAddr) -> bool {
-        self.introduced.iter().any(|candidate| candidate.address == address)
+        self.introduced.iter().any(|known| known.candidate.address == address)
     }
 
     fn pair(&mut self, way: &Way, candidate: Candidate, now: Instant) -> bool {
