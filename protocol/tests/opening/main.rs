@@ -6,11 +6,14 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod duties;
+mod effort;
+mod efforts;
 mod keeping;
 mod nat;
 mod net;
 mod opens;
 mod oracle;
+mod renewing;
 
 /// The seed of this run of the tests.
 fn seed() -> u64 {

@@ -1,4 +1,5 @@
-//! A NAT or firewall in the words of RFC 4787: mapping × filtering × ports × expiry.
+//! A NAT or firewall in the words of RFC 4787: mapping × filtering × ports × expiry; with the flows of
+//! other hosts behind it, and with the port theft of routers that take in what nobody asked for.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -7,7 +8,7 @@ use rand::rngs::{StdRng, Xoshiro256PlusPlus};
 use rand::{RngExt, SeedableRng};
 
 /// What mapping or filtering depends on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Dependence {
     Independent,
     Address,
@@ -31,7 +32,8 @@ impl Dependence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ports {
     Preserved,
-    Sequential,
+    /// Each mapping so far behind the one before.
+    Sequential(i16),
     Random,
 }
 
@@ -47,6 +49,11 @@ pub(crate) struct Kind {
     /// Whether packets from outside count as use.
     pub(crate) inbound_refreshes: bool,
     pub(crate) hairpin: bool,
+    /// Whether it takes a packet from outside that belongs to nothing for one to itself, and keeps a
+    /// state for it: a mapping of a host behind it that would be the same must then have another port.
+    pub(crate) steals: bool,
+    /// New mappings of other hosts in a second.
+    pub(crate) competing: u32,
 }
 
 impl Kind {
@@ -58,7 +65,16 @@ impl Kind {
             expiry: Duration::from_secs(30),
             inbound_refreshes: true,
             hairpin: false,
+            steals: false,
+            competing: 0,
         }
+    }
+
+    /// A Linux router that keeps ports, and drops nothing that comes in.
+    pub(crate) const fn thief() -> Self {
+        let kind =
+            Self::nat(Dependence::Independent, Dependence::AddressAndPort, Ports::Preserved);
+        Self { steals: true, ..kind }
     }
 
     pub(crate) const fn firewall(filtering: Dependence) -> Self {
@@ -81,13 +97,34 @@ struct Binding {
     sent: Vec<(SocketAddr, Instant)>,
 }
 
+/// What a router keeps that took a packet from outside for one to itself.
+#[derive(Debug, Clone, Copy)]
+struct Stolen {
+    port: u16,
+    remote: SocketAddr,
+    used_at: Instant,
+}
+
+/// A mapping that had to take another port than its host's others.
+#[derive(Debug, Clone, Copy)]
+struct Evaded {
+    inner: SocketAddr,
+    remote: SocketAddr,
+    outer: SocketAddr,
+    used_at: Instant,
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Nat {
     pub(crate) kind: Kind,
     /// Its external address; without meaning for a firewall.
     pub(crate) external: IpAddr,
     bindings: Vec<Binding>,
+    stolen: Vec<Stolen>,
+    evaded: Vec<Evaded>,
     next_port: u16,
+    /// When the next flow of another host begins.
+    next_flow_at: Option<Instant>,
     rng: Xoshiro256PlusPlus,
 }
 
@@ -98,7 +135,10 @@ impl Nat {
             kind,
             external,
             bindings: Vec::new(),
+            stolen: Vec::new(),
+            evaded: Vec::new(),
             next_port,
+            next_flow_at: None,
             rng: Xoshiro256PlusPlus::from_rng(rng),
         }
     }
@@ -106,6 +146,8 @@ impl Nat {
     /// Loses all its state, as when it is switched off and on.
     pub(crate) fn flush(&mut self) {
         self.bindings.clear();
+        self.stolen.clear();
+        self.evaded.clear();
     }
 
     /// The external source address of a packet that leaves.
@@ -116,14 +158,26 @@ impl Nat {
         now: Instant,
     ) -> SocketAddr {
         self.expire(now);
+        if let Some(evaded) = self.evaded.iter_mut().find(|e| e.inner == inner && e.remote == to) {
+            evaded.used_at = now;
+            return evaded.outer;
+        }
         let part = self.kind.mapping.unwrap_or(Dependence::Independent).part(to);
         let known = self.bindings.iter().position(|b| b.inner == inner && b.part == part);
         let index = known.unwrap_or_else(|| {
-            let outer = self.choose(inner);
+            let outer = self.choose(inner, now);
             self.bindings.push(Binding { inner, part, outer, used_at: now, sent: Vec::new() });
             self.bindings.len() - 1
         });
-        let binding = &mut self.bindings[index];
+        let Self { bindings, stolen, .. } = self;
+        let binding = &mut bindings[index];
+        let is_new = binding.sent.iter().all(|(remote, _)| *remote != to);
+        let port = binding.outer.port();
+        if is_new && stolen.iter().any(|stolen| stolen.port == port && stolen.remote == to) {
+            let outer = SocketAddr::new(self.external, self.rng.random_range(1024..=u16::MAX));
+            self.evaded.push(Evaded { inner, remote: to, outer, used_at: now });
+            return outer;
+        }
         binding.used_at = now;
         match binding.sent.iter_mut().find(|(remote, _)| *remote == to) {
             Some((_, at)) => *at = now,
@@ -144,6 +198,14 @@ impl Nat {
         if mapping.is_none() && filtering == Dependence::Independent {
             return Some(outer);
         }
+        let evaded = self.evaded.iter_mut().find(|e| e.outer == outer && e.remote == from);
+        if let Some(evaded) = evaded {
+            evaded.used_at = now;
+            return Some(evaded.inner);
+        }
+        if self.kind.steals && self.steal(from, outer.port(), now) {
+            return None;
+        }
         let binding = self.bindings.iter_mut().find(|binding| binding.outer == outer)?;
         let sent = binding
             .sent
@@ -163,32 +225,89 @@ impl Nat {
         }
     }
 
+    /// Keeps a state for a packet that no host behind here asked for; whether it is such a one.
+    fn steal(&mut self, from: SocketAddr, port: u16, now: Instant) -> bool {
+        let mut sent = self.bindings.iter().filter(|binding| binding.outer.port() == port);
+        if sent.any(|binding| binding.sent.iter().any(|(remote, _)| *remote == from)) {
+            return false;
+        }
+        let known = self.stolen.iter_mut().find(|s| s.port == port && s.remote == from);
+        match known {
+            Some(stolen) => stolen.used_at = now,
+            None => self.stolen.push(Stolen { port, remote: from, used_at: now }),
+        }
+        true
+    }
+
     fn expire(&mut self, now: Instant) {
         let expiry = self.kind.expiry;
         let fresh = |at: Instant| now.saturating_duration_since(at) < expiry;
+        self.stolen.retain(|stolen| fresh(stolen.used_at));
+        self.evaded.retain(|evaded| fresh(evaded.used_at));
         self.bindings.retain_mut(|binding| {
             binding.sent.retain(|(_, at)| fresh(*at));
             fresh(binding.used_at)
         });
     }
 
-    fn choose(&mut self, inner: SocketAddr) -> SocketAddr {
+    fn choose(&mut self, inner: SocketAddr, now: Instant) -> SocketAddr {
         if self.kind.mapping.is_none() {
             return inner;
         }
         let taken = |port| self.bindings.iter().any(|binding| binding.outer.port() == port);
         let mut port = match self.kind.ports {
             Ports::Preserved => inner.port(),
-            Ports::Sequential => {
-                self.next_port = self.next_port.wrapping_add(1).max(1024);
+            Ports::Sequential(step) => {
+                for _ in 0..=flows(&mut self.next_flow_at, self.kind.competing, &mut self.rng, now)
+                {
+                    self.next_port = following(self.next_port, step);
+                }
                 self.next_port
             }
             Ports::Random => self.rng.random_range(1024..=u16::MAX),
         };
         while taken(port) {
-            port = port.wrapping_add(1).max(1024);
+            port = match self.kind.ports {
+                Ports::Sequential(step) => following(port, step),
+                _ => following(port, 1),
+            };
         }
-        self.next_port = if self.kind.ports == Ports::Sequential { port } else { self.next_port };
+        if let Ports::Sequential(_) = self.kind.ports {
+            self.next_port = port;
+        }
         SocketAddr::new(self.external, port)
     }
+}
+
+fn following(port: u16, step: i16) -> u16 {
+    match port.checked_add_signed(step) {
+        Some(port) if port >= 1024 => port,
+        _ if step > 0 => 1024,
+        _ => u16::MAX,
+    }
+}
+
+/// Flows of other hosts that began by now since this was asked last: so many in a second on average,
+/// each at any time.
+fn flows(
+    next_at: &mut Option<Instant>,
+    in_a_second: u32,
+    rng: &mut Xoshiro256PlusPlus,
+    now: Instant,
+) -> u32 {
+    if in_a_second == 0 {
+        return 0;
+    }
+    let mut gap = || {
+        let mean = 1.0 / f64::from(in_a_second);
+        Duration::from_secs_f64(-mean * (1.0 - rng.random::<f64>()).ln())
+    };
+    let mut at = next_at.unwrap_or_else(|| now + gap());
+    let mut count = 0;
+    while at <= now {
+        at += gap();
+        count += 1;
+    }
+    *next_at = Some(at);
+    count
 }

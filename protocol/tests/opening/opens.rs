@@ -61,7 +61,7 @@ fn classes() -> [Vec<Option<Kind>>; 3] {
     let dependent = [
         Some(Kind::nat(Address, AddressAndPort, Ports::Random)),
         Some(Kind::nat(AddressAndPort, AddressAndPort, Ports::Random)),
-        Some(Kind::nat(AddressAndPort, AddressAndPort, Ports::Sequential)),
+        Some(Kind::nat(AddressAndPort, AddressAndPort, Ports::Sequential(1))),
     ];
     [open.to_vec(), restricted.to_vec(), dependent.to_vec()]
 }
@@ -103,7 +103,7 @@ fn table_of_what_opens() {
 fn any_kind(rng: &mut StdRng) -> Option<Kind> {
     let mut any = || Dependence::ALL[rng.random_range(0..3)];
     let (mapping, filtering) = (any(), any());
-    let ports = [Ports::Preserved, Ports::Sequential, Ports::Random][rng.random_range(0..3)];
+    let ports = [Ports::Preserved, Ports::Sequential(1), Ports::Random][rng.random_range(0..3)];
     match rng.random_range(0..8) {
         0 => None,
         1 => Some(Kind::firewall(filtering)),

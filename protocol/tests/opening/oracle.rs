@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use punchcast_protocol::address::{Policy, admissible};
 use punchcast_protocol::candidate::Candidate;
+use punchcast_protocol::opening::Local;
 
 use crate::net::Routes;
 
@@ -30,11 +31,11 @@ pub(crate) fn is_direct_path_possible(
         let mut flying = Vec::new();
         for side in [0, 1] {
             for to in &known[side] {
-                flying.extend(routes.send(side, *to, now).map(|packet| (side, packet)));
+                flying.extend(routes.send(side, Local::MAIN, *to, now).map(|packet| (side, packet)));
             }
         }
         for (side, packet) in flying {
-            if routes.arrive(packet, now) == Some(1 - side) {
+            if routes.arrive(packet, now) == Some((1 - side, Local::MAIN)) {
                 arrived[side].insert(packet.to, packet.from);
                 if usable(1 - side, &packet.from) {
                     known[1 - side].insert(packet.from);
