@@ -38,6 +38,20 @@ table inet outage {
 ";
 const PASS_UDP: &str = "table inet outage\ndelete table inet outage\n";
 
+/// Drops UDP while a router forgets: a packet in between would have what is forgotten first learned
+/// again from what is forgotten last.
+const RESTART: &str = "\
+table inet restart
+delete table inet restart
+table inet restart {
+  chain prerouting {
+    type filter hook prerouting priority raw - 20
+    meta l4proto udp drop
+  }
+}
+";
+const END_RESTART: &str = "table inet restart\ndelete table inet restart\n";
+
 /// A router with a LAN behind it. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Router {
@@ -172,13 +186,15 @@ impl Router {
         self.flush_mappings()
     }
 
-    /// Forgets all mappings, as after a restart.
+    /// Forgets all mappings, as after a restart; no UDP passes meanwhile.
     pub fn flush_mappings(&self) -> Result<()> {
+        self.configure("stopping UDP", &["nft", "-f", "-"], RESTART)?;
         let flush = binary("lab-conntrack")?;
         self.configure("flushing the connection table", &[&flush.display().to_string()], "")?;
         // Replacing the rules empties the maps that some kinds keep.
         let nat = self.state().nat;
-        self.apply(nat)
+        self.apply(nat)?;
+        self.configure("letting UDP pass again", &["nft", "-f", "-"], END_RESTART).map(drop)
     }
 
     /// Gives it another external address, as a provider does over night; all mappings are gone.
