@@ -201,7 +201,12 @@ impl Session {
                 return;
             }
         };
-        self.met.opening.authenticated();
+        // What comes from a former address says nothing about ours reaching the broadcaster: its router
+        // may have moved it, and drop what we send to where it was.
+        let is_on_path = self.paths.path(self.met.opening.peer()) == Some(from);
+        if is_on_path {
+            self.met.opening.authenticated();
+        }
         stats.bytes += datagram.len() as u64;
         stats.first_packet_at.get_or_insert(now);
         datagram.truncate(length);
@@ -210,7 +215,7 @@ impl Session {
         let before = reception.next_index();
         let verdict = reception.receive(index, now);
         let missing = index.saturating_sub(before);
-        if let Some(outage) = self.outage.heard(missing, now) {
+        if is_on_path && let Some(outage) = self.outage.heard(missing, now) {
             tracing::info!(after_ms = outage.as_millis() as u64, "picture resumes");
             stats.reconnects += 1;
             stats.enter(State::Playing);
@@ -363,7 +368,10 @@ impl Session {
                 self.met.path = path;
                 self.outage.broke();
                 self.upgrade_interval = FIRST_UPGRADE;
-                self.upgrade_at = Instant::now() + FIRST_UPGRADE;
+                let now = Instant::now();
+                self.upgrade_at = now + FIRST_UPGRADE;
+                // The broadcaster may have paused for want of a word.
+                self.report_at = now;
                 self.show_path(stats);
                 Ok(())
             }
