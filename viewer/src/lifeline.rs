@@ -27,6 +27,9 @@ const LONGEST: Duration = Duration::from_secs(12);
 const MAPPING_AFTER: Duration = Duration::from_millis(300);
 const MAPPING_TIME: Duration = Duration::from_secs(5);
 
+/// The longest wait for the broadcaster to be told of another socket.
+const LONGEST_WAIT: Duration = Duration::from_millis(150);
+
 /// A relayed address that a rendezvous or the configuration offers.
 #[derive(Debug, Clone)]
 pub(crate) struct RelayChoice {
@@ -173,10 +176,26 @@ impl Lifeline {
         server: SocketAddr,
         updates: &mpsc::Sender<(protocol::opening::IntroductionId, Update)>,
     ) {
-        let Some((local, candidate)) = another_socket(&self.port, server).await else { return };
-        self.handle.add_local(local, false, vec![candidate]);
+        if let Some((local, candidate)) = another_socket(&self.port, server).await {
+            self.use_socket(local, candidate, updates).await;
+        }
+    }
+
+    /// Tells the broadcaster of another socket, and opens on it as the broadcaster begins to: a
+    /// router that takes what it did not ask for as its own does so with the first packet to come
+    /// before its own host's has left, so neither side may be much earlier than the other. The word
+    /// takes about as long by way of the rendezvous as a packet does directly.
+    pub(crate) async fn use_socket(
+        &self,
+        local: Local,
+        candidate: Candidate,
+        updates: &mpsc::Sender<(protocol::opening::IntroductionId, Update)>,
+    ) {
         let update = Update { candidates: vec![candidate], ..Update::default() };
         let _ = updates.send((self.handle.id(), update)).await;
+        let one_way = self.handle.rtt().unwrap_or_default() / 2;
+        tokio::time::sleep(one_way.min(LONGEST_WAIT)).await;
+        self.handle.add_local(local, false, vec![candidate]);
     }
 
     /// Opens the socket that media is wanted at towards the broadcaster, and tells it of the socket.

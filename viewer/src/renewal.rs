@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use protocol::link::Link;
-use protocol::signalling::{Introduction, Update};
+use protocol::signalling::Introduction;
 use service::exit::{Code, Failure};
 use tokio::task::JoinHandle;
 use transport::effort::{Effort, Word};
@@ -141,14 +141,13 @@ async fn renew(lifeline: Lifeline, link: Arc<Link>, server: SocketAddr, rebinds:
     if lifeline.words.send(renewal).await.is_err() {
         return Renewed::Gone;
     }
+    let updates = contact.updates.clone();
     let adding = async {
         let Ok(Some((local, candidate))) = other.await else { return };
-        lifeline.handle.add_local(local, false, vec![candidate]);
-        let update = Update { candidates: vec![candidate], ..Update::default() };
-        let _ = contact.updates.send((lifeline.handle.id(), update)).await;
+        lifeline.use_socket(local, candidate, &updates).await;
     };
-    adding.await;
-    match lifeline.run(contact, introduction).await {
+    let ((), is_gone) = tokio::join!(adding, lifeline.clone().run(contact, introduction));
+    match is_gone {
         true => Renewed::Gone,
         false => Renewed::Tried,
     }
