@@ -19,5 +19,5 @@ lint: ## Check format, lints, documentation, dependencies, scripts and dashboard
 bench: ## Measure the fan-out beside other ways of sending
 	@scripts/bench.sh
 
-soak: ## Give random bytes to every parser for a minute each
+soak: ## Give random bytes to every parser for a minute each, and break paths a hundred times
 	@scripts/soak.sh

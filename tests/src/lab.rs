@@ -43,6 +43,7 @@ mod nat;
 mod network;
 mod node;
 mod output;
+mod partition;
 pub mod pcap;
 mod port_mapping;
 mod process;

@@ -65,17 +65,39 @@ impl Stage {
 
     /// Port-restricted NAPT everywhere; each viewer's router on the link given for it.
     pub fn with_links(links: &[Option<Link>]) -> Result<Self> {
-        let mut lab = Lab::new()?;
+        let viewers: Vec<_> =
+            links.iter().map(|link| (Nat::PortRestricted, link.clone())).collect();
+        Self::build(Lab::new()?, (Nat::PortRestricted, None), &viewers)
+    }
+
+    /// Routers of these kinds, each with so much delay one way: the round trip between the two sides
+    /// takes four times that.
+    pub fn with_kinds(home: Nat, viewers: &[Nat], one_way: Duration) -> Result<Self> {
+        let link = || Some(Link::delay(one_way));
+        let viewers: Vec<_> = viewers.iter().map(|nat| (*nat, link())).collect();
+        Self::build(Lab::new()?, (home, link()), &viewers)
+    }
+
+    /// In a lab of one's own making: the broadcaster's router and the viewers', with their links.
+    pub fn build(
+        mut lab: Lab,
+        home: (Nat, Option<Link>),
+        viewers: &[(Nat, Option<Link>)],
+    ) -> Result<Self> {
         let rendezvous = lab.public_host("rendezvous")?;
-        let home = lab.router("home", Nat::PortRestricted)?;
+        let mut router = |name: &str, (nat, link): &(Nat, Option<Link>)| match link {
+            Some(link) => lab.router_with(name, *nat, link.clone()),
+            None => lab.router(name, *nat),
+        };
+        let home = router("home", &home)?;
+        let routers: Vec<Router> = viewers
+            .iter()
+            .enumerate()
+            .map(|(at, kind)| router(&format!("router{at}"), kind))
+            .collect::<Result<_>>()?;
         let cam = lab.host_behind(&home, "cam")?;
         let mut viewers = Vec::new();
-        for (at, link) in links.iter().enumerate() {
-            let name = format!("router{at}");
-            let router = match link {
-                Some(link) => lab.router_with(&name, Nat::PortRestricted, link.clone())?,
-                None => lab.router(&name, Nat::PortRestricted)?,
-            };
+        for (at, router) in routers.into_iter().enumerate() {
             let host = lab.host_behind(&router, &format!("viewer{at}"))?;
             viewers.push((router, host));
         }
@@ -84,16 +106,35 @@ impl Stage {
 
     /// Starts the rendezvous, and waits until it listens.
     pub fn start_rendezvous(&self) -> Result<Process> {
-        let mut command = Command::new(lab::binary("punchcast-rendezvous")?);
-        command.args(["--listen", &format!("0.0.0.0:{RENDEZVOUS_PORT}")]);
-        let process = self.rendezvous.spawn("rendezvous", &command)?;
-        process.wait_for_log_line(START, |line| line.contains("listening"))?;
-        Ok(process)
+        self.start_rendezvous_with("{}\n")
+    }
+
+    /// Starts the rendezvous with further settings in YAML, and waits until it listens.
+    pub fn start_rendezvous_with(&self, settings: &str) -> Result<Process> {
+        let config = self.path("rendezvous.yaml");
+        fs::write(&config, settings).expect("the lab's folder can be written");
+        start_rendezvous(&self.rendezvous, &config)
+    }
+
+    /// Where the rendezvous is, as flags name it.
+    pub fn rendezvous_address(&self) -> String {
+        format!("{}:{RENDEZVOUS_PORT}", self.rendezvous.address())
     }
 
     /// Starts a broadcaster with further settings in YAML, and waits for its link. Two with the same
     /// `name` are the same broadcaster: they share its key.
     pub fn broadcast(&self, name: &str, source: &str, settings: &str) -> Result<Broadcast> {
+        self.broadcast_by(&[self.rendezvous_address()], name, source, settings)
+    }
+
+    /// As [`Self::broadcast`], introduced by these rendezvous.
+    pub fn broadcast_by(
+        &self,
+        rendezvous: &[String],
+        name: &str,
+        source: &str,
+        settings: &str,
+    ) -> Result<Broadcast> {
         let folder = self.lab.folder().join(format!("{name}-state"));
         fs::create_dir_all(&folder).expect("the lab's folder can be written");
         let config = folder.join("broadcaster.yaml");
@@ -102,9 +143,11 @@ impl Stage {
         fs::write(&config, yaml).expect("the lab's folder can be written");
         let link_file = folder.join("link");
         let _ = fs::remove_file(&link_file);
-        let rendezvous = format!("{}:{RENDEZVOUS_PORT}", self.rendezvous.address());
         let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
-        command.args(["--source", source, "--rendezvous", &rendezvous, "--metrics", METRICS]);
+        command.args(["--source", source, "--metrics", METRICS]);
+        rendezvous.iter().for_each(|server| {
+            command.args(["--rendezvous", server]);
+        });
         command.arg("--config").arg(&config).arg("--state").arg(&folder);
         command.arg("--link-file").arg(&link_file);
         let process = self.cam.spawn(name, &command)?;
@@ -175,6 +218,15 @@ impl Watching {
         assert!(status.success(), "the viewer ended with {status}");
         Ok(())
     }
+}
+
+/// Starts a rendezvous with this configuration on a host, and waits until it listens.
+pub fn start_rendezvous(host: &Host, config: &Path) -> Result<Process> {
+    let mut command = Command::new(lab::binary("punchcast-rendezvous")?);
+    command.args(["--listen", &format!("0.0.0.0:{RENDEZVOUS_PORT}")]).arg("--config").arg(config);
+    let process = host.spawn("rendezvous", &command)?;
+    process.wait_for_log_line(START, |line| line.contains("listening"))?;
+    Ok(process)
 }
 
 /// A counter in statistics.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use tests::coturn;
 use tests::lab::{self, Host, Lab, Nat, Process, Result, Signal, eventually};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -37,19 +38,8 @@ impl Relay {
     }
 
     fn coturn(lab: &Lab, host: &Host) -> Result<Self> {
-        let address = host.address().to_string();
-        let mut command = Command::new("turnserver");
-        command.args(["-n", "--use-auth-secret", "--no-tls", "--no-dtls", "--no-cli", "--no-tcp"]);
-        command.args(["--no-multicast-peers", "--user-quota=2", "--log-file=stdout"]);
-        command.args(["--simple-log", "--realm=punchcast"]);
-        command.arg(format!("--static-auth-secret={SECRET}"));
-        command.arg(format!("--listening-port={PORT}"));
-        command.args([format!("--listening-ip={address}"), format!("--relay-ip={address}")]);
-        for (flag, file) in [("--pidfile", "coturn.pid"), ("--userdb", "coturn.db")] {
-            command.arg(flag).arg(lab.folder().join(file));
-        }
-        let coturn = host.spawn("coturn", &command)?;
-        coturn.wait_for_line(LONG, |line| line.contains("SQLite DB connection success"))?;
+        let address = host.address();
+        let coturn = coturn::start(lab, host, PORT, SECRET)?;
         let settings = format!("mode: external\n  server: {address}:{PORT}\n  secret: {SECRET}");
         let rendezvous = rendezvous(lab, host, &settings)?;
         Ok(Self { at: (host.address(), PORT).into(), rendezvous, _coturn: Some(coturn) })
