@@ -12,9 +12,9 @@ use protocol::address::{Policy, Surroundings};
 use protocol::behaviour::{Behaviour, Ports};
 use protocol::candidate::{Candidate, CandidateKind};
 use protocol::opening::{
-    ATTEMPT_TIME, ATTEMPTS, Config, Credentials, FORECAST_TIME, IntroductionId, Local, PairId, Plan,
-    Renewal, Role, SEARCH_AFTER, SEARCH_SOCKETS, SEARCHED_PORTS, Scouting, Search, Setup, TOGETHER,
-    plan, searched_ports, window,
+    ATTEMPT_TIME, ATTEMPTS, Config, Credentials, FORECAST_TIME, IntroductionId, Local, PairId,
+    Plan, Renewal, Role, SEARCH_AFTER, SEARCH_SOCKETS, SEARCHED_PORTS, Scouting, Search, Setup,
+    TOGETHER, plan, searched_ports, window,
 };
 use protocol::signalling::{Forecast, Introduction, Update};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
@@ -107,6 +107,7 @@ impl Effort {
             peer: introduction.peer_observed.address,
             plan,
             forecasts: watch::Sender::new(None),
+            probing: None,
             means,
         };
         let task = tokio::spawn(worker.run(inbox, window));
@@ -166,6 +167,16 @@ struct Worker {
     peer: SocketAddr,
     plan: Plan,
     forecasts: watch::Sender<Option<Forecast>>,
+    /// Our part of a search that the peer asked for; one at a time.
+    probing: Option<JoinHandle<()>>,
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if let Some(probing) = &self.probing {
+            probing.abort();
+        }
+    }
 }
 
 impl Worker {
@@ -214,7 +225,7 @@ impl Worker {
     }
 
     /// Takes what the peer tells.
-    fn take(&self, update: Update) {
+    fn take(&mut self, update: Update) {
         let (predicted, others): (Vec<Candidate>, Vec<Candidate>) = update
             .candidates
             .into_iter()
@@ -226,9 +237,10 @@ impl Worker {
         if let Some(forecast) = update.forecast {
             self.forecasts.send_replace(Some(forecast));
         }
-        if update.sockets.is_some_and(|sockets| sockets > 0) {
+        let is_probing = self.probing.as_ref().is_some_and(|probing| !probing.is_finished());
+        if update.sockets.is_some_and(|sockets| sockets > 0) && !is_probing {
             let (handle, peer) = (self.handle.clone(), self.peer);
-            tokio::spawn(probe_ports(handle, peer));
+            self.probing = Some(tokio::spawn(probe_ports(handle, peer)));
         }
     }
 

@@ -58,8 +58,8 @@ impl Introduced {
 
     /// Takes what else the address was told as. Returns whether that says more.
     pub(super) fn merge(&mut self, other: Self) -> bool {
-        let says_more = other.candidate.kind < self.candidate.kind
-            || (other.is_outside && !self.is_outside);
+        let says_more =
+            other.candidate.kind < self.candidate.kind || (other.is_outside && !self.is_outside);
         self.candidate.kind = self.candidate.kind.min(other.candidate.kind);
         self.is_outside |= other.is_outside;
         says_more

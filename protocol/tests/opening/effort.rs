@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use punchcast_protocol::behaviour::{Behaviour, Dependence, Ports};
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::opening::{
-    ATTEMPT_TIME, ATTEMPTS, Agent, Event, FORECAST_TIME, Local, PairId, Plan, Renewal, Role, SEARCH_AFTER,
-    SEARCH_SOCKETS, SEARCHED_PORTS, Scouting, Search, TOGETHER, plan, searched_ports, window,
+    ATTEMPT_TIME, ATTEMPTS, Agent, Event, FORECAST_TIME, Local, PairId, Plan, Renewal, Role,
+    SEARCH_AFTER, SEARCH_SOCKETS, SEARCHED_PORTS, Scouting, Search, TOGETHER, plan, searched_ports,
+    window,
 };
 use punchcast_protocol::signalling::{Forecast, Update};
 
@@ -39,7 +40,10 @@ pub(crate) enum Post {
     /// The peer's word, by the rendezvous.
     Told(Update),
     /// The rendezvous introduces both again: where it sees them.
-    Renewed { peer: SocketAddr, own: SocketAddr },
+    Renewed {
+        peer: SocketAddr,
+        own: SocketAddr,
+    },
     /// The viewer's request for that arrives there.
     Renewing,
     /// The rendezvous sees this side here.
@@ -123,9 +127,8 @@ impl World {
     pub(crate) fn with_efforts(mut self, has_relay: bool) -> Self {
         let server = self.server();
         let now = self.now;
-        let observed = [VIEWER, BROADCASTER].map(|side| {
-            self.routes.send(side, Local::MAIN, server, now).expect("reachable").from
-        });
+        let observed = [VIEWER, BROADCASTER]
+            .map(|side| self.routes.send(side, Local::MAIN, server, now).expect("reachable").from);
         let known = [VIEWER, BROADCASTER].map(|side| behaviour(&self.scenario.kinds(side)));
         for side in [VIEWER, BROADCASTER] {
             self.sides[side].effort = Some(Effort {
@@ -362,8 +365,7 @@ impl World {
         if update.sockets.is_some() {
             let ip = self.effort(side).seen.ip();
             let ports = searched_ports(SEARCHED_PORTS, &mut self.rng);
-            let target =
-                |port| PairId { local: Local::MAIN, remote: SocketAddr::new(ip, port) };
+            let target = |port| PairId { local: Local::MAIN, remote: SocketAddr::new(ip, port) };
             let targets = ports.into_iter().map(target).collect();
             self.agent(side).scout(Scouting::search(targets), now);
         }
@@ -463,9 +465,8 @@ impl World {
             return;
         }
         self.effort(side).forecast = None;
-        let at = |ip, forecast: &Forecast, ahead| {
-            predicted(SocketAddr::new(ip, forecast.port(ahead)))
-        };
+        let at =
+            |ip, forecast: &Forecast, ahead| predicted(SocketAddr::new(ip, forecast.port(ahead)));
         let ours: Vec<_> = (0..TOGETHER).map(|ahead| at(external.ip(), &own, ahead)).collect();
         let targets: Vec<_> = (0..TOGETHER).map(|ahead| at(peer.ip(), &theirs, ahead)).collect();
         self.sides[side].known.extend(targets.iter().map(|candidate| candidate.address));

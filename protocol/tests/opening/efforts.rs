@@ -206,9 +206,7 @@ fn everything_opens_or_is_relayed() {
         let what = format!("run {run}: {:?}", world.scenario);
         // Where a search is part of the plan, the relay carries meanwhile.
         let soon = Duration::from_secs(2);
-        world.run_until(world.start + soon, |world| {
-            world.sides.iter().all(|side| side.is_open())
-        });
+        world.run_until(world.start + soon, |world| world.sides.iter().all(|side| side.is_open()));
         let events = world.sides.each_ref().map(|side| &side.events);
         assert!(
             world.sides.iter().all(|side| side.is_open()),
@@ -264,7 +262,8 @@ fn relayed_paths_become_direct() {
         let scenario = scenario(RANDOM, RANDOM, &mut rng);
         let mut world = World::new(scenario, seed ^ run << 32).with_efforts(true);
         world.run_for(Duration::from_secs(3));
-        let kind = |world: &World, side: usize| world.sides[side].path().map(|path: Path| path.kind);
+        let kind =
+            |world: &World, side: usize| world.sides[side].path().map(|path: Path| path.kind);
         assert_eq!(kind(&world, VIEWER), Some(CandidateKind::Relayed), "run {run}");
         // The viewer comes into a better network, and asks again after a while.
         world.routes.boxes[VIEWER].kind = Kind::nat(Independent, Independent, Ports::Random);

@@ -72,8 +72,7 @@ impl Kind {
 
     /// A Linux router that keeps ports, and drops nothing that comes in.
     pub(crate) const fn thief() -> Self {
-        let kind =
-            Self::nat(Dependence::Independent, Dependence::AddressAndPort, Ports::Preserved);
+        let kind = Self::nat(Dependence::Independent, Dependence::AddressAndPort, Ports::Preserved);
         Self { steals: true, ..kind }
     }
 

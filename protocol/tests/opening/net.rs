@@ -312,7 +312,8 @@ impl World {
             let mut list = Vec::new();
             for attachment in &scenario.sides[side] {
                 let via = if attachment.inner.is_ipv4() { server } else { server6 };
-                let seen = routes.send(side, Local::MAIN, via, start).expect("servers are reachable").from;
+                let seen =
+                    routes.send(side, Local::MAIN, via, start).expect("servers are reachable").from;
                 list.push(Candidate::new(seen, CandidateKind::Reflexive));
                 list.push(Candidate::new(attachment.inner, CandidateKind::Host));
             }
@@ -392,7 +393,8 @@ impl World {
                 Some(agent) => agent.poll_timeout().map(|(at, _)| at),
             });
             let post = self.posts.keys().next().map(|(at, _)| *at);
-            let Some(next) = due.chain(arrival).chain(post).min().filter(|next| *next <= end) else {
+            let Some(next) = due.chain(arrival).chain(post).min().filter(|next| *next <= end)
+            else {
                 self.now = end;
                 return false;
             };
@@ -496,7 +498,9 @@ impl World {
         }
         let way = if packet.is_local { self.scenario.lan_one_way } else { self.scenario.one_way };
         let is_relayed = local == RELAY || to == RELAYED.into();
-        let at = self.now + way * if is_relayed { 2 } else { 1 } + self.scenario.jitter.mul_f64(self.rng.random());
+        let at = self.now
+            + way * if is_relayed { 2 } else { 1 }
+            + self.scenario.jitter.mul_f64(self.rng.random());
         self.serial += 1;
         self.flying.insert((at, self.serial), (packet, payload));
     }

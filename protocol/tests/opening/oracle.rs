@@ -31,7 +31,8 @@ pub(crate) fn is_direct_path_possible(
         let mut flying = Vec::new();
         for side in [0, 1] {
             for to in &known[side] {
-                flying.extend(routes.send(side, Local::MAIN, *to, now).map(|packet| (side, packet)));
+                flying
+                    .extend(routes.send(side, Local::MAIN, *to, now).map(|packet| (side, packet)));
             }
         }
         for (side, packet) in flying {

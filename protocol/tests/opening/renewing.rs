@@ -36,14 +36,14 @@ fn broken(
         world.run_for(Duration::from_secs(12));
         // A binding that goes on ending may be gone just now.
         let end = world.now + Duration::from_secs(1);
-        world.run_until(end, |world| {
-            world.sides.iter().all(|side| side.is_open()) && world.agree()
-        });
+        world
+            .run_until(end, |world| world.sides.iter().all(|side| side.is_open()) && world.agree());
         for side in &world.sides {
             assert_eq!(side.agent().state(), State::Open, "{what}, run {run}: {:?}", side.events);
-            let ends = side.events.iter().filter(|(_, event)| {
-                matches!(event, Event::Lost(_) | Event::Failed(_))
-            });
+            let ends = side
+                .events
+                .iter()
+                .filter(|(_, event)| matches!(event, Event::Lost(_) | Event::Failed(_)));
             assert_eq!(ends.count(), 0, "{what}, run {run}");
             let opened = side.events.iter().filter(|(_, event)| matches!(event, Event::Opened(_)));
             assert_eq!(opened.count(), 1, "one session: {what}, run {run}");
@@ -59,7 +59,12 @@ fn broken(
     }
     gaps.sort();
     let part = |of: usize| gaps[(gaps.len() * of / 100).min(gaps.len() - 1)];
-    println!("{what}: media away for {:?} (50%), {:?} (95%), {:?} (all)", part(50), part(95), part(100));
+    println!(
+        "{what}: media away for {:?} (50%), {:?} (95%), {:?} (all)",
+        part(50),
+        part(95),
+        part(100)
+    );
     gaps
 }
 
@@ -74,13 +79,10 @@ fn assert_soon(gaps: &[Duration]) {
 fn flushed_tables_are_repaired() {
     for (what, side) in [("the viewer's router", VIEWER), ("the broadcaster's router", BROADCASTER)]
     {
-        let gaps = broken(
-            &format!("{what} is flushed"),
-            runs(300),
-            RESTRICTED,
-            RESTRICTED,
-            |world, _| world.routes.boxes[side].flush(),
-        );
+        let gaps =
+            broken(&format!("{what} is flushed"), runs(300), RESTRICTED, RESTRICTED, |world, _| {
+                world.routes.boxes[side].flush()
+            });
         assert_soon(&gaps);
     }
 }
@@ -114,10 +116,11 @@ fn new_public_addresses_are_repaired() {
 #[test]
 fn bindings_that_end_are_repaired() {
     for side in [VIEWER, BROADCASTER] {
-        let gaps = broken("bindings end after 2 s", runs(100), RESTRICTED, RESTRICTED, |world, _| {
-            let kind = &mut world.routes.boxes[side].kind;
-            (kind.expiry, kind.inbound_refreshes) = (Duration::from_secs(2), false);
-        });
+        let gaps =
+            broken("bindings end after 2 s", runs(100), RESTRICTED, RESTRICTED, |world, _| {
+                let kind = &mut world.routes.boxes[side].kind;
+                (kind.expiry, kind.inbound_refreshes) = (Duration::from_secs(2), false);
+            });
         assert_soon(&gaps);
     }
 }

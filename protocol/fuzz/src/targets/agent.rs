@@ -10,8 +10,8 @@ use punchcast_protocol::address::{Policy, admissible, canonical};
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::opening::{
     ANSWERS_IN_TOTAL, ANSWERS_PER_ADDRESS, Agent, CHECK_LENGTH, Config, Credentials, Handled,
-    IntroductionId, Local, NotRenewed, OPENERS_IN_TOTAL, OPENERS_PER_ADDRESS, PairId, Renewal, Role,
-    SCOUTS_IN_TOTAL, Scouting, Setup, State, Tried,
+    IntroductionId, Local, NotRenewed, OPENERS_IN_TOTAL, OPENERS_PER_ADDRESS, PairId, Renewal,
+    Role, SCOUTS_IN_TOTAL, Scouting, Setup, State, Tried,
 };
 use punchcast_protocol::stun::{Class, Key, TransactionId, Writer, attribute};
 use rand::SeedableRng;
@@ -183,10 +183,8 @@ impl Game {
         let from = self.source(input, at)?;
         let (first, count) = (input.arbitrary::<u16>()?, input.int_in_range(0..=600u16)?);
         let local = way(input)?;
-        let target = |ahead| PairId {
-            local,
-            remote: SocketAddr::new(from.ip(), first.wrapping_add(ahead)),
-        };
+        let target =
+            |ahead| PairId { local, remote: SocketAddr::new(from.ip(), first.wrapping_add(ahead)) };
         let targets: Vec<_> = (0..count).map(target).collect();
         let plan = if input.arbitrary()? {
             Scouting::prediction(targets)
