@@ -11,15 +11,17 @@
 //!
 //! # Opening a path
 //!
-//! Each side runs an [`opening::Agent`] for the introduction. It sends opening packets, which are
-//! STUN Binding requests ([`stun`]) authenticated with the introduction's credentials, to every
-//! address that the other side named and that may be sent to at all ([`candidate`], [`address`]).
-//! The first ones may die at the other firewall; but each one that leaves opens the own firewall for
-//! the answer (steps 7, 8). An answer that comes back from where the request went *proves* the
-//! address: it receives what is sent to it, and wants it. Media goes to proved addresses only. The
-//! viewer nominates the best proved pair, and checks go on for as long as the path is used: they hold
-//! the NAT bindings, renew consent (RFC 7675), and notice a path that died. The page at the head of
-//! [`opening`] tells it all.
+//! Each side runs an [`opening::Agent`] for the introduction. On each of its ways out, which are sockets
+//! and perhaps a relay, it sends opening packets to every address that the other side named and that may
+//! be sent to at all ([`candidate`], [`address`]): STUN Binding requests ([`stun`]) authenticated with
+//! the introduction's credentials. The first ones may die at the other firewall; but each one that
+//! leaves opens the own firewall for the answer (steps 7, 8). An answer that comes back from where the
+//! request went *proves* the pair: the address receives what is sent to it, and wants it. Media goes to
+//! proved addresses only. The viewer nominates the best proved pair, and checks go on for as long as the
+//! path is used: they hold the NAT bindings, renew consent (RFC 7675), and notice a path that died. A
+//! path that broke is opened again on the same introduction. Ports that nobody knows are predicted or
+//! searched ([`opening::plan()`] says when), and where nothing helps a relay carries the sealed packets.
+//! The page at the head of [`opening`] tells it all.
 //!
 //! Whether a direct path can open at all depends on what the NATs and firewalls on both sides do.
 //! [`behaviour`] has the words for it, finds it out with the help of the rendezvous, and says what
