@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::candidate::{Candidate, CandidateKind};
 use protocol::opening::{IMPROVEMENT_TIME, Local, Role, State, plan};
@@ -27,8 +27,18 @@ const LONGEST: Duration = Duration::from_secs(12);
 const MAPPING_AFTER: Duration = Duration::from_millis(300);
 const MAPPING_TIME: Duration = Duration::from_secs(5);
 
-/// The longest wait for the broadcaster to be told of another socket.
+/// How long the word of another socket may take to the broadcaster, at least and at most.
+const SHORTEST_WAIT: Duration = Duration::from_millis(10);
 const LONGEST_WAIT: Duration = Duration::from_millis(150);
+
+/// One more socket of ours, as the rendezvous sees it.
+#[derive(Debug)]
+pub(crate) struct OtherSocket {
+    local: Local,
+    candidate: Candidate,
+    /// Round trip to the rendezvous.
+    rtt: Duration,
+}
 
 /// A relayed address that a rendezvous or the configuration offers.
 #[derive(Debug, Clone)]
@@ -176,8 +186,8 @@ impl Lifeline {
         server: SocketAddr,
         updates: &mpsc::Sender<(protocol::opening::IntroductionId, Update)>,
     ) {
-        if let Some((local, candidate)) = another_socket(&self.port, server).await {
-            self.use_socket(local, candidate, updates).await;
+        if let Some(socket) = another_socket(&self.port, server).await {
+            self.use_socket(socket, updates).await;
         }
     }
 
@@ -187,14 +197,13 @@ impl Lifeline {
     /// takes about as long by way of the rendezvous as a packet does directly.
     pub(crate) async fn use_socket(
         &self,
-        local: Local,
-        candidate: Candidate,
+        OtherSocket { local, candidate, rtt }: OtherSocket,
         updates: &mpsc::Sender<(protocol::opening::IntroductionId, Update)>,
     ) {
         let update = Update { candidates: vec![candidate], ..Update::default() };
         let _ = updates.send((self.handle.id(), update)).await;
-        let one_way = self.handle.rtt().unwrap_or_default() / 2;
-        tokio::time::sleep(one_way.min(LONGEST_WAIT)).await;
+        let one_way = self.handle.rtt().unwrap_or(rtt) / 2;
+        tokio::time::sleep(one_way.clamp(SHORTEST_WAIT, LONGEST_WAIT)).await;
         self.handle.add_local(local, false, vec![candidate]);
     }
 
@@ -254,7 +263,7 @@ impl Lifeline {
 }
 
 /// One more socket of ours, and where `server` sees it.
-pub(crate) async fn another_socket(port: &Port, server: SocketAddr) -> Option<(Local, Candidate)> {
+pub(crate) async fn another_socket(port: &Port, server: SocketAddr) -> Option<OtherSocket> {
     let local = match port.add_socket(0) {
         Ok(local) => local,
         Err(error) => {
@@ -262,9 +271,11 @@ pub(crate) async fn another_socket(port: &Port, server: SocketAddr) -> Option<(L
             return None;
         }
     };
+    let asked_at = Instant::now();
     let Some(seen) = port.bindings().ask(local, server).await else {
         port.ways().remove(local);
         return None;
     };
-    Some((local, Candidate::new(seen, CandidateKind::Reflexive)))
+    let rtt = asked_at.elapsed().min(LONGEST_RTT);
+    Some(OtherSocket { local, candidate: Candidate::new(seen, CandidateKind::Reflexive), rtt })
 }

@@ -143,8 +143,9 @@ async fn renew(lifeline: Lifeline, link: Arc<Link>, server: SocketAddr, rebinds:
     }
     let updates = contact.updates.clone();
     let adding = async {
-        let Ok(Some((local, candidate))) = other.await else { return };
-        lifeline.use_socket(local, candidate, &updates).await;
+        if let Ok(Some(socket)) = other.await {
+            lifeline.use_socket(socket, &updates).await;
+        }
     };
     let ((), is_gone) = tokio::join!(adding, lifeline.clone().run(contact, introduction));
     match is_gone {
