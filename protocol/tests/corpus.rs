@@ -17,7 +17,9 @@ use punchcast_protocol::media::{Format, Kind};
 use punchcast_protocol::message::{LENGTH_PREFIX, encode};
 use punchcast_protocol::opening::{Agent, Config, Credentials, IntroductionId, Role, Setup};
 use punchcast_protocol::seal::{Epoch, MasterKey};
-use punchcast_protocol::signalling::{FromRendezvous, Introduction, Party, ToRendezvous};
+use punchcast_protocol::signalling::{
+    Forecast, FromRendezvous, Introduction, Party, RelayOffer, RelayServer, ToRendezvous, Update,
+};
 use punchcast_protocol::stun::{Place, answer_plain_binding, binding_request};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -178,7 +180,17 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         peer: Party { candidates: vec![candidate], behaviour: Behaviour::default() },
         peer_observed: candidate,
         observed: candidate,
-        relay: None,
+        relay: Some(RelayOffer {
+            server: RelayServer::SameHost { port: 3480 },
+            username: "1:viewer".to_owned(),
+            password: "password".to_owned(),
+        }),
+    };
+    let update = Update {
+        candidates: vec![Candidate::new(at(5001), CandidateKind::Predicted)],
+        forecast: Some(Forecast { attempt: 1, next: 5002, step: -2 }),
+        sockets: Some(256),
+        is_gone: false,
     };
     let link = Link {
         servers: vec![("rendezvous.example".to_owned(), 3478)],
@@ -212,8 +224,13 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             cbor(encode(&ToRendezvous::Introduce {
                 broadcaster: id,
                 party: Party { candidates: vec![candidate; 2], behaviour: Behaviour::default() },
-                renews: None,
+                renews: Some(IntroductionId([3; 8])),
             })),
+        ),
+        (
+            "signalling",
+            "update",
+            cbor(encode(&FromRendezvous::Update { introduction: IntroductionId([3; 8]), update })),
         ),
         (
             "signalling",

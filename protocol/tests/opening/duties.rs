@@ -1,5 +1,6 @@
 //! What a stranger, or a peer that lies, cannot make an agent do.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -7,8 +8,9 @@ use punchcast_protocol::address::{Inadmissible, Policy};
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::opening::{
     ANSWERS_IN_TOTAL, ANSWERS_PER_ADDRESS, Agent, Config, Credentials, Handled, Ignored,
-    IntroductionId, Local, MAX_INTRODUCED, NotFromPeer, NotTaken, OPENERS_IN_TOTAL,
-    OPENERS_PER_ADDRESS, Role, Setup, Transmit, username_of,
+    IntroductionId, Local, MAX_INTRODUCED, MAX_LOCALS, NotFromPeer, NotRenewed, NotTaken,
+    OPENERS_IN_TOTAL, OPENERS_PER_ADDRESS, PairId, RENEWAL_WINDOW, RENEWALS_PER_WINDOW, Renewal,
+    Role, SCOUTS_IN_TOTAL, Scouting, Setup, Transmit, username_of,
 };
 use punchcast_protocol::stun::IntegrityError;
 use rand::SeedableRng;
@@ -29,7 +31,7 @@ fn agent(role: Role, secret: [u8; 16], remote: &[&str], now: Instant) -> Agent {
         credentials: Credentials { id: ID, secret },
         local: Vec::new(),
         remote: remote.iter().map(|text| Candidate::new(address(text), kind)).collect(),
-        seen: None,
+        seen: remote.first().map(|text| address(text)),
         holds: false,
         hop_limit: None,
         policy: Policy::default(),
@@ -102,6 +104,84 @@ fn many_named_addresses_get_a_bounded_number() {
     assert_eq!(broadcaster.tried().remotes as usize, MAX_INTRODUCED);
     let sent = sent_in_a_minute(&mut broadcaster, start);
     assert!(sent.len() <= OPENERS_IN_TOTAL as usize, "{}", sent.len());
+}
+
+/// More sockets send no more to an address that has proved nothing.
+#[test]
+fn many_ways_out_share_one_budget() {
+    let start = Instant::now();
+    let mut viewer = agent(Role::Viewer, [1; 16], &["192.0.2.1:9"], start);
+    for number in 1..20 {
+        viewer.add_local(Local(number), false, Vec::new(), start);
+    }
+    let sent = sent_in_a_minute(&mut viewer, start);
+    let ways: BTreeSet<Local> = sent.iter().map(|transmit| transmit.local).collect();
+    assert!(ways.len() >= MAX_LOCALS, "{}", ways.len());
+    assert_eq!(sent.len(), OPENERS_PER_ADDRESS as usize);
+}
+
+/// A peer predicts ports of somebody else's address, and of its own without end.
+#[test]
+fn scouts_go_to_where_the_peer_was_seen_and_end() {
+    let start = Instant::now();
+    let mut broadcaster = agent(Role::Broadcaster, [1; 16], &["192.0.2.1:9"], start);
+    sent(&mut broadcaster);
+    let predicted = |ip: &str, port: u16| {
+        let address = SocketAddr::new(ip.parse().unwrap(), port);
+        Candidate::new(address, CandidateKind::Predicted)
+    };
+    for ip in ["192.0.2.2", "127.0.0.1", "10.0.0.1", "2001:db8::1"] {
+        broadcaster.predicted(&[predicted(ip, 5000)], start);
+        assert_eq!(sent(&mut broadcaster), [], "{ip}");
+        let remote = SocketAddr::new(ip.parse().unwrap(), 5000);
+        let targets = vec![PairId { local: Local::MAIN, remote }];
+        assert_eq!(broadcaster.scout(Scouting::search(targets), start), 0);
+    }
+    let mut scouts = 0;
+    for round in 0..1000u16 {
+        let ports = (0..48).map(|ahead| predicted("192.0.2.1", 1024 + round * 48 + ahead));
+        broadcaster.predicted(&ports.collect::<Vec<_>>(), start);
+        scouts += sent(&mut broadcaster).len();
+    }
+    scouts += sent_in_a_minute(&mut broadcaster, start)
+        .iter()
+        .filter(|transmit| transmit.to.port() != 9)
+        .count();
+    assert_eq!(scouts, SCOUTS_IN_TOTAL as usize);
+}
+
+/// Somebody renews without end, and names a victim each time.
+#[test]
+fn renewals_are_few_and_each_has_one_budget() {
+    let start = Instant::now();
+    let mut broadcaster = agent(Role::Broadcaster, [1; 16], &["192.0.2.1:9"], start);
+    let victim = address("192.0.2.66:9");
+    let renewal = Renewal {
+        remote: vec![Candidate::new(victim, CandidateKind::Host)],
+        seen: None,
+        policy: Policy::default(),
+        holds: false,
+    };
+    let (mut renewed, mut to_victim) = (0, 0);
+    for step in 0..2_000u32 {
+        let now = start + RENEWAL_WINDOW * step / 2_000;
+        match broadcaster.renew(renewal.clone(), now) {
+            Ok(()) => renewed += 1,
+            Err(reason) => assert_eq!(reason, NotRenewed::TooMany),
+        }
+        broadcaster.handle_timeout(now);
+        to_victim += sent(&mut broadcaster).iter().filter(|sent| sent.to == victim).count();
+        if broadcaster.state().is_over() {
+            break;
+        }
+    }
+    assert_eq!(renewed, RENEWALS_PER_WINDOW);
+    assert!(to_victim <= (OPENERS_PER_ADDRESS as usize) * RENEWALS_PER_WINDOW, "{to_victim}");
+    // Whoever has no path in the end is given up, and then not renewed.
+    let later = start + RENEWAL_WINDOW * 2;
+    broadcaster.handle_timeout(later);
+    assert_eq!(broadcaster.renew(renewal, later), Err(NotRenewed::Over));
+    assert_eq!(sent(&mut broadcaster), []);
 }
 
 /// A viewer that has the secret repeats its check with forged sources.
