@@ -276,6 +276,6 @@ pub(crate) async fn another_socket(port: &Port, server: SocketAddr) -> Option<Ot
         port.ways().remove(local);
         return None;
     };
-    let rtt = asked_at.elapsed().min(LONGEST_RTT);
+    let rtt = asked_at.elapsed();
     Some(OtherSocket { local, candidate: Candidate::new(seen, CandidateKind::Reflexive), rtt })
 }
