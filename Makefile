@@ -2,7 +2,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak
+.PHONY: help demo test lint bench nat soak
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,6 +18,9 @@ lint: ## Check format, lints, documentation, dependencies, scripts and dashboard
 
 bench: ## Measure the fan-out beside other ways of sending
 	@scripts/bench.sh
+
+nat: ## Try which paths open between which NATs, and write the tables of docs/nat.md
+	@scripts/nat.sh $(ARGS)
 
 soak: ## Give random bytes to every parser for a minute each, and break paths a hundred times
 	@scripts/soak.sh

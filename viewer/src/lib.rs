@@ -4,7 +4,8 @@
 //! opening, joining, playing, reconnecting, ended; the same names show in logs and stats. [`watch`]
 //! walks through them, [`meeting`] gets as far as a proved path and a pinned connection on it, with the
 //! rendezvous of [`contact`] and the help of [`lifeline`] and [`renewal`],
-//! [`session`] receives, and [`media`] plays.
+//! [`session`] receives, and [`media`] plays. [`opener`] goes the first half of that way alone, for
+//! measuring.
 
 mod check;
 pub mod config;
@@ -15,6 +16,7 @@ mod lifeline;
 mod list;
 pub mod media;
 mod meeting;
+pub mod opener;
 mod outage;
 mod printer;
 mod reach;

@@ -33,8 +33,8 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// From one look for a direct path by a relayed viewer to the next: soon at first, then further apart.
-const FIRST_UPGRADE: Duration = Duration::from_secs(4);
-const LONGEST_UPGRADE: Duration = Duration::from_secs(30);
+pub(crate) const FIRST_UPGRADE: Duration = Duration::from_secs(4);
+pub(crate) const LONGEST_UPGRADE: Duration = Duration::from_secs(30);
 
 /// How often the end of a renewal is looked for while one is under way.
 const RENEWAL_LOOK: Duration = Duration::from_millis(50);
