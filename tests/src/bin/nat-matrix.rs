@@ -105,7 +105,7 @@ fn jobs(args: &Args) -> anyhow::Result<VecDeque<Job>> {
     let (broadcasters, viewers) = (kinds(&args.broadcasters)?, kinds(&args.viewers)?);
     let mut jobs = VecDeque::new();
     for profile in profiles {
-        for broadcaster in &broadcasters {
+        for broadcaster in broadcasters.iter().filter(|kind| !kind.is_blocked()) {
             let meant = |viewer: &&&'static Kind| match profile {
                 Profile::Quiet => true,
                 Profile::Competing => broadcaster.name == "restricted" && viewer.is_sequential(),

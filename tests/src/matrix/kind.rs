@@ -54,6 +54,11 @@ impl Kind {
         &KINDS
     }
 
+    /// Those that a broadcaster can be behind: where UDP is blocked it reaches no rendezvous, and ends.
+    pub fn broadcasters() -> impl Iterator<Item = &'static Self> {
+        KINDS.iter().filter(|kind| !kind.is_blocked())
+    }
+
     /// The kind of that name.
     pub fn named(name: &str) -> Option<&'static Self> {
         KINDS.iter().find(|kind| kind.name == name)

@@ -136,10 +136,8 @@ impl Scene {
         let mut registered = Tail::new(self.server.stderr());
         let process = place.host.spawn("broadcaster", &command)?;
         let link = process.wait_for_line(START, |line| line.starts_with("punchcast://"))?;
-        if !kind.is_blocked() {
-            let known = registered.wait(REGISTERING, "broadcaster registered");
-            assert!(known.is_some(), "{} did not register", kind.name);
-        }
+        let known = registered.wait(REGISTERING, "broadcaster registered");
+        assert!(known.is_some(), "{} did not register", kind.name);
         self.broadcast = Some(Broadcast { kind, process, link });
         Ok(())
     }
@@ -251,7 +249,7 @@ fn watch(viewer: &Process, expect: Expect, record: &mut Record) -> Result<()> {
         }
         let waited = began.elapsed() > DIRECT_WITHIN + Duration::from_secs(2);
         let certain = match record.open_ms {
-            Some(_) => record.direct_ms.is_some() || !expect.may_improve() || waited,
+            Some(_) => record.direct_ms.is_some() || expect == Expect::Relayed || waited,
             None => false,
         };
         certain || status.is_some()

@@ -94,7 +94,8 @@ pub fn tables(records: &[Record], heading: &str) -> String {
     grid(
         &mut text,
         "Tries that ended with a direct path within 10 s, in percent; after a plus sign those that \
-         were relayed within 2 s and stayed so; – is no path. In bold what is below what is asked.",
+         were relayed within 2 s and stayed so; – is no path. In bold what is below what is asked. A \
+         broadcaster whose UDP is blocked reaches no rendezvous, and has no column.",
         &|viewer, broadcaster| Cell::of(records, Profile::Quiet, broadcaster, viewer).shares(),
     );
     grid(
@@ -114,13 +115,13 @@ pub fn tables(records: &[Record], heading: &str) -> String {
 /// One row for each viewer's kind, one column for each broadcaster's.
 fn grid(text: &mut String, title: &str, cell: &dyn Fn(&Kind, &Kind) -> String) {
     let _ = write!(text, "\n{title}\n\n| viewer ↓ broadcaster → |");
-    for kind in Kind::all() {
+    for kind in Kind::broadcasters() {
         let _ = write!(text, " {} |", kind.title);
     }
-    let _ = write!(text, "\n|---|{}\n", "---|".repeat(Kind::all().len()));
+    let _ = write!(text, "\n|---|{}\n", "---|".repeat(Kind::broadcasters().count()));
     for viewer in Kind::all() {
         let _ = write!(text, "| **{}** |", viewer.title);
-        for broadcaster in Kind::all() {
+        for broadcaster in Kind::broadcasters() {
             let _ = write!(text, " {} |", cell(viewer, broadcaster));
         }
         text.push('\n');
@@ -128,7 +129,7 @@ fn grid(text: &mut String, title: &str, cell: &dyn Fn(&Kind, &Kind) -> String) {
 }
 
 fn pairs() -> impl Iterator<Item = (&'static Kind, &'static Kind)> {
-    Kind::all().iter().flat_map(|b| Kind::all().iter().map(move |v| (b, v)))
+    Kind::broadcasters().flat_map(|b| Kind::all().iter().map(move |v| (b, v)))
 }
 
 /// Pairs where a direct path takes a guess or a search, and those with other users of the NAT.
