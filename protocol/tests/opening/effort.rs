@@ -13,6 +13,7 @@ use punchcast_protocol::opening::{
     window,
 };
 use punchcast_protocol::signalling::{Forecast, Update};
+use rand::RngExt;
 
 use crate::nat::{self, Kind};
 use crate::net::{BROADCASTER, RELAY, VIEWER, World};
@@ -26,6 +27,9 @@ const MEDIA: [u8; 1] = [128];
 const STALL: Duration = Duration::from_millis(220);
 const PATIENCE: Duration = Duration::from_millis(75);
 const RENEWING_AGAIN: Duration = Duration::from_millis(1300);
+
+/// Longest time between a look at the sequence and the openers.
+const MOST_LINGERING: Duration = Duration::from_millis(50);
 
 /// A broadcaster keeps its place at the rendezvous.
 const KEEPALIVE: Duration = Duration::from_secs(1);
@@ -198,6 +202,15 @@ impl World {
         });
     }
 
+    /// A busy machine takes a while from one call to the next.
+    fn linger(&mut self, side: usize) {
+        let time = MOST_LINGERING.mul_f64(self.rng.random());
+        let before = self.scenario.sides[side][0].behind;
+        if let Some(index) = before {
+            self.routes.boxes[index].let_others(time);
+        }
+    }
+
     fn plan(&mut self, side: usize) -> Plan {
         let role = if side == VIEWER { Role::Viewer } else { Role::Broadcaster };
         let effort = self.effort(side);
@@ -213,8 +226,10 @@ impl World {
             _ => None,
         };
         let before = sequence.map(|_| self.sample(side));
+        self.linger(side);
         begin(self);
         self.drain(side);
+        self.linger(side);
         if let (Some(before), Some(step)) = (before, sequence) {
             let after = self.sample(side).port();
             let ports = window(before.port(), Some(after), step).into_iter();

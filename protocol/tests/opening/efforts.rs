@@ -93,6 +93,29 @@ fn sequences_are_predicted_among_other_flows() {
     assert!(hits * 100 >= total * 95, "{hits} of {total}");
 }
 
+/// Where guessing ends: windows hold 20 ports, and two sequences among other flows seldom meet.
+#[test]
+fn busy_networks_spoil_guesses() {
+    let total = runs(200);
+    let mut hits = |what: &str, competing: u32, both: bool| {
+        direct(
+            &format!("{what}, {competing} flows a second"),
+            total,
+            Duration::from_secs(6),
+            |rng| {
+                let kind = Kind { competing, ..sequential(1) };
+                let scenario = scenario(kind, if both { kind } else { RESTRICTED }, rng);
+                (scenario, false)
+            },
+        )
+    };
+    let predicted = [100, 1000].map(|rate| hits("sequential", rate, false));
+    let together = [2, 20, 100].map(|rate| hits("sequential with sequential", rate, true));
+    assert!(predicted[0] * 100 >= total * 95, "{predicted:?}");
+    assert!(predicted[1] < total, "{predicted:?}");
+    assert!(together[0] * 100 >= total * 90 && together[2] < together[0], "{together:?}");
+}
+
 #[test]
 fn two_quiet_sequences_meet() {
     let total = runs(1000);
@@ -215,7 +238,9 @@ fn everything_opens_or_is_relayed() {
         let end = world.start + Duration::from_secs(11);
         let opened = world.run_until(end, is_direct);
         assert_eq!(opened, expected, "direct, {what}");
-        assert!(world.agree(), "{what}");
+        // A search may hit twice: both sides then follow the viewer's nomination.
+        world.run_for(Duration::from_secs(1));
+        assert!(world.agree() && is_direct(&world) == opened, "{what}");
         *(if opened { &mut direct } else { &mut relayed }) += 1;
         if !opened {
             let kinds = world.sides.each_ref().map(|side| side.path().unwrap().kind);

@@ -142,6 +142,17 @@ impl Nat {
         }
     }
 
+    /// As many flows of other hosts as begin within so long.
+    pub(crate) fn let_others(&mut self, time: Duration) {
+        if let Ports::Sequential(step) = self.kind.ports {
+            let mut begins_at = None;
+            let now = Instant::now();
+            flows(&mut begins_at, self.kind.competing, &mut self.rng, now);
+            let count = flows(&mut begins_at, self.kind.competing, &mut self.rng, now + time);
+            (0..count).for_each(|_| self.next_port = following(self.next_port, step));
+        }
+    }
+
     /// Loses all its state, as when it is switched off and on.
     pub(crate) fn flush(&mut self) {
         self.bindings.clear();
