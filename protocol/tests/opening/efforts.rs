@@ -97,7 +97,7 @@ fn sequences_are_predicted_among_other_flows() {
 #[test]
 fn busy_networks_spoil_guesses() {
     let total = runs(200);
-    let mut hits = |what: &str, competing: u32, both: bool| {
+    let hits = |what: &str, competing: u32, both: bool| {
         direct(
             &format!("{what}, {competing} flows a second"),
             total,
