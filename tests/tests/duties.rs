@@ -13,7 +13,7 @@ use protocol::opening::{
 };
 use tests::lab::{self, Datagram, Nat, Result, eventually};
 use tests::stage::{RENDEZVOUS_PORT, Stage};
-use transport::effort::SEARCH_SOCKETS;
+use protocol::opening::SEARCH_SOCKETS;
 
 const SECOND: Duration = Duration::from_secs(1);
 
