@@ -12,7 +12,9 @@ use super::expect::{DIRECT_WITHIN, Expect};
 use super::kind::Kind;
 use super::record::{Profile, Record};
 use super::tail::Tail;
-use crate::lab::{self, Host, Impairment, Lab, Link, Loss, Process, Result, Router, Signal};
+use crate::lab::{
+    self, Host, Impairment, Lab, Link, Loss, Output, Process, Result, Router, Signal,
+};
 use crate::stage::{RENDEZVOUS_PORT, START};
 
 /// Small, so that many can run at once.
@@ -67,6 +69,7 @@ pub struct Scene {
     places: HashMap<String, Place>,
     broadcast: Option<Broadcast>,
     serial: usize,
+    viewer_log: Option<Output>,
 }
 
 impl Scene {
@@ -89,6 +92,7 @@ impl Scene {
             places: HashMap::new(),
             broadcast: None,
             serial: 0,
+            viewer_log: None,
         })
     }
 
@@ -181,6 +185,7 @@ impl Scene {
         command.args([&broadcast.link, "--hold", "30"]);
         command.env("RUST_LOG", "info,viewer=debug,transport=debug");
         let viewer = place.host.spawn(&format!("opener{}", self.serial), &command)?;
+        self.viewer_log = Some(viewer.stderr().clone());
         if skew_ms != 0 {
             let late = if skew_ms > 0 { &broadcast.process } else { &viewer };
             hold_back(&mut at_server, late, skew_ms)?;
@@ -218,12 +223,8 @@ impl Scene {
         let broadcast = self.broadcast.as_ref().map(|b| b.process.stderr().text());
         let tail: Vec<String> = broadcast.unwrap_or_default().lines().map(str::to_owned).collect();
         let tail = tail[tail.len().saturating_sub(60)..].join("\n");
-        let viewers = self.places.iter().filter(|(name, _)| name.starts_with("v-"));
-        let logs = viewers.filter_map(|(name, _)| {
-            let path = self.lab.folder().join(format!("{name}-in-opener{}.stderr", self.serial));
-            std::fs::read_to_string(path).ok()
-        });
-        format!("--- viewer\n{}\n--- broadcaster\n{tail}\n", logs.collect::<String>())
+        let viewer = self.viewer_log.as_ref().map(Output::text).unwrap_or_default();
+        format!("--- viewer\n{viewer}\n--- broadcaster\n{tail}\n")
     }
 }
 
