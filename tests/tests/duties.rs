@@ -7,13 +7,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use protocol::demux::{Class, classify};
+use protocol::opening::SEARCH_SOCKETS;
 use protocol::opening::{
     ANSWERS_PER_ADDRESS, CHECK_LENGTH, OPENERS_IN_TOTAL, OPENERS_PER_ADDRESS, RENEWALS_PER_WINDOW,
     SCOUTS_IN_TOTAL,
 };
 use tests::lab::{self, Datagram, Nat, Result, eventually};
 use tests::stage::{RENDEZVOUS_PORT, Stage};
-use protocol::opening::SEARCH_SOCKETS;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -27,6 +27,9 @@ use crate::sample::sample;
 /// How long a search may take: all ports at 500 a second, and the answers.
 const SEARCH_TIME: Duration = Duration::from_secs(9);
 
+/// Through our own router, and not as far as another one.
+const NEAR: u8 = 2;
+
 /// Words of the peer and renewals that may wait.
 const MOST_WORDS: usize = 32;
 
@@ -97,7 +100,7 @@ impl Effort {
             seen: Some(introduction.peer_observed.address),
             policy: policy(introduction, &means),
             holds: plan.forecasts,
-            hop_limit: None,
+            hop_limit: hop_limit(&means.own, &introduction.peer.behaviour),
             config,
         };
         let (opening, window) = means.bracketed(&plan, || openings.start(setup));
@@ -123,6 +126,14 @@ impl Effort {
     pub fn words(&self) -> mpsc::Sender<Word> {
         self.words.clone()
     }
+}
+
+/// A peer's router that takes unsolicited packets for itself must not see ours before the peer's own
+/// openers left: a port once taken spoils the peer's mapping towards everybody, for minutes. Not on
+/// both sides, or neither would ever be heard.
+fn hop_limit(own: &Behaviour, peer: &Behaviour) -> Option<u8> {
+    let spares = peer.takes_unsolicited == Some(true) && own.takes_unsolicited != Some(true);
+    spares.then_some(NEAR)
 }
 
 /// Which addresses may be sent to for an introduction.
