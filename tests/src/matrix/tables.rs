@@ -185,8 +185,10 @@ fn proved(text: &mut String, records: &[Record]) {
             record.profile == profile
                 && record.skew_ms == 0
                 && kinds.iter().flatten().all(|kind| {
-                    !(kind.is_random() || kind.is_sequential() || kind.is_blocked())
-                        && !kind.takes_ports()
+                    !(kind.is_random()
+                        || kind.is_sequential()
+                        || kind.is_blocked()
+                        || kind.takes_ports())
                 })
         };
         let plain: Vec<&Record> = records.iter().filter(is_plain).collect();
