@@ -2,12 +2,13 @@
 //! connection breaks. Running streams never notice. Several rendezvous are kept at once; any one of them
 //! suffices.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use protocol::candidate::Candidate;
+use protocol::candidate::{Candidate, CandidateKind};
 use protocol::opening::{IntroductionId, Local};
 use protocol::signalling::{FromRendezvous, Introduction, Party, Refusal, ToRendezvous, Update};
 use service::exit::{Code, Failure};
@@ -27,6 +28,10 @@ const LONGEST_RETRY: Duration = Duration::from_secs(10);
 /// address, and otherwise.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long after its introduction a viewer is told of a new external address of ours: it opens a path,
+/// and knows the former one only.
+const TOLD_OF_CHANGES: Duration = Duration::from_secs(3);
 
 /// What viewers and rendezvous tell that may wait for the session starter, at most.
 const MOST_WAITING: usize = 256;
@@ -210,6 +215,7 @@ impl Registrar {
         let looking = tokio::spawn(look(self.clone(), rendezvous, seen_in));
         let _ended = Ended(looking.abort_handle());
         let mut changes = self.surroundings.changes();
+        let mut introduced = VecDeque::new();
         loop {
             let message = tokio::select! {
                 message = registered.signalling.receive() => message?,
@@ -225,6 +231,7 @@ impl Registrar {
                         registered.observed = external;
                         self.seen.send_replace(Some(Seen { server: rendezvous, external }));
                         self.tell_again(&mut registered, true).await?;
+                        tell_viewers(&mut registered.signalling, &mut introduced, external).await?;
                     }
                     continue;
                 }
@@ -235,6 +242,8 @@ impl Registrar {
             };
             match message {
                 FromRendezvous::Introduction { introduction } => {
+                    introduced.truncate(MOST_WAITING - 1);
+                    introduced.push_front((introduction.id, Instant::now()));
                     let own = registered.party.candidates.clone();
                     let introduced = Box::new(Introduced {
                         introduction,
@@ -282,6 +291,21 @@ impl Registrar {
         }
         Ok(())
     }
+}
+
+/// Tells the viewers that were introduced lately of our new external address.
+async fn tell_viewers(
+    signalling: &mut Signalling,
+    introduced: &mut VecDeque<(IntroductionId, Instant)>,
+    external: SocketAddr,
+) -> Result<(), SignallingError> {
+    introduced.retain(|(_, at)| at.elapsed() < TOLD_OF_CHANGES);
+    for (introduction, _) in introduced {
+        let candidates = vec![Candidate::new(external, CandidateKind::Reflexive)];
+        let update = Update { candidates, ..Update::default() };
+        signalling.send(&ToRendezvous::Update { introduction: *introduction, update }).await?;
+    }
+    Ok(())
 }
 
 struct Registered {

@@ -106,7 +106,7 @@ impl Stage {
 
     /// Starts the rendezvous, and waits until it listens.
     pub fn start_rendezvous(&self) -> Result<Process> {
-        self.start_rendezvous_with("{}\n")
+        self.start_rendezvous_with("")
     }
 
     /// Starts the rendezvous with further settings in YAML, and waits until it listens.

@@ -11,8 +11,7 @@ const REFRESH: Duration = Duration::from_secs(10);
 const OUTBOUND_REFRESH: Nat = Nat::OutboundRefreshOnly { timeout: REFRESH };
 
 /// Each mishap once, on both sides.
-fn picture_resumes(home: Nat, viewers: &[Nat]) -> Result<()> {
-    let scene = Scene::start(home, viewers)?;
+fn picture_resumes(scene: &Scene) -> Result<()> {
     let mut outages = Vec::new();
     for (side, mishap) in MISHAPS {
         outages.extend(scene.strike(side, mishap)?);
@@ -27,17 +26,17 @@ fn picture_resumes(home: Nat, viewers: &[Nat]) -> Result<()> {
 #[test]
 fn behind_usual_routers_the_picture_resumes_within_a_second() -> Result<()> {
     let viewers = [Nat::PortRestricted, Nat::PortRestrictedOtherPort, OUTBOUND_REFRESH];
-    picture_resumes(Nat::PortRestricted, &viewers)
+    picture_resumes(&Scene::start(Nat::PortRestricted, &viewers)?)
 }
 
 #[test]
 fn behind_a_router_with_other_ports_the_picture_resumes_within_a_second() -> Result<()> {
-    picture_resumes(Nat::PortRestrictedOtherPort, &[Nat::PortRestricted])
+    picture_resumes(&Scene::start(Nat::PortRestrictedOtherPort, &[Nat::PortRestricted])?)
 }
 
 #[test]
 fn where_routers_take_ports_for_themselves_the_picture_resumes_within_two_seconds() -> Result<()> {
-    picture_resumes(Nat::NoDrop, &[Nat::PortRestricted, Nat::NoDrop])
+    picture_resumes(&Scene::start(Nat::NoDrop, &[Nat::PortRestricted, Nat::NoDrop])?)
 }
 
 #[test]
