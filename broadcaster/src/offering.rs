@@ -36,12 +36,15 @@ fn lines() -> mpsc::Receiver<String> {
     lines
 }
 
+/// Takes a line for people.
+pub(crate) type Print = Box<dyn Fn(&str) -> Result<(), Failure> + Send>;
+
 /// What an offer says besides addresses.
 pub(crate) struct Offering {
     pub(crate) offer: Offer,
     pub(crate) shared: Arc<Shared>,
     /// Prints a line, and writes it where links are written to.
-    pub(crate) print: Box<dyn Fn(&str) -> Result<(), Failure> + Send>,
+    pub(crate) print: Print,
 }
 
 impl Offering {

@@ -236,7 +236,7 @@ pub enum Command {
     /// Watch.
     Watch(Box<Watch>),
     /// List.
-    List(Target),
+    List(Box<Target>),
     /// Check.
     Check(Check),
 }
@@ -311,7 +311,7 @@ impl Command {
         let mut settings = load_settings(args.config.as_deref())?;
         settings.log_format = args.log_format.unwrap_or(settings.log_format);
         match args.action {
-            Action::List { link } => Ok(Self::List(settings.target(parse_link(&link)?)?)),
+            Action::List { link } => Ok(Self::List(Box::new(settings.target(parse_link(&link)?)?))),
             Action::Check { server, json } => {
                 let (host, port) = parse_host_port(&server).ok_or_else(|| {
                     Failure::usage(format!("'{server}' is no HOST:PORT of a rendezvous"))

@@ -35,7 +35,7 @@ use service::exit::Failure;
 pub async fn run(command: Command, started_at: Instant) -> Result<(), Failure> {
     match command {
         Command::Watch(config) => watch::run(*config, started_at).await,
-        Command::List(config) => list::run(config).await,
+        Command::List(config) => list::run(*config).await,
         Command::Check(config) => check::run(config).await,
     }
 }
