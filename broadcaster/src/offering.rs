@@ -139,7 +139,6 @@ impl Offering {
         let started = Effort::start(means, &self.shared.openings, &introduction, own, times);
         let Some((opening, effort)) = started else { return };
         tracing::info!(viewer = %reflexive.address, "opening a path to a viewer that answered");
-        let (id, shared) = (introduction.id, Arc::clone(&self.shared));
-        tokio::spawn(session::serve_opening(id, opening, effort, shared));
+        tokio::spawn(session::serve(introduction.id, opening, effort, &self.shared));
     }
 }

@@ -149,13 +149,19 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 }
                 None => servers,
             };
+            let looking = surroundings.watch_behaviour(seen, &metrics);
+            tokio::pin!(looking);
+            tokio::select! {
+                () = &mut looking => {}
+                () = surroundings.first_look() => {}
+            }
             announce(&config, &identity, &named)?;
             tokio::join!(
                 serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
                 watch_encoder(&producer, &metrics),
                 surroundings.watch_addresses(&port),
-                surroundings.watch_behaviour(seen, &metrics),
+                looking,
                 surroundings.watch_mapping(mapping.as_ref()),
             );
             Ok(())
@@ -420,11 +426,12 @@ async fn serve_told(mut registrations: Registrations, shared: &Arc<Shared>) {
                     tracing::warn!("too many viewers are being let in at once; one must try again");
                     continue;
                 };
-                let shared = Arc::clone(shared);
-                tokio::spawn(async move {
-                    session::serve(*introduced, shared).await;
-                    drop(permit);
-                });
+                if let Some(serving) = session::begin(*introduced, shared) {
+                    tokio::spawn(async move {
+                        serving.await;
+                        drop(permit);
+                    });
+                }
             }
             Told::Update { introduction, update } => {
                 if let Some(words) = shared.efforts.get(&introduction) {

@@ -1,5 +1,6 @@
 //! One viewer's life at the broadcaster: introduced, path opened, connected, admitted, gone.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,10 +34,13 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 /// Notices waiting for one viewer, at most.
 const MOST_NOTICES: usize = 16;
 
-/// Serves one introduced viewer to its end.
-pub(crate) async fn serve(introduced: Introduced, shared: Arc<Shared>) {
+/// Begins to open a path to an introduced viewer. From when this returns, what the viewer tells further
+/// finds its way; the future serves it to its end. `None` for an introduction without credentials.
+pub(crate) fn begin(
+    introduced: Introduced,
+    shared: &Arc<Shared>,
+) -> Option<impl Future<Output = ()> + Send + use<>> {
     let Introduced { introduction, own, rendezvous, updates } = introduced;
-    let id = introduction.id;
     let means = Means {
         port: Arc::clone(&shared.port),
         role: Role::Broadcaster,
@@ -47,17 +51,18 @@ pub(crate) async fn serve(introduced: Introduced, shared: Arc<Shared>) {
     };
     let config = Config::for_role(Role::Broadcaster);
     let started = Effort::start(means, &shared.openings, &introduction, own, config);
-    let Some((opening, effort)) = started else { return };
-    serve_opening(id, opening, effort, shared).await;
+    let (opening, effort) = started?;
+    Some(serve(introduction.id, opening, effort, shared))
 }
 
-/// Serves a viewer whose path is being opened.
-pub(crate) async fn serve_opening(
+/// Serves a viewer whose path is being opened. It is known from when this returns.
+pub(crate) fn serve(
     id: IntroductionId,
     opening: Opening,
     effort: Effort,
-    shared: Arc<Shared>,
-) {
+    shared: &Arc<Shared>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let shared = Arc::clone(shared);
     let peer = opening.peer();
     let (arrival, connections) = mpsc::channel(2);
     shared.arrivals.insert(peer, arrival);
@@ -72,9 +77,11 @@ pub(crate) async fn serve_opening(
         connections,
         watching: None,
     };
-    let end = session.run().await;
-    session.close();
-    tracing::debug!(introduction = %id, "viewer's session ended: {end}");
+    async move {
+        let end = session.run().await;
+        session.close();
+        tracing::debug!(introduction = %id, "viewer's session ended: {end}");
+    }
 }
 
 struct Session {

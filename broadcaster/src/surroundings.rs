@@ -18,6 +18,9 @@ use crate::metrics::Metrics;
 /// How often this machine's own addresses are looked at.
 pub(crate) const ADDRESS_INTERVAL: Duration = Duration::from_secs(3);
 
+/// How long the link waits for the first look at the NAT.
+const FIRST_LOOK: Duration = Duration::from_millis(1500);
+
 /// Where a rendezvous sees us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seen {
@@ -117,6 +120,20 @@ impl Surroundings {
                 return;
             }
         }
+    }
+
+    /// Waits for the first look at the NAT here, or not much longer than one takes: viewers that come
+    /// before it is known are told nothing of it.
+    pub(crate) async fn first_look(&self) {
+        let mut changes = self.changes();
+        let known = async {
+            while self.behaviour() == Behaviour::default() {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(FIRST_LOOK, known).await;
     }
 
     fn found(&self, report: &Report, metrics: &Metrics) {

@@ -34,7 +34,12 @@ fn kinds() -> Vec<(Nat, &'static str, Expected)> {
     vec![
         (Nat::PortRestricted, "port_restricted", restricted.clone()),
         (Nat::PortRestrictedOtherPort, "port_restricted", nat(INDEPENDENT, BY_PORT, "other")),
-        (Nat::AddressRestricted, "address_restricted", nat(INDEPENDENT, BY_ADDRESS, "other")),
+        (Nat::AddressRestricted, "address_restricted", nat(INDEPENDENT, BY_ADDRESS, "preserved")),
+        (
+            Nat::AddressRestrictedOtherPort,
+            "address_restricted",
+            nat(INDEPENDENT, BY_ADDRESS, "other"),
+        ),
         (Nat::Unrestricted, "endpoint_independent", nat(INDEPENDENT, INDEPENDENT, "preserved")),
         (Nat::AddressOnly { filtered: false }, "endpoint_independent", {
             nat(INDEPENDENT, INDEPENDENT, "preserved")
@@ -162,7 +167,9 @@ fn with_one_address_dependence_on_it_cannot_be_told_and_that_is_said() -> Result
         let (mapping, filtering, ports, step, unsolicited) = expected;
         let blind = |dependence| if dependence == BY_ADDRESS { INDEPENDENT } else { dependence };
         let (kind, ports, unsolicited) = match nat {
-            Nat::AddressRestricted => ("endpoint_independent", ports, unsolicited),
+            Nat::AddressRestricted | Nat::AddressRestrictedOtherPort => {
+                ("endpoint_independent", ports, unsolicited)
+            }
             // It looks like one port for each socket.
             Nat::AddressDependentMapping => ("port_restricted", "other", json!(false)),
             _ => (kind, ports, unsolicited),
@@ -198,7 +205,7 @@ fn a_rendezvous_bound_to_one_address_answers_at_the_other_too() -> Result<()> {
     let scene = Scene::new(Nat::AddressRestricted, 2)?;
     let listen = scene.server.address().to_string();
     let rendezvous = scene.rendezvous(&listen)?;
-    let expected = (INDEPENDENT, BY_ADDRESS, "other", Value::Null, json!(false));
+    let expected = (INDEPENDENT, BY_ADDRESS, "preserved", Value::Null, json!(false));
     says(&scene.check()?, "address_restricted", &expected, &"bound");
     drop(rendezvous);
     Ok(())

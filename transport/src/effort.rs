@@ -24,8 +24,12 @@ use crate::openings::{Handle, Opening, Openings};
 use crate::port::Port;
 use crate::sample::sample;
 
-/// How long a search may take: all ports at 500 a second, and the answers.
-const SEARCH_TIME: Duration = Duration::from_secs(9);
+/// How long the sockets of a search stay open: the other side may have searches in front of this one.
+const SEARCH_TIME: Duration = Duration::from_secs(10);
+
+/// How long the side that tries the ports takes for it: all of them, and the last answer. The next
+/// search may begin then.
+const PROBING_TIME: Duration = Duration::from_millis(SEARCHED_PORTS as u64 * 2 + 600);
 
 /// Through our own router, and not as far as another one.
 const NEAR: u8 = 2;
@@ -368,7 +372,7 @@ async fn probe_ports(handle: Handle, peer: SocketAddr) {
     let taken = handle.scout(Scouting::search(targets));
     tracing::debug!(introduction = %handle.id(), ports = taken, "searching");
     if taken > 0 {
-        let _ = tokio::time::timeout(SEARCH_TIME, handle.direct()).await;
+        let _ = tokio::time::timeout(PROBING_TIME, handle.direct()).await;
     }
 }
 

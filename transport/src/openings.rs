@@ -35,7 +35,7 @@ pub struct Openings {
 /// meanwhile.
 ///
 /// [`SEARCHED_PORTS`]: protocol::opening::SEARCHED_PORTS
-pub const MOST_SEARCHES: usize = 2;
+pub const MOST_SEARCHES: usize = 4;
 
 #[derive(Debug)]
 struct Driven {

@@ -35,7 +35,7 @@ const KEEP_ALIVE: KeepAlive =
     KeepAlive { interval: Duration::from_secs(5), idle_timeout: Duration::from_secs(30) };
 
 /// How long the broadcaster may take to complete the handshake on an open path.
-const HANDSHAKE: Duration = Duration::from_secs(5);
+const HANDSHAKE: Duration = Duration::from_secs(8);
 
 /// Time for opening when a path was lost: the next try is better than a long wait for this one.
 const REOPENING: Duration = Duration::from_secs(4);
