@@ -142,6 +142,10 @@ impl Scene {
         let link = process.wait_for_line(START, |line| line.starts_with("punchcast://"))?;
         let known = registered.wait(REGISTERING, "broadcaster registered");
         assert!(known.is_some(), "{} did not register", kind.name);
+        // Until then viewers cannot be told what to spare.
+        process.wait_for_log_line(START, |line| {
+            line.contains("external=") && line.contains("kind=")
+        })?;
         self.broadcast = Some(Broadcast { kind, process, link });
         Ok(())
     }
