@@ -1,6 +1,6 @@
 //! What is done for one introduction beside sending openers to known addresses: predicting ports,
 //! trying both sides' sequences together, and searching many ports, as the
-//! [plan](protocol::opening::plan) says; and passing on what the peer tells meanwhile.
+//! [`plan`] says; and passing on what the peer tells meanwhile.
 
 use std::future::Future;
 use std::net::SocketAddr;
