@@ -68,6 +68,8 @@ pub struct Config {
     pub rendezvous: Vec<String>,
     /// UDP address of a rendezvous within this process.
     pub embedded_rendezvous: Option<SocketAddr>,
+    /// Whether an embedded rendezvous has a relay, whose traffic this machine's uplink carries.
+    pub embedded_relay: bool,
     /// Print an offer for viewers to answer by hand, in place of registering at a rendezvous.
     pub offer: bool,
     /// STUN servers that tell our external address for an offer.
@@ -113,6 +115,7 @@ impl Default for Config {
         Self {
             rendezvous: Vec::new(),
             embedded_rendezvous: None,
+            embedded_relay: true,
             offer: false,
             stun: Vec::new(),
             advertise: None,

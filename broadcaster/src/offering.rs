@@ -9,12 +9,14 @@ use protocol::offer::{Answer, Offer};
 use protocol::opening::{Config as Times, Role};
 use protocol::signalling::{Introduction, Party};
 use service::exit::{Code, Failure};
-use tokio::sync::mpsc;
+use service::metrics::Readiness;
+use tokio::sync::{mpsc, watch};
 use transport::echo::{self, Echo};
 use transport::effort::{Effort, Means};
 
 use crate::session;
 use crate::shared::Shared;
+use crate::surroundings::Seen;
 
 /// How often the STUN servers are asked again: that holds our binding, and shows a new address.
 const LOOK_INTERVAL: Duration = Duration::from_secs(4);
@@ -45,6 +47,9 @@ pub(crate) struct Offering {
     pub(crate) shared: Arc<Shared>,
     /// Prints a line, and writes it where links are written to.
     pub(crate) print: Print,
+    /// Where a STUN server sees us.
+    pub(crate) seen: watch::Sender<Option<Seen>>,
+    pub(crate) readiness: Readiness,
 }
 
 impl Offering {
@@ -56,11 +61,15 @@ impl Offering {
                 format!("{error}; name one that answers with --stun HOST:PORT"),
             )
         })?;
+        self.tell(&seen);
+        self.shared.surroundings.first_look().await;
         self.announce(&seen)?;
+        self.readiness.set(true);
         tracing::info!(
             "give the offer to a viewer (punchcast-viewer answer OFFER), and paste its answer here"
         );
         let mut lines = lines();
+        let mut changes = self.shared.surroundings.changes();
         let mut look = tokio::time::interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -68,14 +77,29 @@ impl Offering {
                 Some(line) = lines.recv() => self.take(line.trim(), &seen),
                 _ = look.tick() => {
                     let Ok(now) = self.look().await else { continue };
-                    if now.external != seen.external {
-                        tracing::info!("our external address changed; here is a new offer");
-                        self.announce(&now)?;
-                    }
+                    let changed = now.external != seen.external;
                     seen = now;
+                    if changed {
+                        tracing::info!("our external address changed; here is a new offer");
+                        self.tell(&seen);
+                        self.announce(&seen)?;
+                    }
+                }
+                Ok(()) = changes.changed() => {
+                    // The router maps a port now, say.
+                    if self.candidates(&seen) != self.offer.candidates {
+                        tracing::info!("our addresses changed; here is a new offer");
+                        self.announce(&seen)?;
+                    }
                 }
             }
         }
+    }
+
+    /// Says where we are seen, so that the NAT here is looked at.
+    fn tell(&self, seen: &Echo) {
+        let Echo { server, external, .. } = *seen;
+        self.seen.send_replace(Some(Seen { server, external }));
     }
 
     async fn look(&self) -> Result<Echo, echo::EchoError> {
@@ -111,6 +135,10 @@ impl Offering {
 
     fn open(&self, answer: Answer, seen: &Echo) {
         let Answer { credentials, candidates } = answer;
+        if self.shared.efforts.contains_key(&credentials.id) {
+            tracing::warn!("that answer was taken already");
+            return;
+        }
         let reflexive = candidates.iter().rev().find(|c| c.kind == CandidateKind::Reflexive);
         let Some(reflexive) = reflexive.or(candidates.last()).copied() else {
             tracing::warn!("that answer names no address");

@@ -37,7 +37,7 @@ use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::{LiveChannel, Places, Shared};
 use crate::source::{Feed, Start};
-use crate::surroundings::Surroundings;
+use crate::surroundings::{Seen, Surroundings};
 
 /// How long viewers get to hear that the broadcast ends.
 const GOODBYE: Duration = Duration::from_millis(800);
@@ -114,10 +114,22 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 return Err(Failure::runtime("the source ended before it began"));
             }
             if config.rendezvous()? == Rendezvous::ByHand {
+                let (seen_in, seen) = watch::channel(None);
+                let offering = offering(&config, &identity, &shared, seen_in, readiness)?;
+                let bound = port.socket().local_addr().ok().filter(|_| config.port_mapping);
+                mapping = bound.map(|bound| PortMapping::start(bound.port()));
+                let beside = async {
+                    tokio::join!(
+                        accept(port.endpoint().clone(), &shared),
+                        watch_encoder(&producer, &metrics),
+                        surroundings.watch_addresses(&port),
+                        surroundings.watch_behaviour(seen, &metrics),
+                        surroundings.watch_mapping(mapping.as_ref()),
+                    )
+                };
                 return tokio::select! {
-                    result = offering(&config, &identity, &shared)?.run() => result,
-                    () = accept(port.endpoint().clone(), &shared) => Ok(()),
-                    () = watch_encoder(&producer, &metrics) => Ok(()),
+                    result = offering.run() => result,
+                    _ = beside => Ok(()),
                 };
             }
             let servers = match &embedded {
@@ -219,7 +231,10 @@ impl Embedded {
     async fn start(config: &Config) -> Result<Option<Self>, Failure> {
         let Rendezvous::Embedded(listen) = config.rendezvous()? else { return Ok(None) };
         let directory = Arc::new(rendezvous::Directory::default());
-        let settings = rendezvous::Config { listen, ..rendezvous::Config::default() };
+        let mut settings = rendezvous::Config { listen, ..rendezvous::Config::default() };
+        if !config.embedded_relay {
+            settings.relay.mode = rendezvous::config::RelayMode::Off;
+        }
         let server = rendezvous::Server::start(&settings, directory)?;
         let port = match server.local_addr().port() {
             0 => EMBEDDED_PORT,
@@ -375,6 +390,8 @@ fn offering(
     config: &Config,
     identity: &Identity,
     shared: &Arc<Shared>,
+    seen: watch::Sender<Option<Seen>>,
+    readiness: Readiness,
 ) -> Result<Offering, Failure> {
     let offer = Offer {
         broadcaster: identity.id(),
@@ -385,7 +402,7 @@ fn offering(
     };
     let link_file = config.link_file.clone();
     let print = move |line: &str| print_line(link_file.as_deref(), line);
-    Ok(Offering { offer, shared: Arc::clone(shared), print: Box::new(print) })
+    Ok(Offering { offer, shared: Arc::clone(shared), print: Box::new(print), seen, readiness })
 }
 
 /// Prints the channel's link, and writes it where it was asked for.

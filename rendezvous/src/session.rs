@@ -1,5 +1,6 @@
 //! One connection: a broadcaster that stays, or a viewer that asks and goes.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -334,5 +335,13 @@ async fn mint(
 /// Whom a viewer's relayed traffic is counted for: its address, so that new connections bring no new
 /// quota. Many viewers behind one carrier's NAT share it.
 fn quota_name(viewer: &Connection) -> String {
-    observed(viewer).address.ip().to_string()
+    match observed(viewer).address.ip() {
+        IpAddr::V4(ip) => ip.to_string(),
+        // A household has a /56 at least, and as many addresses in it as it likes.
+        IpAddr::V6(ip) => {
+            let prefix: String =
+                ip.octets()[..7].iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{prefix}/56")
+        }
+    }
 }

@@ -42,9 +42,9 @@ pub enum Action {
         /// STUN server that tells our external address [default: those of the offer].
         #[arg(long, value_name = "HOST:PORT")]
         stun: Vec<String>,
-        /// How long to wait for the broadcaster to take the answer.
-        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "10m")]
-        wait: Duration,
+        /// How long to wait for the broadcaster to take the answer [default: 10m].
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        wait: Option<Duration>,
     },
     /// Show what a link's broadcaster offers.
     List {
@@ -120,6 +120,11 @@ pub struct Settings {
     pub json: bool,
     /// UDP port to receive media on.
     pub receive_port: Option<u16>,
+    /// STUN servers that `answer` asks; empty for those of the offer.
+    pub stun: Vec<String>,
+    /// How long `answer` waits for the broadcaster to take the answer.
+    #[serde(with = "humantime_serde")]
+    pub wait: Duration,
     /// Private addresses named by broadcasters of other networks are tried too.
     pub allow_private: bool,
     /// The router is asked to map an external port to ours where no direct path opens by itself.
@@ -139,6 +144,8 @@ impl Default for Settings {
             stats: None,
             json: false,
             receive_port: None,
+            stun: Vec::new(),
+            wait: Duration::from_secs(600),
             allow_private: false,
             port_mapping: true,
             relay: RelaySettings::default(),
@@ -333,7 +340,12 @@ impl Command {
                     target: protocol::link::Target::Channel(offer.channel.clone()),
                     secret: offer.secret.clone(),
                 };
-                let stun = if stun.is_empty() { offer.stun.clone() } else { stun };
+                let stun = [stun, settings.stun.clone(), offer.stun.clone()];
+                let stun = stun.into_iter().find(|named| !named.is_empty()).unwrap_or_default();
+                let wait = wait.unwrap_or(settings.wait);
+                if wait.is_zero() {
+                    return Err(Failure::usage("--wait 0s leaves no time to carry the answer"));
+                }
                 let mut target = settings.target(link)?;
                 target.by_hand = Some(ByHand { offer, stun, wait });
                 let command = settings.watch(target, flags)?;

@@ -28,6 +28,9 @@ const LOOKING_ON: Duration = Duration::from_millis(150);
 /// How long a rendezvous may take to introduce: a broadcaster may just be registering again.
 const INTRODUCING: Duration = Duration::from_secs(8);
 
+/// How long one rendezvous has before the next is asked as well.
+const NEXT_SERVER: Duration = Duration::from_millis(800);
+
 /// Updates for the broadcaster that may wait.
 const MOST_UPDATES: usize = 16;
 
@@ -72,19 +75,34 @@ pub(crate) async fn introduce(
     mut introducing: impl FnMut(),
 ) -> Result<(Contact, Introduction), Failure> {
     let mut tries = JoinSet::new();
-    for (host, number) in ask.link.servers.clone() {
-        let (port, ask) = (Arc::clone(port), ask.clone());
-        tries.spawn(async move { introduce_at(&port, &host, number, &ask).await });
-    }
+    let mut servers = ask.link.servers.iter().cloned();
+    let mut begin = |tries: &mut JoinSet<_>| {
+        if let Some((host, number)) = servers.next() {
+            let (port, ask) = (Arc::clone(port), ask.clone());
+            tries.spawn(async move { introduce_at(&port, &host, number, &ask).await });
+        }
+    };
+    begin(&mut tries);
     introducing();
     let mut failure: Option<Failure> = None;
-    while let Some(joined) = tries.join_next().await {
+    // Each introduction makes the broadcaster begin to open a path: the next rendezvous is asked only
+    // where the one before fails, or takes long.
+    while !tries.is_empty() {
+        let joined = match tokio::time::timeout(NEXT_SERVER, tries.join_next()).await {
+            Ok(Some(joined)) => joined,
+            Ok(None) => break,
+            Err(_) => {
+                begin(&mut tries);
+                continue;
+            }
+        };
         match joined {
             Ok(Ok(introduced)) => return Ok(introduced),
             Ok(Err(other)) => {
                 if failure.as_ref().is_none_or(|known| weight(known) < weight(&other)) {
                     failure = Some(other);
                 }
+                begin(&mut tries);
             }
             Err(error) => tracing::debug!(%error, "a try ended"),
         }

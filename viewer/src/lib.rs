@@ -27,6 +27,7 @@ mod watch;
 
 pub use config::{Args, Command};
 
+use std::future::Future;
 use std::time::Instant;
 
 use service::exit::Failure;
@@ -35,7 +36,17 @@ use service::exit::Failure;
 pub async fn run(command: Command, started_at: Instant) -> Result<(), Failure> {
     match command {
         Command::Watch(config) => watch::run(*config, started_at).await,
-        Command::List(config) => list::run(*config).await,
-        Command::Check(config) => check::run(config).await,
+        Command::List(config) => or_interrupted(list::run(*config)).await,
+        Command::Check(config) => or_interrupted(check::run(config)).await,
+    }
+}
+
+/// Something short, unless the user asks to stop before its end, which is no failure.
+async fn or_interrupted(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    tokio::select! {
+        result = command => result,
+        stopped = service::shutdown::requested() => stopped.map_err(|error| {
+            Failure::runtime(format!("cannot listen for signals: {error}"))
+        }),
     }
 }

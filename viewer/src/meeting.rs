@@ -225,16 +225,22 @@ impl Viewer {
                 }
             };
             tokio::select! {
-                path = opened(&mut opening) => path?,
+                path = opened(&mut opening) => path.map_err(|failure| {
+                    let unheard = opening.tried().checks_received == 0;
+                    let nobody = "nothing was heard of the broadcaster: was the answer pasted where it \
+                                  runs, and whole? Else the firewalls on both sides let no path through";
+                    if unheard { Failure::new(Code::NoPath, nobody) } else { failure }
+                })?,
                 () = holding => unreachable!("it goes on for ever"),
             }
         };
+        // People carried the introduction: opening began when the broadcaster's first word came.
+        let open = path.rtt.min(began_at.elapsed());
         if self.receiving.is_some() {
             tracing::warn!("--receive-port needs a rendezvous; media comes to the usual port");
         }
         enter(State::Joining);
         let connection = self.connect(opening.peer(), &target.link).await?;
-        let open = began_at.elapsed();
         Ok(Met { connection, opening, path, open, renewer: Renewer::none(&self.port) })
     }
 
