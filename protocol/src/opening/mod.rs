@@ -104,7 +104,7 @@
 //!
 //! The remedy is another socket, with another port ([`Agent::add_local`]), tried
 //! [after a while](Plan::rebind_after) where a path should have opened, and at once where one broke. Its
-//! driver tells the peer first, and adds it one round trip to the rendezvous later: about when the peer
+//! driver tells the peer first, and adds it half a round trip later: about when the peer
 //! sends there too. Were its openers there before, the peer's router would steal that port like the
 //! first. Sides that start when the rendezvous' word reaches them are, as a rule, no further apart in
 //! time than one way between them: then no port is stolen in the first place.

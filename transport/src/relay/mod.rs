@@ -1,4 +1,4 @@
-//! Being reached through a TURN relay (RFC 8656), on the process's one UDP socket.
+//! Being reached through a TURN relay (RFC 8656), from a socket of its own.
 //!
 //! An [`Allocation`] asks the relay for a relayed address, and keeps it, its permissions and its channels
 //! alive from a task of its own. Datagrams that come from the relay's address are given to
