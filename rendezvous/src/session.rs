@@ -14,6 +14,7 @@ use protocol::signalling::{
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use transport::stream::{self, ReadError, Reader};
 use transport::tls;
 
@@ -181,6 +182,8 @@ struct Introduced<'a> {
     shared: &'a Shared,
     messages: mpsc::Sender<FromRendezvous>,
     ids: Vec<(IntroductionId, BroadcasterId)>,
+    /// The broadcaster's half of the latest one, while it is held back.
+    held: Option<JoinHandle<()>>,
 }
 
 impl Drop for Introduced<'_> {
@@ -201,7 +204,7 @@ async fn introduce(
     shared: &Shared,
 ) {
     let (messages, mut waiting) = mpsc::channel(MOST_FOR_VIEWER);
-    let mut introduced = Introduced { shared, messages, ids: Vec::new() };
+    let mut introduced = Introduced { shared, messages, ids: Vec::new(), held: None };
     let mut receive = Reader::new(receive);
     let mut asks = 0;
     let mut updates = 0;
@@ -242,7 +245,7 @@ async fn introduce(
                 if updates > MOST_UPDATES {
                     break;
                 }
-                introduced.pass_on(introduction, update);
+                introduced.pass_on(introduction, update).await;
             }
             Ok(ToRendezvous::Register { .. }) => {
                 return refuse(&mut send, Refusal::Unexpected, shared).await;
@@ -258,7 +261,11 @@ async fn introduce(
 
 impl Introduced<'_> {
     /// Passes an update on to the broadcaster of one of this viewer's introductions.
-    fn pass_on(&self, introduction: IntroductionId, update: Update) {
+    async fn pass_on(&mut self, introduction: IntroductionId, update: Update) {
+        if let Some(held) = self.held.take() {
+            // An update that overtook its introduction would be one of something unknown.
+            let _ = held.await;
+        }
         let Some((_, broadcaster)) = self.ids.iter().find(|(id, _)| *id == introduction) else {
             return;
         };
@@ -302,10 +309,10 @@ async fn mint(
         let messages = registration.messages.clone();
         // Reserved now, so that a broadcaster that does not read its introductions gets no more.
         let place = messages.try_reserve_owned().map_err(|_| Refusal::Busy)?;
-        tokio::spawn(async move {
+        introduced.held = Some(tokio::spawn(async move {
             tokio::time::sleep(hold).await;
             place.send(FromRendezvous::Introduction { introduction: to_broadcaster });
-        });
+        }));
     } else {
         let message = FromRendezvous::Introduction { introduction: to_broadcaster };
         registration.messages.try_send(message).map_err(|_| Refusal::Busy)?;
