@@ -16,6 +16,7 @@ mod session;
 mod shared;
 mod source;
 mod surroundings;
+mod uplink;
 
 pub use config::{Args, Config};
 pub use metrics::ChannelMetrics;

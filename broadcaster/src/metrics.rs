@@ -14,6 +14,9 @@ use protocol::candidate::CandidateKind;
 use protocol::channel::ViewerId;
 use protocol::control::Refusal;
 use protocol::feedback::Totals;
+use protocol::size::WIRE_OVERHEAD;
+use protocol::units::Bitrate;
+use protocol::uplink::Health;
 use transport::kernel::Sent;
 
 /// Most viewers with series of their own, the worst loss first.
@@ -36,6 +39,7 @@ pub(crate) struct Metrics {
     refusals: IntCounterVec,
     /// Frames and keyframes of the encoder, set before each scrape.
     pub encoder: Encoder,
+    uplink_budget: Gauge,
     uplink_used: Gauge,
     used_before: Mutex<Option<(std::time::Instant, u64)>>,
     lost: IntCounter,
@@ -93,7 +97,8 @@ pub(crate) struct ViewerSample {
 }
 
 struct PerViewer {
-    samples: HashMap<ViewerId, ViewerSample>,
+    /// Last report, and the least round trip of all.
+    samples: HashMap<ViewerId, (ViewerSample, Duration)>,
     fraction_lost: GaugeVec,
     rtt: GaugeVec,
     jitter: GaugeVec,
@@ -166,10 +171,11 @@ impl ChannelMetrics {
         let errors = counters(
             registry,
             "punchcast_send_errors_total",
-            "Packets that the kernel did not take, by reason; they were not sent again by us.",
+            "Packets that the kernel did not take (blocked: its buffer stayed full; failed: another \
+             reason), or that waited too long for the uplink (late); not sent again by us.",
             "reason",
         );
-        for reason in ["blocked", "failed"] {
+        for reason in ["blocked", "failed", "late"] {
             errors.with_label_values(&[reason]);
         }
         Self {
@@ -224,20 +230,28 @@ impl ChannelMetrics {
             live_rate: rate(
                 registry,
                 "punchcast_channel_bytes_per_second",
-                "What the channel needs for each viewer, over the last 2 s.",
+                "What the channel needs for each viewer, headers included, over the last 2 s.",
             ),
         }
     }
 
-    /// Counts what became of a send.
-    pub fn count(&self, sent: &Sent) {
-        self.packets.inc_by(sent.datagrams);
+    /// Counts what became of a send of datagrams that hold `packets` packets in each `datagrams`.
+    pub fn count(&self, sent: &Sent, packets: usize, datagrams: usize) {
+        let packets_in = |sent: u64| sent * packets as u64 / datagrams.max(1) as u64;
+        self.packets.inc_by(packets_in(sent.datagrams));
         self.bytes.inc_by(sent.bytes);
         if sent.blocked > 0 {
-            self.errors.with_label_values(&["blocked"]).inc_by(sent.blocked);
+            self.errors.with_label_values(&["blocked"]).inc_by(packets_in(sent.blocked));
         }
         if sent.failed > 0 {
-            self.errors.with_label_values(&["failed"]).inc_by(sent.failed);
+            self.errors.with_label_values(&["failed"]).inc_by(packets_in(sent.failed));
+        }
+    }
+
+    /// Counts datagrams that waited for the uplink until they were of no use.
+    pub fn count_late(&self, datagrams: u64) {
+        if datagrams > 0 {
+            self.errors.with_label_values(&["late"]).inc_by(datagrams);
         }
     }
 }
@@ -308,7 +322,8 @@ impl Metrics {
         let uplink_budget = rate(
             &registry,
             "punchcast_uplink_budget_bytes_per_second",
-            "What --uplink allows; 0 where it was not given.",
+            "What the uplink carries: as --uplink says, or as estimated; 0 while nothing says that it \
+             is the limit.",
         );
         uplink_budget.set(uplink_bytes_per_second.unwrap_or(0.0));
         Self {
@@ -359,10 +374,11 @@ impl Metrics {
                     "Keyframes since the start.",
                 ),
             },
+            uplink_budget,
             uplink_used: rate(
                 &registry,
                 "punchcast_uplink_used_bytes_per_second",
-                "Media bytes handed to the kernel, over the last second.",
+                "Media bytes handed to the kernel, headers included, over the last second.",
             ),
             used_before: Mutex::new(None),
             lost: counter(
@@ -415,7 +431,11 @@ impl Metrics {
     /// A viewer reported. Its totals are hostile input: only growth counts.
     pub(crate) fn report(&self, viewer: ViewerId, sample: ViewerSample) {
         let mut per_viewer = self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = per_viewer.samples.insert(viewer, sample).unwrap_or_default().totals;
+        let (before, least_rtt) = match per_viewer.samples.get(&viewer) {
+            Some((before, least_rtt)) => (before.totals, sample.rtt.min(*least_rtt)),
+            None => (Totals::default(), sample.rtt),
+        };
+        per_viewer.samples.insert(viewer, (sample, least_rtt));
         let grown = |now: u64, before: u64| now.saturating_sub(before).min(1 << 24);
         self.lost.inc_by(grown(sample.totals.lost, before.lost));
         self.unrecovered.inc_by(grown(sample.totals.unrecovered, before.unrecovered));
@@ -428,14 +448,31 @@ impl Metrics {
     }
 
     /// Measures the uplink's use since the call before. Once a second, whoever scrapes.
-    pub(crate) fn measure_uplink(&self) {
+    pub(crate) fn measure_uplink(&self) -> Bitrate {
         let now = std::time::Instant::now();
-        let bytes = self.channel.bytes.get();
+        let bytes = self.channel.bytes.get() + self.channel.packets.get() * WIRE_OVERHEAD as u64;
         let mut used = self.used_before.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, before)) = used.replace((now, bytes)) {
             let seconds = now.duration_since(at).as_secs_f64().max(0.001);
             self.uplink_used.set((bytes - before) as f64 / seconds);
         }
+        Bitrate::bits_per_second((self.uplink_used.get() * 8.0) as u64)
+    }
+
+    /// What the uplink carries, if that is known.
+    pub(crate) fn set_uplink_budget(&self, rate: Option<Bitrate>) {
+        self.uplink_budget.set(rate.map_or(0.0, Bitrate::as_bytes_per_second));
+    }
+
+    /// How the viewers are, by their last reports.
+    pub(crate) fn healths(&self) -> Vec<Health> {
+        let per_viewer = self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner);
+        let health = |(sample, least_rtt): &(ViewerSample, Duration)| Health {
+            fraction_lost: sample.fraction_lost,
+            rtt: sample.rtt,
+            least_rtt: *least_rtt,
+        };
+        per_viewer.samples.values().map(health).collect()
     }
 
     /// Sets what is not counted as it happens. Before each scrape.
@@ -447,13 +484,13 @@ impl Metrics {
 impl PerViewer {
     fn publish(&self) {
         let mut worst: Vec<_> = self.samples.iter().collect();
-        worst.sort_by(|(id, a), (other, b)| {
+        worst.sort_by(|(id, (a, _)), (other, (b, _))| {
             b.fraction_lost.total_cmp(&a.fraction_lost).then(id.cmp(other))
         });
         for gauges in [&self.fraction_lost, &self.rtt, &self.jitter] {
             gauges.reset();
         }
-        for (viewer, sample) in worst.into_iter().take(VIEWER_SERIES) {
+        for (viewer, (sample, _)) in worst.into_iter().take(VIEWER_SERIES) {
             let label = viewer.to_string();
             self.fraction_lost.with_label_values(&[&label]).set(sample.fraction_lost);
             self.rtt.with_label_values(&[&label]).set(sample.rtt.as_secs_f64());

@@ -16,6 +16,7 @@ use protocol::offer::Offer;
 use protocol::seal::{Epoch, MasterKey};
 use protocol::signalling::Update;
 use protocol::units::Bitrate;
+use protocol::uplink::Budget;
 use quinn::VarInt;
 use rand::RngExt;
 use service::exit::Failure;
@@ -38,6 +39,7 @@ use crate::session;
 use crate::shared::{LiveChannel, Places, Shared};
 use crate::source::{Feed, Start};
 use crate::surroundings::{Seen, Surroundings};
+use crate::uplink::Uplink;
 
 /// How long viewers get to hear that the broadcast ends.
 const GOODBYE: Duration = Duration::from_millis(800);
@@ -45,9 +47,6 @@ const GOODBYE: Duration = Duration::from_millis(800);
 /// Introduced viewers beyond the admitted ones that are served at once, at most: each holds a few
 /// kilobytes and sends a bounded number of opening packets.
 const MOST_OPENING: usize = 512;
-
-/// Share of the uplink that joining bursts may use together: live packets come first.
-const JOIN_SHARE: f64 = 0.5;
 
 impl From<MediaError> for Failure {
     fn from(error: MediaError) -> Self {
@@ -90,7 +89,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         name: config.channel.clone(),
         secret: config.secret()?,
         max_viewers: config.max_viewers,
-        uplink: config.uplink,
+        uplink: Uplink::new(config.uplink),
         expected: expected_rate(&config),
         allow_private: config.allow_private,
         channel: told.channel.clone(),
@@ -121,7 +120,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 let beside = async {
                     tokio::join!(
                         accept(port.endpoint().clone(), &shared),
-                        watch_encoder(&producer, &metrics),
+                        watch(&producer, &shared),
                         surroundings.watch_addresses(&port),
                         surroundings.watch_behaviour(seen, &metrics),
                         surroundings.watch_mapping(mapping.as_ref()),
@@ -171,7 +170,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             tokio::join!(
                 serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
-                watch_encoder(&producer, &metrics),
+                watch(&producer, &shared),
                 surroundings.watch_addresses(&port),
                 looking,
                 surroundings.watch_mapping(mapping.as_ref()),
@@ -305,10 +304,8 @@ fn channel_starter(
     metrics: &Metrics,
     producer: &Arc<OnceLock<Weak<Producer>>>,
 ) -> Result<Start, Failure> {
-    let total = config.uplink.map(|uplink| {
-        Bitrate::bits_per_second((uplink.as_bits_per_second() as f64 * JOIN_SHARE) as u64)
-    });
-    let pacing = JoinPacing { each: config.join_rate, total };
+    let budget = config.uplink.map(Budget::of);
+    let pacing = JoinPacing { each: config.join_rate, total: budget.map(Budget::media) };
     let sender = port
         .sender()
         .map_err(|error| Failure::runtime(format!("cannot share the UDP socket: {error}")))?;
@@ -333,9 +330,10 @@ fn channel_starter(
             })?;
         }
         let channel = Channel::new(&key, &ssrcs, History::default(), pacing);
-        let (fan_out, _thread) =
-            FanOut::start(channel, formats.len(), sender, metrics, request_keyframe)
-                .map_err(|error| Failure::runtime(format!("cannot start the fan-out: {error}")))?;
+        let kinds: Vec<_> = formats.iter().map(|format| format.kind).collect();
+        let (fan_out, _thread) = FanOut::start(channel, &kinds, sender, metrics, request_keyframe)
+            .map_err(|error| Failure::runtime(format!("cannot start the fan-out: {error}")))?;
+        fan_out.set_uplink(budget);
         for format in formats.iter() {
             tracing::info!(kind = %format.kind, encoding = format.encoding_name, "track");
         }
@@ -499,13 +497,15 @@ async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
     }
 }
 
-/// Copies the encoder's counters into the metrics, each second.
-async fn watch_encoder(producer: &Producer, metrics: &Metrics) {
+/// Copies the encoder's counters into the metrics, and looks at the uplink, each second.
+async fn watch(producer: &Producer, shared: &Shared) {
+    let metrics = &shared.metrics;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         let stats = producer.encoder_stats();
-        metrics.measure_uplink();
+        let channel = shared.channel.borrow().clone();
+        shared.uplink.observe(metrics, channel.as_ref().map(|channel| &channel.fan_out));
         raise(&metrics.encoder.frames_in, stats.frames_in);
         raise(&metrics.encoder.frames_encoded, stats.frames_encoded);
         raise(&metrics.encoder.keyframes, stats.keyframes);

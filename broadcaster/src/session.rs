@@ -31,6 +31,9 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 /// served meanwhile.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// What viewers have by default.
+const LATENCY: Duration = Duration::from_millis(200);
+
 /// Notices waiting for one viewer, at most.
 const MOST_NOTICES: usize = 16;
 
@@ -294,7 +297,7 @@ impl Session {
         Admitted { id: viewer, channel, place }: Admitted,
     ) {
         let Some(path) = self.path else { return };
-        let Some(admission) = channel.join(viewer, self.target(path)).await else { return };
+        let Some(admission) = channel.join(viewer, self.target(path), LATENCY).await else { return };
         let (notices_in, notices) = mpsc::channel(MOST_NOTICES);
         self.shared.viewers.insert(viewer, notices_in);
         self.shared.metrics.viewers.inc();
@@ -365,7 +368,7 @@ impl Session {
             self.shared.metrics.paused.dec();
             tracing::info!(viewer = %watching.viewer, "media resumed");
             // It knows the channel already; where it stands now shows in the packets.
-            watching.channel.fan_out.join(watching.viewer, target).await;
+            watching.channel.fan_out.join(watching.viewer, target, LATENCY).await;
         }
     }
 

@@ -21,6 +21,7 @@ use transport::port::Port;
 use crate::fanout::{FanOut, Target};
 use crate::metrics::Metrics;
 use crate::surroundings::Surroundings;
+use crate::uplink::Uplink;
 
 /// How long a viewer that comes before the source is ready waits for it.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
@@ -47,7 +48,7 @@ pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) secret: Option<Secret>,
     pub(crate) max_viewers: usize,
-    pub(crate) uplink: Option<Bitrate>,
+    pub(crate) uplink: Uplink,
     /// What the encoders are set to make; 0 where the source may come encoded.
     pub(crate) expected: Bitrate,
     pub(crate) allow_private: bool,
@@ -123,7 +124,7 @@ impl Shared {
             return Err(Refusal::UnknownChannel);
         }
         let channel = self.channel().await.ok_or(Refusal::NotReady)?;
-        if self.uplink.is_some() {
+        if self.uplink.is_configured() {
             // What the stream needs is known once it has run for a moment.
             tokio::time::sleep_until((channel.started_at + MEASURING).into()).await;
         }
@@ -131,7 +132,7 @@ impl Shared {
             self.places.reserve(|taken| taken < self.max_viewers && self.uplink_carries(taken + 1));
         if place.is_none() && !self.uplink_carries(1) {
             tracing::warn!(
-                bytes_per_second = self.needed_for_each() as u64,
+                bits_per_second = self.needed_for_each().as_bits_per_second(),
                 "the uplink carries not even one viewer; lower the source's bitrate"
             );
         }
@@ -141,13 +142,14 @@ impl Shared {
     }
 
     fn uplink_carries(&self, viewers: usize) -> bool {
-        let Some(uplink) = self.uplink else { return true };
-        viewers as f64 * self.needed_for_each() <= uplink.as_bytes_per_second()
+        let budget = self.uplink.budget();
+        budget.is_none_or(|budget| budget.carries(viewers, self.needed_for_each()))
     }
 
-    /// Bytes a second: what the stream takes now, or is set to take, whichever is more.
-    fn needed_for_each(&self) -> f64 {
-        self.metrics.channel.live_rate.get().max(self.expected.as_bytes_per_second())
+    /// What the stream takes now, or is set to take, whichever is more.
+    fn needed_for_each(&self) -> Bitrate {
+        let now = (self.metrics.channel.live_rate.get() * 8.0) as u64;
+        Bitrate::bits_per_second(now).max(self.expected)
     }
 
     /// What there is to watch.
@@ -167,8 +169,13 @@ impl Shared {
 
 impl LiveChannel {
     /// Begins to send to a viewer, and says all that it needs to know. `None` when the channel ended.
-    pub(crate) async fn join(&self, viewer: ViewerId, to: Target) -> Option<Admission> {
-        let joined = self.fan_out.join(viewer, to).await?;
+    pub(crate) async fn join(
+        &self,
+        viewer: ViewerId,
+        to: Target,
+        latency: Duration,
+    ) -> Option<Admission> {
+        let joined = self.fan_out.join(viewer, to, latency).await?;
         let tracks = self.formats.iter().zip(&*self.ssrcs).zip(&joined.tracks);
         let tracks = tracks.map(|((format, &ssrc), track)| Track {
             format: format.clone(),

@@ -2,6 +2,7 @@
 //! its fan-out.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use protocol::media::{Format, Kind};
 use service::exit::Failure;
@@ -89,6 +90,7 @@ impl Feed {
         let Some(Connected { fan_out, joinable }) = self.connected.get() else { return };
         let Unit { track, keyframe, captured_at, packets, .. } = unit;
         let keyframe = keyframe && joinable.get(track).is_some_and(|joinable| *joinable);
-        fan_out.publish(Burst { track, keyframe, captured_at, packets });
+        let handed_over_at = Instant::now();
+        fan_out.publish(Burst { track, keyframe, captured_at, handed_over_at, packets });
     }
 }

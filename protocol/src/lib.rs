@@ -39,7 +39,9 @@
 //! A frame is encoded once, packetized once and sealed once: the packets of one access unit lie in one
 //! buffer ([`burst`]), are sealed there in place as SRTP under one group key for the channel
 //! ([`seal`]), and the same bytes go to every viewer. The sealer owns SSRC and packet index, so that
-//! no nonce ever comes twice. [`size`] has every length on the wire.
+//! no nonce ever comes twice. [`size`] has every length on the wire. For the live viewers bursts are laid
+//! out as a [`volley`], in which sound rides in the picture's last datagram, and a [`schedule`] says what
+//! goes next where the [`uplink`] does not carry all at once.
 //!
 //! # Joining and repair
 //!
@@ -64,11 +66,15 @@ pub mod media;
 pub mod message;
 pub mod offer;
 pub mod opening;
+mod pacing;
 pub mod reception;
 pub mod rtp;
+pub mod schedule;
 pub mod seal;
 pub mod signalling;
 pub mod size;
 pub mod stun;
 pub mod timeline;
 pub mod units;
+pub mod uplink;
+pub mod volley;

@@ -26,4 +26,8 @@ pub const MAX_RTP_PACKET: usize = MAX_SOURCE_PACKET - SEAL_OVERHEAD;
 /// The fixed part of an RTP header (RFC 3550, section 5.1).
 pub const RTP_HEADER: usize = 12;
 
+/// What each datagram takes on an Ethernet or DSL uplink beside its payload: Ethernet, IPv4 and UDP
+/// headers. Used for reckoning with an uplink's rate only.
+pub const WIRE_OVERHEAD: usize = 14 + 20 + 8;
+
 const _: () = assert!(MAX_SOURCE_PACKET + VIEWER_TAG_ROOM < MAX_DATAGRAM);

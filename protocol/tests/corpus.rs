@@ -99,6 +99,11 @@ fn timeline() {
     replay("timeline");
 }
 
+#[test]
+fn volley() {
+    replay("volley");
+}
+
 /// `paths` needs the transport crate, and runs under the fuzzer only.
 #[test]
 fn no_target_is_left_out() {

@@ -12,11 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use protocol::address::canonical;
 use protocol::size::MAX_SOURCE_PACKET;
 
 /// Most segments in one message: the kernel takes 64 and less than 65,000 bytes.
 pub const MAX_SEGMENTS: usize = 56;
 const _: () = assert!(MAX_SEGMENTS <= 64 && MAX_SEGMENTS * MAX_SOURCE_PACKET < 65_000);
+
+/// Messages in one system call.
+pub const BATCH: usize = sys::BATCH;
 
 /// How long a full send buffer is waited for, in one call, before what remains is dropped: a live
 /// stream gains nothing from packets that wait longer.
@@ -69,6 +73,12 @@ impl Destination {
         Self { via: Some(socket), ..self }
     }
 
+    /// The address.
+    pub fn address(&self) -> SocketAddr {
+        let address = self.address.as_socket();
+        canonical(address.expect("made of a socket address"))
+    }
+
     fn leaves_as(&self, other: &Self) -> bool {
         match (&self.via, &other.via) {
             (None, None) => true,
@@ -107,6 +117,12 @@ impl Sender {
     pub fn new(socket: UdpSocket) -> std::io::Result<Self> {
         let is_v6 = socket.local_addr()?.is_ipv6();
         Ok(Self { socket, is_v6, offload: AtomicBool::new(cfg!(target_os = "linux")) })
+    }
+
+    /// Another sender on the same socket, for another thread.
+    pub fn try_clone(&self) -> std::io::Result<Self> {
+        let offload = AtomicBool::new(self.offload());
+        Ok(Self { socket: self.socket.try_clone()?, is_v6: self.is_v6, offload })
     }
 
     /// Whether the kernel segments for us. Turns false by itself where it cannot.
@@ -171,7 +187,11 @@ impl Sender {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    if !sys::wait_writable(socket, deadline) {
+                    if first.via.is_some() {
+                        // A socket that serves this viewer alone: nobody else waits for it.
+                        sent.blocked += datagrams;
+                        destinations = others;
+                    } else if !sys::wait_writable(socket, deadline) {
                         sent.blocked += datagrams * destinations.len() as u64;
                         return Ok(());
                     }

@@ -11,6 +11,7 @@ use protocol::control::ALPN;
 use protocol::link::Link;
 use protocol::offer::Answer;
 use protocol::opening::{Config, Credentials, Event, Local, Path, Role, Setup};
+use protocol::volley;
 use quinn::Connection;
 use service::exit::{Code, Failure};
 use tokio::sync::mpsc;
@@ -49,7 +50,7 @@ const HOLDING: Duration = Duration::from_secs(4);
 /// Media datagrams that may wait to be opened: two seconds at 20 Mbit/s.
 const MOST_WAITING: usize = 4096;
 
-/// A received media datagram and where it came from.
+/// A received media packet and where it came from.
 pub(crate) type Datagram = (SocketAddr, Vec<u8>);
 
 /// A viewer's port, and the media that arrives on it.
@@ -84,8 +85,10 @@ impl Inbound for Dispatch {
     }
 
     fn media(&self, from: SocketAddr, datagram: &mut [u8]) {
-        // What does not fit is lost as if the network had lost it, and asked for again.
-        let _ = self.media.try_send((from, datagram.to_vec()));
+        for packet in volley::packets(datagram) {
+            // What does not fit is lost as if the network had lost it, and asked for again.
+            let _ = self.media.try_send((from, packet.to_vec()));
+        }
     }
 }
 

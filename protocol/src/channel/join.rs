@@ -1,16 +1,13 @@
 //! A viewer on its way to the live edge.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::history::History;
-use super::pacing::Pacer;
-use super::{SealedBurst, ViewerId};
-
-/// Most packets that a joining viewer gets at once: 18 kB, below any receive buffer and any sane
-/// router's queue.
-const CHUNK: usize = 16;
+use super::ViewerId;
+use crate::pacing::Pacer;
+use crate::schedule::CHUNK;
+use crate::volley::Part;
 
 #[derive(Debug)]
 pub(super) struct Joiner {
@@ -53,25 +50,25 @@ impl Joiner {
         }
     }
 
-    /// The next chunk. A viewer so slow that the history left it behind goes on at the keyframe;
-    /// `None` where there is none, and the viewer goes on live.
-    pub(super) fn next_packets(
-        &mut self,
-        history: &History,
-    ) -> Option<(Arc<SealedBurst>, Range<usize>)> {
-        let (mut position, mut packet) = self.next?;
+    /// The next chunk. A viewer so slow that the history left it behind goes on at the keyframe; without
+    /// one the chunk is empty, and the viewer goes on live.
+    pub(super) fn next_packets(&mut self, history: &History) -> Vec<Part> {
+        let mut parts = Vec::new();
+        let Some((mut position, mut packet)) = self.next else { return parts };
         if position < history.start() {
             (position, packet) = (history.keyframe().unwrap_or(history.end()), 0);
         }
-        let burst = history.get(position).map(Arc::clone);
-        let step = burst.map(|burst| {
-            let end = burst.len().min(packet + CHUNK);
-            let packets = packet..end;
+        let mut room = CHUNK;
+        while let Some(burst) = history.get(position).filter(|_| room > 0) {
+            let end = burst.len().min(packet + room);
+            room -= end - packet;
+            if packet < end {
+                parts.push(Part { burst: Arc::clone(burst), packets: packet..end });
+            }
             (position, packet) =
                 if end == burst.len() { (position + 1, 0) } else { (position, end) };
-            (burst, packets)
-        });
+        }
         self.next = Some((position, packet));
-        step
+        parts
     }
 }

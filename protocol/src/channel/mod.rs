@@ -11,21 +11,22 @@
 
 mod history;
 mod join;
-mod pacing;
+mod repairs;
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use history::History;
-pub use pacing::JoinPacing;
 
 use crate::burst::PlainBurst;
+use crate::pacing::{Pacer, RateMeter};
 use crate::seal::{MasterKey, SealError, SealedBurst, Sealer};
+use crate::size::WIRE_OVERHEAD;
 use crate::units::Bitrate;
+use crate::volley::Part;
 use join::Joiner;
-use pacing::{Pacer, RateMeter};
+use repairs::Repairs;
 
 /// How long a viewer may take to reach the live edge before a keyframe is the cheaper way.
 pub const LONGEST_CATCH_UP: Duration = Duration::from_secs(2);
@@ -36,9 +37,6 @@ const KEYFRAME_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keyframes are asked for at most this often, however many viewers wait.
 const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Retransmissions waiting to be sent, at most, over all viewers. What exceeds it is asked for again.
-const MOST_RETRANSMISSIONS: usize = 4096;
 
 /// Names a viewer within a broadcaster process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,14 +51,12 @@ impl std::fmt::Display for ViewerId {
 /// What is to be done next.
 #[derive(Debug)]
 pub enum Step {
-    /// Send these packets of a burst to one viewer.
+    /// Send these packets to one viewer.
     Send {
         /// To whom.
         viewer: ViewerId,
-        /// The burst.
-        burst: Arc<SealedBurst>,
-        /// Which of its packets.
-        packets: Range<usize>,
+        /// The packets, in order.
+        parts: Vec<Part>,
         /// Why.
         purpose: Purpose,
     },
@@ -91,10 +87,22 @@ pub struct TrackPosition {
     pub live_index: u64,
 }
 
-struct Retransmission {
-    viewer: ViewerId,
-    burst: Arc<SealedBurst>,
-    packet: usize,
+/// How fast joining viewers may be served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JoinPacing {
+    /// For each of them.
+    pub each: Bitrate,
+    /// For all of them together, where the uplink is known.
+    pub total: Option<Bitrate>,
+}
+
+impl JoinPacing {
+    /// What each of `viewers` gets.
+    pub fn rate_among(self, viewers: usize) -> Bitrate {
+        let share = |total: Bitrate| total.as_bits_per_second() / viewers.max(1) as u64;
+        let share = self.total.map_or(u64::MAX, share);
+        Bitrate::bits_per_second(share.min(self.each.as_bits_per_second()))
+    }
 }
 
 /// One encoded stream with its history and its joining viewers.
@@ -102,7 +110,7 @@ pub struct Channel {
     sealer: Sealer,
     history: History,
     joiners: VecDeque<Joiner>,
-    retransmissions: VecDeque<Retransmission>,
+    repairs: Repairs,
     pacing: JoinPacing,
     join_pacer: Pacer,
     live_rate: RateMeter,
@@ -118,7 +126,7 @@ impl Channel {
             sealer: Sealer::new(key, ssrcs),
             history,
             joiners: VecDeque::new(),
-            retransmissions: VecDeque::new(),
+            repairs: Repairs::default(),
             join_pacer: Pacer::default(),
             live_rate: RateMeter::default(),
             pacing,
@@ -138,7 +146,7 @@ impl Channel {
         now: Instant,
     ) -> Result<Arc<SealedBurst>, SealError> {
         let burst = Arc::new(self.sealer.seal(track, keyframe, captured_at, burst)?);
-        self.live_rate.add(burst.bytes().len(), now);
+        self.live_rate.add(burst.bytes().len() + burst.len() * WIRE_OVERHEAD, now);
         self.history.push(Arc::clone(&burst), now);
         if keyframe {
             self.keyframe_wanted = false;
@@ -179,7 +187,7 @@ impl Channel {
     /// Forgets a viewer: nothing more is sent to it from here.
     pub fn leave(&mut self, viewer: ViewerId) {
         self.joiners.retain(|joiner| joiner.viewer != viewer);
-        self.retransmissions.retain(|waiting| waiting.viewer != viewer);
+        self.repairs.leave(viewer);
     }
 
     /// Queues the packets of a stream that a viewer asks for again, as far as the history has them.
@@ -190,23 +198,17 @@ impl Channel {
         ssrc: u32,
         sequences: impl IntoIterator<Item = u16>,
     ) -> usize {
-        let before = self.retransmissions.len();
-        for sequence in sequences {
-            if self.retransmissions.len() >= MOST_RETRANSMISSIONS {
-                break;
-            }
-            if let Some((burst, packet)) = self.history.find(ssrc, sequence) {
-                self.retransmissions.push_back(Retransmission { viewer, burst, packet });
-            }
-        }
-        self.retransmissions.len() - before
+        let (history, repairs) = (&self.history, &mut self.repairs);
+        let found = sequences.into_iter().filter_map(|sequence| history.find(ssrc, sequence));
+        let part = |(burst, packet)| Part { burst, packets: packet..packet + 1 };
+        found.map(part).take_while(|part| repairs.push(viewer, part.clone())).count()
     }
 
     /// What is due at `now`, if anything.
     pub fn poll_step(&mut self, now: Instant) -> Option<Step> {
-        if let Some(Retransmission { viewer, burst, packet }) = self.retransmissions.pop_front() {
-            let packets = packet..packet + 1;
-            return Some(Step::Send { viewer, burst, packets, purpose: Purpose::Retransmission });
+        let repair = self.repairs.poll(self.live_rate.rate(), now);
+        if let Some((viewer, parts)) = repair {
+            return Some(Step::Send { viewer, parts, purpose: Purpose::Retransmission });
         }
         if self.keyframe_due(now) {
             self.keyframe_requested_at = Some(now);
@@ -231,16 +233,17 @@ impl Channel {
         // To the back of the queue, so that all who join take turns.
         let mut joiner = self.joiners.remove(at)?;
         let viewer = joiner.viewer;
-        let Some((burst, packets)) = joiner.next_packets(&self.history) else {
+        let parts = joiner.next_packets(&self.history);
+        if parts.is_empty() {
             return Some(Step::CaughtUp { viewer });
-        };
-        let bytes = packets.clone().filter_map(|at| burst.packet(at)).map(|r| r.len()).sum();
+        }
+        let bytes = parts.iter().map(Part::len).sum();
         joiner.pacer.spend(bytes, self.pacing.each, now);
         if let Some(total) = self.pacing.total {
             self.join_pacer.spend(bytes, total, now);
         }
         self.joiners.push_back(joiner);
-        Some(Step::Send { viewer, burst, packets, purpose: Purpose::Join })
+        Some(Step::Send { viewer, parts, purpose: Purpose::Join })
     }
 
     /// When [`Self::poll_step`] will have something to do, if nothing else happens before.
@@ -248,7 +251,13 @@ impl Channel {
         let all_at = self.join_pacer.due_at();
         let joiners = self.joiners.iter().filter_map(|joiner| joiner.wakes_at(all_at));
         let keyframe = self.keyframe_wanted.then_some(self.keyframe_requested_at).flatten();
-        joiners.chain(keyframe.map(|at| at + KEYFRAME_INTERVAL)).min()
+        let keyframe = keyframe.map(|at| at + KEYFRAME_INTERVAL);
+        joiners.chain(keyframe).chain(self.repairs.poll_timeout()).min()
+    }
+
+    /// All joining viewers together get this much from now on.
+    pub fn set_join_total(&mut self, total: Option<Bitrate>) {
+        self.pacing.total = total;
     }
 
     /// The packets kept.
@@ -256,7 +265,7 @@ impl Channel {
         &self.history
     }
 
-    /// What the stream has needed lately.
+    /// What the stream has needed lately, headers included.
     pub fn live_rate(&self) -> Bitrate {
         self.live_rate.rate()
     }

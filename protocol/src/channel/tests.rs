@@ -52,8 +52,12 @@ impl Rig {
         loop {
             while let Some(step) = self.channel.poll_step(self.now) {
                 match step {
-                    Step::Send { viewer: to, burst, packets, .. } if to == viewer => {
-                        sent.extend(packets.map(|at| (burst.track, burst.first_index + at as u64)));
+                    Step::Send { viewer: to, parts, .. } if to == viewer => {
+                        let indices = |part: &Part| {
+                            let track = part.burst.track;
+                            part.indices().map(move |index| (track, index)).collect::<Vec<_>>()
+                        };
+                        sent.extend(parts.iter().flat_map(indices));
                     }
                     Step::CaughtUp { viewer: who } if who == viewer => {
                         return (sent, self.now - began);
@@ -186,19 +190,44 @@ fn retransmissions_come_from_the_history_and_are_bounded() {
     rig.gop(1.0);
     assert_eq!(rig.channel.request(ViewerId(1), 10, [3, 4, 9999]), 2);
     assert_eq!(rig.channel.request(ViewerId(1), 99, [3]), 0, "unknown stream");
-    for expected in [3, 4] {
-        match rig.channel.poll_step(rig.now) {
-            Some(Step::Send { burst, packets, purpose: Purpose::Retransmission, .. }) => {
-                assert_eq!(burst.first_index + packets.start as u64, expected);
-            }
-            other => panic!("{other:?}"),
+    match rig.channel.poll_step(rig.now) {
+        Some(Step::Send { parts, purpose: Purpose::Retransmission, .. }) => {
+            assert_eq!(parts.iter().flat_map(Part::indices).collect::<Vec<_>>(), [3, 4]);
         }
+        other => panic!("{other:?}"),
     }
     assert!(rig.channel.poll_step(rig.now).is_none());
     let asked = rig.channel.request(ViewerId(1), 10, std::iter::repeat_n(3, 10_000));
-    assert_eq!(asked, MOST_RETRANSMISSIONS);
+    assert_eq!(asked, repairs::MOST_EACH);
     rig.channel.leave(ViewerId(1));
     assert!(rig.channel.poll_step(rig.now).is_none(), "gone with the viewer");
+}
+
+/// One viewer asks for all it can get, another for three packets.
+#[test]
+fn a_viewer_that_asks_for_everything_takes_nothing_from_the_others() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    rig.channel.request(ViewerId(1), 10, (0..125).cycle().take(10_000));
+    rig.channel.request(ViewerId(2), 10, [3, 4, 5]);
+    let mut turns = Vec::new();
+    let mut greedy = 0;
+    let began = rig.now;
+    while rig.now - began < Duration::from_secs(1) {
+        while let Some(step) = rig.channel.poll_step(rig.now) {
+            let Step::Send { viewer, parts, .. } = step else { panic!("{step:?}") };
+            turns.push(viewer.0);
+            if viewer == ViewerId(1) {
+                greedy += parts.iter().map(Part::len).sum::<usize>();
+            }
+        }
+        let Some(due) = rig.channel.poll_timeout() else { break };
+        assert!(due > rig.now, "a timeout in the past would spin");
+        rig.now = due;
+    }
+    assert_eq!(turns[..2], [1, 2], "in turns");
+    // The stream's own rate, 1 Mbit/s, and what a quarter of a second brings at once.
+    assert!((125_000..200_000).contains(&greedy), "{greedy} bytes");
 }
 
 #[test]

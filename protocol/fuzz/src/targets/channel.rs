@@ -144,21 +144,23 @@ impl Stage {
             let Some(step) = self.channel.poll_step(self.now) else { return };
             assert!(count < ENDLESS, "steps never end");
             match step {
-                Step::Send { viewer, burst, packets, purpose: Purpose::Join } => {
-                    assert!(packets.end <= burst.len());
+                Step::Send { viewer, parts, purpose: Purpose::Join } => {
                     let kept = self.channel.history().start();
                     let joining = self.joining.get_mut(&viewer).expect("only who joins is sent it");
                     joining.may_skip |= kept > 0;
-                    joining.take(
-                        burst.track,
-                        burst.first_index + packets.start as u64
-                            ..burst.first_index + packets.end as u64,
-                    );
+                    assert!(!parts.is_empty());
+                    for part in parts {
+                        assert!(part.packets.end <= part.burst.len());
+                        joining.take(part.burst.track, part.indices());
+                    }
                 }
-                Step::Send { viewer, burst, packets, purpose: Purpose::Retransmission } => {
-                    assert_eq!(packets.len(), 1);
-                    let index = burst.first_index + packets.start as u64;
-                    assert!(self.asked.contains(&(viewer, burst.ssrc, index as u16)));
+                Step::Send { viewer, parts, purpose: Purpose::Retransmission } => {
+                    assert!(!parts.is_empty());
+                    for part in parts {
+                        assert_eq!(part.packets.len(), 1);
+                        let sequence = part.indices().start as u16;
+                        assert!(self.asked.contains(&(viewer, part.burst.ssrc, sequence)));
+                    }
                 }
                 Step::CaughtUp { viewer } => {
                     let joining = self.joining.remove(&viewer).expect("each catches up once");

@@ -16,6 +16,7 @@ pub mod signalling;
 pub mod stun;
 pub mod text;
 pub mod timeline;
+pub mod volley;
 
 mod choose;
 
@@ -23,7 +24,7 @@ mod choose;
 pub type Body = fn(&[u8]);
 
 /// Every target here, by the name of its binary and corpus folder.
-pub const ALL: [(&str, Body); 13] = [
+pub const ALL: [(&str, Body); 14] = [
     ("agent", agent::run),
     ("channel", channel::run),
     ("control", control::run),
@@ -37,4 +38,5 @@ pub const ALL: [(&str, Body); 13] = [
     ("stun", stun::run),
     ("text", text::run),
     ("timeline", timeline::run),
+    ("volley", volley::run),
 ];

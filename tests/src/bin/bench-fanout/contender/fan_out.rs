@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use broadcaster::ChannelMetrics;
 use broadcaster::fanout::{Burst, FanOut};
 use protocol::channel::{Channel, History, JoinPacing, ViewerId};
+use protocol::media::Kind;
 use protocol::units::Bitrate;
 use transport::socket::Socket;
 
@@ -17,6 +18,9 @@ use crate::stream;
 
 /// How fast joining viewers are served. Nothing is in the history yet when they join.
 const JOIN_RATE: Bitrate = Bitrate::bits_per_second(20_000_000);
+
+/// What viewers have by default.
+const LATENCY: Duration = Duration::from_millis(200);
 
 pub(super) fn run(task: &Task) -> Result<Cost> {
     let units = (0..task.all_units()).map(stream::plain).collect::<Result<Vec<_>>>()?;
@@ -32,14 +36,16 @@ pub(super) fn run(task: &Task) -> Result<Cost> {
     let channel = Channel::new(&stream::key(), &[stream::SSRC], History::default(), pacing);
     let metrics = Arc::new(ChannelMetrics::default());
     let (fan_out, worker) =
-        FanOut::start(channel, 1, socket.sender()?, Arc::clone(&metrics), || {})?;
+        FanOut::start(channel, &[Kind::Video], socket.sender()?, Arc::clone(&metrics), || {})?;
     runtime.block_on(join_all(&fan_out, task.viewers))?;
     // The last viewer is told where the tracks stand a moment before it turns live.
     thread::sleep(Duration::from_millis(50));
     ensure!(metrics.joining.get() == 0, "{} viewers are not live", metrics.joining.get());
     let began = task.play(units, |unit, packets| {
         let keyframe = stream::is_keyframe(unit);
-        fan_out.publish(Burst { track: 0, keyframe, captured_at: Instant::now(), packets });
+        let now = Instant::now();
+        let (captured_at, handed_over_at) = (now, now);
+        fan_out.publish(Burst { track: 0, keyframe, captured_at, handed_over_at, packets });
         Ok(())
     })?;
     // Ends when all bursts are sent.
@@ -52,7 +58,7 @@ pub(super) fn run(task: &Task) -> Result<Cost> {
 
 async fn join_all(fan_out: &FanOut, viewers: usize) -> Result<()> {
     for (at, address) in stream::viewers(viewers).enumerate() {
-        let joined = fan_out.join(ViewerId(at as u32), SocketAddr::V4(address)).await;
+        let joined = fan_out.join(ViewerId(at as u32), SocketAddr::V4(address), LATENCY).await;
         joined.context("the fan-out ended")?;
     }
     Ok(())

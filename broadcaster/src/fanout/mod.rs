@@ -1,0 +1,195 @@
+//! The fan-out: the one thread that owns a channel, and sends every burst to all its viewers.
+//!
+//! Everything that changes the channel comes as a [`Command`] over one queue, so the thread takes no
+//! lock and waits for nobody ([`worker`]). What all live viewers get is laid out once, with sound in the
+//! picture's last datagram ([`riders`]), and goes from one shared buffer to the list of viewers as it was
+//! at that moment ([`live`]), on further threads where they are many ([`shards`]). Live bursts go first;
+//! joining viewers and retransmissions get the time, and the uplink, between them.
+
+mod live;
+mod riders;
+mod shards;
+mod worker;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use protocol::burst::PlainBurst;
+use protocol::channel::{Channel, TrackPosition, ViewerId};
+use protocol::media::Kind;
+use protocol::uplink::Budget;
+use tokio::sync::oneshot;
+use transport::kernel;
+
+use crate::metrics::ChannelMetrics;
+use shards::Shards;
+use worker::Worker;
+
+/// Bursts that may wait for the fan-out. More means that this machine cannot keep up; what is too
+/// much is dropped before it is sealed, and counted.
+const MOST_BURSTS_WAITING: usize = 256;
+
+/// Requests of viewers that may wait. Further ones are dropped: viewers repeat what matters.
+const MOST_REQUESTS_WAITING: usize = 4096;
+
+/// What the fan-out is told.
+enum Command {
+    Publish(Burst),
+    Uplink(Option<Budget>),
+    Join { viewer: ViewerId, to: Target, latency: Duration, reply: oneshot::Sender<Joined> },
+    Move { viewer: ViewerId, to: Target },
+    Leave { viewer: ViewerId },
+    Request { viewer: ViewerId, ssrc: u32, sequences: Vec<u16> },
+}
+
+/// Where a viewer's packets go: its proved address, and the socket that they leave by where that is not
+/// the main one.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The address.
+    pub to: SocketAddr,
+    /// The socket.
+    pub via: Option<Arc<UdpSocket>>,
+}
+
+impl From<SocketAddr> for Target {
+    fn from(to: SocketAddr) -> Self {
+        Self { to, via: None }
+    }
+}
+
+/// One access unit's packets on their way to the viewers.
+#[derive(Debug)]
+pub struct Burst {
+    /// Which of the channel's tracks.
+    pub track: usize,
+    /// Whether a viewer's picture can start here.
+    pub keyframe: bool,
+    /// When it was captured.
+    pub captured_at: Instant,
+    /// When the payloader handed it over.
+    pub handed_over_at: Instant,
+    /// The packets.
+    pub packets: PlainBurst,
+}
+
+/// What the channel says to a viewer that joins.
+#[derive(Debug, Clone)]
+pub struct Joined {
+    /// Where each track stands.
+    pub tracks: Vec<JoinedTrack>,
+    /// The capture clock now.
+    pub capture_now: Duration,
+    /// How far behind capture the slowest track leaves.
+    pub send_lag: Duration,
+}
+
+/// Where one track stands when a viewer joins.
+#[derive(Debug, Clone, Copy)]
+pub struct JoinedTrack {
+    /// Indices.
+    pub position: TrackPosition,
+    /// A recent RTP timestamp …
+    pub rtp_timestamp: u32,
+    /// … and when it was captured, on the capture clock.
+    pub captured: Duration,
+}
+
+/// A handle to the fan-out. When all handles are gone, the thread ends.
+#[derive(Clone)]
+pub struct FanOut {
+    commands: Sender<Command>,
+    waiting: Arc<Waiting>,
+    metrics: Arc<ChannelMetrics>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    bursts: AtomicUsize,
+    requests: AtomicUsize,
+}
+
+impl FanOut {
+    /// Starts the thread for a channel of such tracks. `request_keyframe` is called from it.
+    pub fn start(
+        channel_state: Channel,
+        tracks: &[Kind],
+        sender: kernel::Sender,
+        metrics: Arc<ChannelMetrics>,
+        request_keyframe: impl Fn() + Send + 'static,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let (commands, receiver) = channel();
+        let waiting = Arc::<Waiting>::default();
+        let shards = Shards::start(sender, Arc::clone(&metrics))?;
+        let worker = Worker::new(
+            channel_state,
+            tracks,
+            shards,
+            (Arc::clone(&waiting), Arc::clone(&metrics)),
+            Box::new(request_keyframe),
+        );
+        let thread = std::thread::Builder::new()
+            .name("fan-out".into())
+            .spawn(move || worker.run(&receiver))?;
+        Ok((Self { commands, waiting, metrics }, thread))
+    }
+
+    /// Hands over a burst. Never blocks.
+    pub fn publish(&self, burst: Burst) {
+        if self.waiting.bursts.load(Ordering::Relaxed) >= MOST_BURSTS_WAITING {
+            self.metrics.bursts_dropped.inc();
+            return;
+        }
+        self.waiting.bursts.fetch_add(1, Ordering::Relaxed);
+        self.tell(Command::Publish(burst));
+    }
+
+    /// What the uplink may be filled with from now on; without a limit, nothing waits for another.
+    pub fn set_uplink(&self, budget: Option<Budget>) {
+        self.tell(Command::Uplink(budget));
+    }
+
+    /// Begins to serve a viewer, which has this much latency to spend, at its proved path. `None` when
+    /// the channel has ended.
+    pub async fn join(
+        &self,
+        viewer: ViewerId,
+        to: impl Into<Target>,
+        latency: Duration,
+    ) -> Option<Joined> {
+        let (reply, joined) = oneshot::channel();
+        let to = to.into();
+        self.tell(Command::Join { viewer, to, latency, reply });
+        joined.await.ok()
+    }
+
+    /// The viewer's path is another one now.
+    pub fn relocate(&self, viewer: ViewerId, to: impl Into<Target>) {
+        let to = to.into();
+        self.tell(Command::Move { viewer, to });
+    }
+
+    /// Sends nothing more to a viewer.
+    pub fn leave(&self, viewer: ViewerId) {
+        self.tell(Command::Leave { viewer });
+    }
+
+    /// Packets that a viewer asks for again.
+    pub fn request(&self, viewer: ViewerId, ssrc: u32, sequences: Vec<u16>) {
+        if self.waiting.requests.load(Ordering::Relaxed) >= MOST_REQUESTS_WAITING {
+            self.metrics.requests_dropped.inc();
+            return;
+        }
+        self.waiting.requests.fetch_add(1, Ordering::Relaxed);
+        self.tell(Command::Request { viewer, ssrc, sequences });
+    }
+
+    fn tell(&self, command: Command) {
+        // An error means that the thread is gone, and with it the channel: there is nobody to tell.
+        let _ = self.commands.send(command);
+    }
+}

@@ -1,0 +1,138 @@
+//! Threads that send beside the fan-out's own where there are viewers enough: each to its share of them,
+//! all from the one socket.
+
+use std::num::NonZero;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
+
+use protocol::schedule::Slice;
+use transport::kernel::{self, BATCH, Sent};
+
+use super::live::Listing;
+use crate::metrics::ChannelMetrics;
+
+/// Fewest viewers for each thread: below, waking another one costs more than it saves.
+const LEAST_EACH: usize = 1024;
+
+/// Slices that may wait for a thread. More means that it is behind: then the fan-out sends them itself,
+/// which holds it up in turn, so that what is too much is dropped before it is sealed.
+const MOST_WAITING: usize = 8;
+
+/// What sends. With no viewers to speak of, the calling thread alone.
+pub(super) struct Shards {
+    own: kernel::Sender,
+    others: Vec<Other>,
+    metrics: Arc<ChannelMetrics>,
+}
+
+/// Another thread, and the way to it.
+struct Other {
+    slices: Option<SyncSender<Slice<Listing>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Shards {
+    /// One thread for each core, the calling one included. They end with this.
+    pub(super) fn start(
+        sender: kernel::Sender,
+        metrics: Arc<ChannelMetrics>,
+    ) -> std::io::Result<Self> {
+        let cores = thread::available_parallelism().map_or(1, NonZero::get);
+        let other = |number: usize| {
+            let (slices, receiver) = sync_channel(MOST_WAITING);
+            let (sender, metrics) = (sender.try_clone()?, Arc::clone(&metrics));
+            let thread = thread::Builder::new()
+                .name(format!("fan-out {number}"))
+                .spawn(move || run(&receiver, &sender, &metrics))?;
+            Ok(Other { slices: Some(slices), thread: Some(thread) })
+        };
+        let others = (1..cores).map(other).collect::<std::io::Result<_>>()?;
+        Ok(Self { own: sender, others, metrics })
+    }
+
+    /// The calling thread's own sender.
+    pub(super) fn own(&self) -> &kernel::Sender {
+        &self.own
+    }
+
+    /// Sends a slice, all of it or the calling thread's share.
+    pub(super) fn send(&self, slice: Slice<Listing>) {
+        let mut shares = shares(slice.viewers.clone(), self.others.len() + 1);
+        let own = shares.next();
+        for (other, viewers) in self.others.iter().zip(shares) {
+            let share = Slice { viewers, ..slice.clone() };
+            if let Some(share) = other.hand_over(share) {
+                send(&self.own, &share, &self.metrics);
+            }
+        }
+        if let Some(viewers) = own {
+            send(&self.own, &Slice { viewers, ..slice }, &self.metrics);
+        }
+    }
+}
+
+impl Other {
+    /// Gives the slice back where the thread is behind.
+    fn hand_over(&self, slice: Slice<Listing>) -> Option<Slice<Listing>> {
+        match self.slices.as_ref()?.try_send(slice) {
+            Ok(()) => None,
+            Err(TrySendError::Full(slice) | TrySendError::Disconnected(slice)) => Some(slice),
+        }
+    }
+}
+
+impl Drop for Other {
+    /// Waits until all that was handed over is sent.
+    fn drop(&mut self) {
+        self.slices = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a sending thread panicked");
+        }
+    }
+}
+
+/// Splits viewers among at most `threads`, in whole system calls.
+fn shares(viewers: Range<usize>, threads: usize) -> impl Iterator<Item = Range<usize>> {
+    let threads = (viewers.len() / LEAST_EACH).clamp(1, threads);
+    let each = viewers.len().div_ceil(threads).next_multiple_of(BATCH).max(1);
+    let Range { start, end } = viewers;
+    (start..end).step_by(each).map(move |from| from..end.min(from + each))
+}
+
+fn run(slices: &Receiver<Slice<Listing>>, sender: &kernel::Sender, metrics: &ChannelMetrics) {
+    while let Ok(slice) = slices.recv() {
+        send(sender, &slice, metrics);
+    }
+}
+
+fn send(sender: &kernel::Sender, slice: &Slice<Listing>, metrics: &ChannelMetrics) {
+    let bytes = &slice.volley.bytes()[slice.segments.range.clone()];
+    let mut sent = Sent::default();
+    for part in slice.audience.parts(slice.viewers.clone()) {
+        sent += sender.send(bytes, slice.segments.segment, part);
+    }
+    metrics.count(&sent, slice.packets, slice.segments.count());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everybody_is_in_one_share_and_few_viewers_need_one_thread() {
+        for viewers in [0, 1, 127, 2000, 2048, 5000, 10_000, 10_001] {
+            for threads in [1, 2, 7, 64] {
+                let shares: Vec<_> = shares(0..viewers, threads).collect();
+                assert!(shares.len() <= threads);
+                assert_eq!(shares.iter().flat_map(Range::clone).count(), viewers);
+                assert!(shares.windows(2).all(|pair| pair[0].end == pair[1].start));
+                assert!(viewers >= 2 * LEAST_EACH || shares.len() <= 1);
+                assert!(viewers < 2 * LEAST_EACH || threads < 2 || shares.len() > 1);
+            }
+        }
+    }
+}

@@ -1,0 +1,356 @@
+//! The thread that owns the channel.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use protocol::channel::{Channel, Purpose, Step, TrackPosition, ViewerId};
+use protocol::media::Kind;
+use protocol::schedule::Schedule;
+use protocol::seal::SealedBurst;
+use protocol::uplink::Budget;
+use protocol::volley::{Part, Run, Volley};
+use transport::kernel::{Destination, MAX_SEGMENTS, Sent};
+
+use super::live::{Listing, Live};
+use super::riders::{Rider, Riders};
+use super::shards::Shards;
+use super::{Burst, Command, Joined, JoinedTrack, Target, Waiting};
+use crate::metrics::ChannelMetrics;
+
+/// A track's latest access unit: the reference for everybody's timeline.
+#[derive(Debug, Clone, Copy)]
+struct Latest {
+    rtp_timestamp: u32,
+    captured_at: Instant,
+    /// Recent delay from capture to sending.
+    lag: Duration,
+}
+
+/// A viewer that the channel serves.
+struct Served {
+    destination: Destination,
+    latency: Duration,
+}
+
+/// A viewer that has all before this place in the history, but not what waits to ride behind it.
+struct Entering {
+    viewer: ViewerId,
+    position: u64,
+}
+
+pub(super) struct Worker {
+    channel: Channel,
+    shards: Shards,
+    waiting: Arc<Waiting>,
+    metrics: Arc<ChannelMetrics>,
+    request_keyframe: Box<dyn Fn() + Send>,
+    served: HashMap<ViewerId, Served>,
+    /// How many viewers have each latency.
+    latencies: BTreeMap<Duration, usize>,
+    live: Live,
+    entering: Vec<Entering>,
+    riders: Riders,
+    schedule: Schedule<Listing>,
+    budget: Option<Budget>,
+    clock_began: Instant,
+    latest: Vec<Option<Latest>>,
+    kinds: Vec<Kind>,
+    dropped: u64,
+}
+
+impl Worker {
+    pub(super) fn new(
+        channel: Channel,
+        tracks: &[Kind],
+        shards: Shards,
+        (waiting, metrics): (Arc<Waiting>, Arc<ChannelMetrics>),
+        request_keyframe: Box<dyn Fn() + Send>,
+    ) -> Self {
+        let began = Instant::now();
+        Self {
+            channel,
+            shards,
+            waiting,
+            metrics,
+            request_keyframe,
+            served: HashMap::new(),
+            latencies: BTreeMap::new(),
+            live: Live::default(),
+            entering: Vec::new(),
+            riders: Riders::default(),
+            schedule: Schedule::new(None),
+            budget: None,
+            // Frames that were captured before the thread began must not come before zero.
+            clock_began: began.checked_sub(Duration::from_secs(10)).unwrap_or(began),
+            latest: vec![None; tracks.len()],
+            kinds: tracks.to_vec(),
+            dropped: 0,
+        }
+    }
+
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        loop {
+            let now = Instant::now();
+            let command = match self.wakes_at(now) {
+                None => commands.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(at) => commands.recv_timeout(at.saturating_duration_since(now)),
+            };
+            match command {
+                Ok(command) => self.handle(command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            loop {
+                while let Ok(command) = commands.try_recv() {
+                    self.handle(command);
+                }
+                let now = Instant::now();
+                if self.riders.leave_at().is_some_and(|at| at <= now) {
+                    self.depart(Vec::new(), now);
+                }
+                // What all wait for comes before anything that only one viewer waits for.
+                if let Some(slice) = self.schedule.poll(now) {
+                    self.shards.send(slice);
+                    continue;
+                }
+                if !self.schedule.is_free(now) {
+                    break;
+                }
+                let Some(step) = self.channel.poll_step(now) else { break };
+                self.take(step, now);
+            }
+            self.observe();
+        }
+    }
+
+    /// When something is to be done without being told.
+    fn wakes_at(&self, now: Instant) -> Option<Instant> {
+        let uplink = self.schedule.poll_timeout(now);
+        // What one viewer waits for waits for the uplink, too.
+        let channel = self.channel.poll_timeout().map(|at| uplink.map_or(at, |free| at.max(free)));
+        let volleys = uplink.filter(|_| self.schedule.is_waiting());
+        [channel, volleys, self.riders.leave_at()].into_iter().flatten().min()
+    }
+
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Publish(burst) => {
+                self.waiting.bursts.fetch_sub(1, Ordering::Relaxed);
+                self.publish(burst);
+            }
+            Command::Uplink(budget) => {
+                self.budget = budget;
+                self.schedule.set_rate(budget.map(Budget::media));
+            }
+            Command::Join { viewer, to, latency, reply } => {
+                self.leave(viewer);
+                let destination = self.destination(to);
+                self.served.insert(viewer, Served { destination, latency });
+                *self.latencies.entry(latency).or_default() += 1;
+                self.allow_riders();
+                let positions = self.channel.join(viewer, Instant::now());
+                // An error means that the viewer went away while it was being admitted; its session
+                // says so with a leave.
+                let _ = reply.send(self.joined(&positions));
+            }
+            Command::Move { viewer, to } => {
+                let destination = self.destination(to);
+                if let Some(served) = self.served.get_mut(&viewer) {
+                    served.destination = destination.clone();
+                    if self.live.contains(viewer) {
+                        self.live.set(viewer, destination);
+                    }
+                }
+            }
+            Command::Leave { viewer } => self.leave(viewer),
+            Command::Request { viewer, ssrc, sequences } => {
+                self.waiting.requests.fetch_sub(1, Ordering::Relaxed);
+                if self.served.contains_key(&viewer) {
+                    self.channel.request(viewer, ssrc, sequences);
+                }
+            }
+        }
+    }
+
+    fn leave(&mut self, viewer: ViewerId) {
+        self.channel.leave(viewer);
+        self.live.remove(viewer);
+        self.entering.retain(|entering| entering.viewer != viewer);
+        let Some(Served { latency, .. }) = self.served.remove(&viewer) else { return };
+        if let Some(count) = self.latencies.get_mut(&latency) {
+            *count -= 1;
+            if *count == 0 {
+                self.latencies.remove(&latency);
+            }
+        }
+        self.allow_riders();
+    }
+
+    fn allow_riders(&mut self) {
+        self.riders.allow(self.latencies.keys().next().copied());
+    }
+
+    fn destination(&self, Target { to, via }: Target) -> Destination {
+        let destination = self.shards.own().destination(to);
+        match via {
+            Some(socket) => destination.via(socket),
+            None => destination,
+        }
+    }
+
+    fn publish(&mut self, burst: Burst) {
+        let Burst { track, keyframe, captured_at, handed_over_at, packets } = burst;
+        let now = Instant::now();
+        let sealed = match self.channel.publish(track, keyframe, captured_at, packets, now) {
+            Ok(sealed) => sealed,
+            Err(error) => {
+                tracing::error!(%error, "access unit dropped");
+                self.metrics.bursts_dropped.inc();
+                return;
+            }
+        };
+        log_timing(&sealed, handed_over_at);
+        self.share_uplink();
+        let rider = Rider { position: self.channel.history().end() - 1, burst: sealed };
+        if self.kinds.get(track) == Some(&Kind::Video) {
+            self.riders.picture(now);
+            self.depart(vec![rider], now);
+        } else if let Err(rider) = self.riders.take(rider, now) {
+            self.depart(vec![rider], now);
+        }
+    }
+
+    /// Sends bursts to the live viewers, and what waited to ride behind them.
+    fn depart(&mut self, mut bursts: Vec<Rider>, now: Instant) {
+        bursts.extend(self.riders.leave());
+        bursts.iter().for_each(|Rider { burst, .. }| self.note_latest(burst, now));
+        let parts = |from: u64| -> Vec<Part> {
+            let bursts = bursts.iter().filter(|rider| rider.position >= from);
+            bursts.map(|rider| Part::from(&rider.burst)).collect()
+        };
+        let viewers = self.live.len();
+        if viewers > 0 {
+            let volley = Volley::new(&parts(0), MAX_SEGMENTS);
+            self.schedule.push(volley, self.live.listing(), viewers, now);
+        }
+        for Entering { viewer, position } in std::mem::take(&mut self.entering) {
+            let Some(served) = self.served.get(&viewer) else { continue };
+            let destination = served.destination.clone();
+            // It had the sound that waited from the history.
+            self.send_to(&destination, &parts(position), now);
+            self.live.set(viewer, destination);
+        }
+    }
+
+    /// Sends packets to one viewer alone.
+    fn send_to(&mut self, to: &Destination, parts: &[Part], now: Instant) -> Sent {
+        let volley = Volley::new(parts, MAX_SEGMENTS);
+        let mut all = Sent::default();
+        for Run { segments, packets } in volley.runs() {
+            let bytes = &volley.bytes()[segments.range.clone()];
+            let to = std::slice::from_ref(to);
+            let sent = self.shards.own().send(bytes, segments.segment, to);
+            self.metrics.count(&sent, *packets, segments.count());
+            self.schedule.spend(bytes.len(), segments.count(), now);
+            all += sent;
+        }
+        all
+    }
+
+    fn note_latest(&mut self, sealed: &SealedBurst, now: Instant) {
+        let lag = now.saturating_duration_since(sealed.captured_at);
+        if let Some(latest) = self.latest.get_mut(sealed.track) {
+            // Slowly down, at once up: the slowest recent unit counts.
+            let before = latest.map_or(lag, |latest| latest.lag);
+            let lag = lag.max(before.mul_f64(0.9));
+            let SealedBurst { rtp_timestamp, captured_at, .. } = *sealed;
+            *latest = Some(Latest { rtp_timestamp, captured_at, lag });
+        }
+    }
+
+    fn take(&mut self, step: Step, now: Instant) {
+        match step {
+            Step::Send { viewer, parts, purpose } => {
+                let Some(served) = self.served.get(&viewer) else { return };
+                let destination = served.destination.clone();
+                let sent = self.send_to(&destination, &parts, now);
+                match purpose {
+                    Purpose::Join => self.metrics.join_bytes.inc_by(sent.bytes),
+                    Purpose::Retransmission if sent.datagrams > 0 => {
+                        self.metrics.retransmitted.inc_by(parts.len() as u64);
+                    }
+                    Purpose::Retransmission => {}
+                }
+            }
+            Step::CaughtUp { viewer } => {
+                let Some(served) = self.served.get(&viewer) else { return };
+                if self.riders.is_empty() {
+                    self.live.set(viewer, served.destination.clone());
+                } else {
+                    let position = self.channel.history().end();
+                    self.entering.push(Entering { viewer, position });
+                }
+            }
+            Step::RequestKeyframe => {
+                self.metrics.keyframes_requested.inc();
+                (self.request_keyframe)();
+            }
+        }
+    }
+
+    fn joined(&self, positions: &[TrackPosition]) -> Joined {
+        let now = Instant::now();
+        let tracks = positions.iter().zip(&self.latest).map(|(&position, latest)| {
+            let captured_at = latest.map_or(now, |latest| latest.captured_at);
+            JoinedTrack {
+                position,
+                rtp_timestamp: latest.map_or(0, |latest| latest.rtp_timestamp),
+                captured: self.on_capture_clock(captured_at),
+            }
+        });
+        let lags = self.latest.iter().flatten().map(|latest| latest.lag);
+        Joined {
+            tracks: tracks.collect(),
+            capture_now: self.on_capture_clock(now),
+            send_lag: lags.max().unwrap_or_default(),
+        }
+    }
+
+    fn on_capture_clock(&self, at: Instant) -> Duration {
+        at.saturating_duration_since(self.clock_began)
+    }
+
+    /// Joining viewers get what the live ones leave.
+    fn share_uplink(&mut self) {
+        let live_rate = self.channel.live_rate();
+        let spare = self.budget.map(|budget| budget.spare(self.live.len(), live_rate));
+        self.channel.set_join_total(spare);
+    }
+
+    fn observe(&mut self) {
+        self.metrics.history_bytes.set(self.channel.history().bytes() as i64);
+        self.metrics.joining.set(self.channel.joining() as i64);
+        self.metrics.live_rate.set(self.channel.live_rate().as_bytes_per_second());
+        let dropped = self.schedule.dropped();
+        self.metrics.count_late(dropped - self.dropped);
+        self.dropped = dropped;
+    }
+}
+
+/// Tells benchmarks when the payloader handed over which packets.
+fn log_timing(sealed: &SealedBurst, handed_over_at: Instant) {
+    if tracing::enabled!(target: "punchcast::timing", tracing::Level::TRACE) {
+        let handed_over = SystemTime::now() - handed_over_at.elapsed();
+        let since = handed_over.duration_since(UNIX_EPOCH).unwrap_or_default();
+        tracing::trace!(
+            target: "punchcast::timing",
+            ssrc = sealed.ssrc,
+            first_index = sealed.first_index,
+            packets = sealed.len(),
+            handed_over_us = since.as_micros() as u64,
+        );
+    }
+}
