@@ -3,8 +3,10 @@
 //! A frame's way is one straight line: [`media`] captures, encodes and packetizes; the channel's
 //! [`fanout`] thread seals each burst once, keeps it in the history and hands it to the kernel for
 //! all viewers at once. Everything else serves joining and leaving: [`registration`] keeps the
-//! broadcaster known to the rendezvous, [`session`] is one viewer's life from introduction to end.
+//! broadcaster known to the rendezvous, [`session`] is one viewer's life from introduction to end,
+//! and [`audience`] hears what viewers report.
 
+mod audience;
 pub mod config;
 pub mod fanout;
 pub mod media;

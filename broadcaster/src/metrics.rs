@@ -1,6 +1,5 @@
 //! What the broadcaster counts.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +15,6 @@ use protocol::control::Refusal;
 use protocol::feedback::Totals;
 use protocol::size::WIRE_OVERHEAD;
 use protocol::units::Bitrate;
-use protocol::uplink::Health;
 use transport::kernel::Sent;
 
 /// Most viewers with series of their own, the worst loss first.
@@ -44,7 +42,10 @@ pub(crate) struct Metrics {
     used_before: Mutex<Option<(std::time::Instant, u64)>>,
     lost: IntCounter,
     unrecovered: IntCounter,
-    per_viewer: Mutex<PerViewer>,
+    /// Feedback packets that were authentic.
+    pub feedback: IntCounter,
+    feedback_dropped: [IntCounter; Unheard::ALL.len()],
+    worst: Worst,
     /// Viewers whose media is paused for want of feedback.
     pub paused: IntGauge,
 }
@@ -96,12 +97,50 @@ pub(crate) struct ViewerSample {
     pub totals: Totals,
 }
 
-struct PerViewer {
-    /// Last report, and the least round trip of all.
-    samples: HashMap<ViewerId, (ViewerSample, Duration)>,
+/// Series of single viewers: those with the worst loss.
+struct Worst {
     fraction_lost: GaugeVec,
     rtt: GaugeVec,
     jitter: GaugeVec,
+}
+
+/// Why a feedback packet was dropped: the `reason` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unheard {
+    /// Not RTCP, or nothing that means anything here.
+    Malformed,
+    /// Of no viewer that is admitted.
+    Unknown,
+    /// From an address that is not the viewer's.
+    Elsewhere,
+    /// More than a viewer may send.
+    TooMany,
+    /// Seen before, or too old to tell.
+    Replayed,
+    /// Not sealed by the viewer.
+    Forged,
+}
+
+impl Unheard {
+    const ALL: [Self; 6] = [
+        Self::Malformed,
+        Self::Unknown,
+        Self::Elsewhere,
+        Self::TooMany,
+        Self::Replayed,
+        Self::Forged,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown_viewer",
+            Self::Elsewhere => "elsewhere",
+            Self::TooMany => "too_many",
+            Self::Replayed => "replayed",
+            Self::Forged => "forged",
+        }
+    }
 }
 
 /// How an attempt to open a path ended: the `result` label.
@@ -315,6 +354,12 @@ impl Metrics {
         ] {
             refusals.with_label_values(&[reason.as_str()]);
         }
+        let feedback_dropped = counters(
+            &registry,
+            "punchcast_feedback_packets_dropped_total",
+            "Datagrams dropped that begin like feedback, by reason.",
+            "reason",
+        );
         let per_viewer = |name: &str, help: &str| {
             let vec = GaugeVec::new(Opts::new(name, help), &["viewer"]).expect("a legal name");
             register(&registry, vec)
@@ -392,8 +437,14 @@ impl Metrics {
                 "punchcast_viewer_packets_unrecovered_total",
                 "Packets that viewers reported as missing at their deadline, over all viewers.",
             ),
-            per_viewer: Mutex::new(PerViewer {
-                samples: HashMap::new(),
+            feedback: counter(
+                &registry,
+                "punchcast_feedback_packets_total",
+                "Authentic feedback packets of all viewers: reports and NACKs.",
+            ),
+            feedback_dropped: Unheard::ALL
+                .map(|reason| feedback_dropped.with_label_values(&[reason.as_str()])),
+            worst: Worst {
                 fraction_lost: per_viewer(
                     "punchcast_viewer_fraction_lost",
                     "Share of packets lost before repair in the viewer's last report, 0 to 1; the \
@@ -408,7 +459,7 @@ impl Metrics {
                     "Interarrival jitter of the viewer's video; the viewers with the worst loss \
                      only.",
                 ),
-            }),
+            },
             paused: gauge(
                 &registry,
                 "punchcast_viewers_paused",
@@ -428,23 +479,16 @@ impl Metrics {
         self.refusals.with_label_values(&[reason.as_str()]).inc();
     }
 
-    /// A viewer reported. Its totals are hostile input: only growth counts.
-    pub(crate) fn report(&self, viewer: ViewerId, sample: ViewerSample) {
-        let mut per_viewer = self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner);
-        let (before, least_rtt) = match per_viewer.samples.get(&viewer) {
-            Some((before, least_rtt)) => (before.totals, sample.rtt.min(*least_rtt)),
-            None => (Totals::default(), sample.rtt),
-        };
-        per_viewer.samples.insert(viewer, (sample, least_rtt));
+    /// A viewer's totals became these. They are hostile input: only growth counts.
+    pub(crate) fn grown(&self, before: &Totals, now: &Totals) {
         let grown = |now: u64, before: u64| now.saturating_sub(before).min(1 << 24);
-        self.lost.inc_by(grown(sample.totals.lost, before.lost));
-        self.unrecovered.inc_by(grown(sample.totals.unrecovered, before.unrecovered));
+        self.lost.inc_by(grown(now.lost, before.lost));
+        self.unrecovered.inc_by(grown(now.unrecovered, before.unrecovered));
     }
 
-    /// A viewer is gone, and its series with it.
-    pub(crate) fn forget(&self, viewer: ViewerId) {
-        let mut per_viewer = self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner);
-        per_viewer.samples.remove(&viewer);
+    /// A feedback packet was dropped.
+    pub(crate) fn unheard(&self, reason: Unheard) {
+        self.feedback_dropped[reason as usize].inc();
     }
 
     /// Measures the uplink's use since the call before. Once a second, whoever scrapes.
@@ -464,33 +508,25 @@ impl Metrics {
         self.uplink_budget.set(rate.map_or(0.0, Bitrate::as_bytes_per_second));
     }
 
-    /// How the viewers are, by their last reports.
-    pub(crate) fn healths(&self) -> Vec<Health> {
-        let per_viewer = self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner);
-        let health = |(sample, least_rtt): &(ViewerSample, Duration)| Health {
-            fraction_lost: sample.fraction_lost,
-            rtt: sample.rtt,
-            least_rtt: *least_rtt,
-        };
-        per_viewer.samples.values().map(health).collect()
-    }
-
-    /// Sets what is not counted as it happens. Before each scrape.
-    pub(crate) fn refresh(&self) {
-        self.per_viewer.lock().unwrap_or_else(PoisonError::into_inner).publish();
+    /// Sets the series of single viewers. Before each scrape.
+    pub(crate) fn publish(&self, samples: Vec<(ViewerId, ViewerSample)>) {
+        self.worst.publish(samples);
     }
 }
 
-impl PerViewer {
-    fn publish(&self) {
-        let mut worst: Vec<_> = self.samples.iter().collect();
-        worst.sort_by(|(id, (a, _)), (other, (b, _))| {
+impl Worst {
+    fn publish(&self, mut samples: Vec<(ViewerId, ViewerSample)>) {
+        let by_loss = |(id, a): &(ViewerId, ViewerSample),
+                       (other, b): &(ViewerId, ViewerSample)| {
             b.fraction_lost.total_cmp(&a.fraction_lost).then(id.cmp(other))
-        });
+        };
+        if samples.len() > VIEWER_SERIES {
+            samples.select_nth_unstable_by(VIEWER_SERIES, by_loss);
+        }
         for gauges in [&self.fraction_lost, &self.rtt, &self.jitter] {
             gauges.reset();
         }
-        for (viewer, (sample, _)) in worst.into_iter().take(VIEWER_SERIES) {
+        for (viewer, sample) in samples.into_iter().take(VIEWER_SERIES) {
             let label = viewer.to_string();
             self.fraction_lost.with_label_values(&[&label]).set(sample.fraction_lost);
             self.rtt.with_label_values(&[&label]).set(sample.rtt.as_secs_f64());

@@ -29,6 +29,7 @@ use transport::openings::Openings;
 use transport::paths::Peer;
 use transport::port::{self, Arrival, Inbound, Port};
 
+use crate::audience::Audience;
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::fanout::FanOut;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
@@ -60,14 +61,15 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let identity = Identity::load_or_create(&config.state_folder()?).map_err(Failure::runtime)?;
     let embedded = Embedded::start(&config).await?;
     let metrics = Arc::new(Metrics::new(config.uplink.map(Bitrate::as_bytes_per_second)));
+    let audience = Arc::new(Audience::new(Arc::clone(&metrics)));
     let readiness = Readiness::default();
     if let Some(address) = config.metrics {
-        let refreshed = Arc::clone(&metrics);
+        let refreshed = Arc::clone(&audience);
         let registry = metrics.registry.clone();
-        let refresh = move || refreshed.refresh();
+        let refresh = move || refreshed.publish();
         service::metrics::serve(address, registry, readiness.clone(), refresh).await?;
     }
-    let (port, openings) = open_port(&config, &identity)?;
+    let (port, openings) = open_port(&config, &identity, &audience)?;
 
     let keyframes = Arc::<OnceLock<Weak<Producer>>>::default();
     let start = channel_starter(&config, &port, &metrics, &keyframes)?;
@@ -95,7 +97,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         channel: told.channel.clone(),
         arrivals: DashMap::new(),
         efforts: DashMap::new(),
-        viewers: DashMap::new(),
+        audience,
         next_viewer: AtomicU32::new(1),
         places: Places::default(),
     });
@@ -269,6 +271,7 @@ fn own_address(only_v4: bool) -> IpAddr {
 
 struct Dispatch {
     openings: Arc<Openings>,
+    audience: Arc<Audience>,
 }
 
 impl Inbound for Dispatch {
@@ -276,18 +279,23 @@ impl Inbound for Dispatch {
         self.openings.handle(arrival.local, arrival.from, datagram);
     }
 
-    fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {
-        // Viewers send no media.
+    fn media(&self, from: SocketAddr, datagram: &mut [u8]) {
+        // Viewers send feedback, and no media.
+        self.audience.hear(from, datagram);
     }
 }
 
-fn open_port(config: &Config, identity: &Identity) -> Result<(Arc<Port>, Arc<Openings>), Failure> {
+fn open_port(
+    config: &Config,
+    identity: &Identity,
+    audience: &Arc<Audience>,
+) -> Result<(Arc<Port>, Arc<Openings>), Failure> {
     let server = port::Server { identity, ask_client: false, alpn: ALPN, strangers: false };
     let mut openings = None;
     let port = Port::open(config.bind, Some(server), |ways, paths| {
         let driver = Openings::new(Arc::clone(ways), Arc::clone(paths));
         openings = Some(Arc::clone(&driver));
-        Arc::new(Dispatch { openings: driver })
+        Arc::new(Dispatch { openings: driver, audience: Arc::clone(audience) })
     })
     .map_err(|error| {
         let address = config.bind.map_or("any port".to_owned(), |bind| bind.to_string());
@@ -505,7 +513,8 @@ async fn watch(producer: &Producer, shared: &Shared) {
         ticks.tick().await;
         let stats = producer.encoder_stats();
         let channel = shared.channel.borrow().clone();
-        shared.uplink.observe(metrics, channel.as_ref().map(|channel| &channel.fan_out));
+        let fan_out = channel.as_ref().map(|channel| &channel.fan_out);
+        shared.uplink.observe(metrics, &shared.audience, fan_out);
         raise(&metrics.encoder.frames_in, stats.frames_in);
         raise(&metrics.encoder.frames_encoded, stats.frames_encoded);
         raise(&metrics.encoder.keyframes, stats.keyframes);
@@ -518,9 +527,9 @@ fn raise(counter: &prometheus::IntCounter, to: u64) {
 }
 
 async fn stop(shared: &Shared, port: &Port) {
-    shared.tell_all(&Notice::Ended);
+    shared.audience.tell_all(&Notice::Ended);
     let all_gone = async {
-        while !shared.viewers.is_empty() {
+        while !shared.audience.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };

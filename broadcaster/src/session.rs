@@ -4,11 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use protocol::channel::ViewerId;
 use protocol::control::{Notice, Refusal, Request, Response, close};
-use protocol::feedback::{self, Feedback};
 use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
+use protocol::srtcp::FeedbackKey;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
 use transport::effort::{Effort, Means};
@@ -16,10 +14,11 @@ use transport::openings::Opening;
 use transport::paths::Peer;
 use transport::stream;
 
+use crate::audience::Seat;
 use crate::fanout::Target;
-use crate::metrics::{Attempt, ViewerSample};
+use crate::metrics::Attempt;
 use crate::registration::Introduced;
-use crate::shared::{Admitted, LiveChannel, Place, Shared};
+use crate::shared::{Admitted, Place, Shared};
 
 /// No authenticated word for this long pauses media.
 const PAUSE_AFTER: Duration = Duration::from_secs(3);
@@ -30,12 +29,6 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the rest of a request may take once its stream was opened. Nothing else of this viewer is
 /// served meanwhile.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
-
-/// What viewers have by default.
-const LATENCY: Duration = Duration::from_millis(200);
-
-/// Notices waiting for one viewer, at most.
-const MOST_NOTICES: usize = 16;
 
 /// Begins to open a path to an introduced viewer. From when this returns, what the viewer tells further
 /// finds its way; the future serves it to its end. `None` for an introduction without credentials.
@@ -102,12 +95,8 @@ struct Session {
 
 /// An admitted viewer.
 struct Watching {
-    viewer: ViewerId,
-    channel: LiveChannel,
+    seat: Arc<Seat>,
     send: SendStream,
-    notices: mpsc::Receiver<Notice>,
-    heard_at: Instant,
-    paused: bool,
     _place: Place,
 }
 
@@ -120,14 +109,19 @@ impl Session {
         };
         let asked_by = Instant::now() + CONNECT_PATIENCE;
         loop {
-            let wake = match &self.watching {
-                Some(watching) if !watching.paused => watching.heard_at + PAUSE_AFTER,
-                Some(_) => Instant::now() + PAUSE_AFTER,
-                None => asked_by,
+            let watching = self.watching.as_ref();
+            let due = async {
+                match watching {
+                    Some(Watching { seat, .. }) if seat.is_paused() => std::future::pending().await,
+                    Some(Watching { seat, .. }) => {
+                        tokio::time::sleep_until((seat.heard_at() + PAUSE_AFTER).into()).await;
+                    }
+                    None => tokio::time::sleep_until(asked_by.into()).await,
+                }
             };
-            let notice = async {
-                match &mut self.watching {
-                    Some(watching) => watching.notices.recv().await,
+            let woken = async {
+                match watching {
+                    Some(watching) => watching.seat.woken().await,
                     None => std::future::pending().await,
                 }
             };
@@ -145,22 +139,18 @@ impl Session {
                         return "the viewer's connection ended";
                     }
                 },
-                datagram = connection.read_datagram() => match datagram {
-                    Ok(datagram) => self.feedback(&connection, &datagram).await,
-                    Err(_) => return "the viewer's connection ended",
-                },
-                notice = notice => {
-                    let Some(notice) = notice else { return "the broadcast ended" };
-                    if let Some(end) = self.say(&connection, &notice).await {
+                () = woken => {
+                    if let Some(end) = self.say_notices(&connection).await {
                         return end;
                     }
+                    self.resume_if_heard().await;
                 }
-                () = tokio::time::sleep_until(wake.into()) => {
+                () = due => {
                     if self.watching.is_none() {
                         connection.close(VarInt::from_u32(close::PROTOCOL), b"nothing was asked");
                         return "the viewer asked for nothing";
                     }
-                    self.pause();
+                    self.pause_if_silent();
                 }
             }
         }
@@ -216,8 +206,8 @@ impl Session {
             Some(Event::Media(remote)) => {
                 tracing::debug!(%remote, "media is wanted at another port");
                 self.media_at = Some(remote);
-                if let (Some(path), Some(watching)) = (self.path, &self.watching) {
-                    watching.channel.fan_out.relocate(watching.viewer, self.target(path));
+                if let Some(path) = self.path {
+                    self.relocate(path);
                 }
                 Ok(())
             }
@@ -229,12 +219,19 @@ impl Session {
 
     fn set_path(&mut self, path: Path) {
         let former = self.path.replace(path);
-        if let Some(watching) = &self.watching {
+        if self.watching.is_some() {
             self.shared.metrics.path(former.map(|former| former.kind), Some(path.kind));
-            watching.channel.fan_out.relocate(watching.viewer, self.target(path));
         }
+        self.relocate(path);
         let left = former.map(|former| former.local).filter(|local| *local != path.local);
         self.close_socket(left);
+    }
+
+    /// Media goes to this path from now on.
+    fn relocate(&self, path: Path) {
+        if let Some(Watching { seat, .. }) = &self.watching {
+            seat.channel.fan_out.relocate(seat.viewer, self.target(path));
+        }
     }
 
     /// Where the fan-out sends on a path.
@@ -266,10 +263,11 @@ impl Session {
             Ok(Ok(Request::Watch { .. })) if self.watching.is_some() => {
                 Response::Refused { reason: Refusal::Malformed }
             }
-            Ok(Ok(Request::Watch { channel, secret })) => {
+            Ok(Ok(Request::Watch { channel, secret, latency_ms })) => {
                 match self.shared.admit(&channel, secret.as_ref()).await {
                     Ok(admitted) => {
-                        self.watch(connection, send, admitted).await;
+                        let latency = Duration::from_millis(latency_ms.into());
+                        self.watch(connection, send, admitted, latency).await;
                         return;
                     }
                     Err(reason) => Response::Refused { reason },
@@ -295,11 +293,14 @@ impl Session {
         connection: &Connection,
         mut send: SendStream,
         Admitted { id: viewer, channel, place }: Admitted,
+        latency: Duration,
     ) {
         let Some(path) = self.path else { return };
-        let Some(admission) = channel.join(viewer, self.target(path), LATENCY).await else { return };
-        let (notices_in, notices) = mpsc::channel(MOST_NOTICES);
-        self.shared.viewers.insert(viewer, notices_in);
+        let key = FeedbackKey::random(&mut rand::rng());
+        let joined = channel.join(viewer, self.target(path), latency, key.clone()).await;
+        let Some(admission) = joined else { return };
+        let handle = self.opening.handle().clone();
+        let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
         self.shared.metrics.viewers.inc();
         self.shared.metrics.path(None, Some(path.kind));
         tracing::info!(
@@ -310,66 +311,47 @@ impl Session {
             "viewer joined"
         );
         let _ = stream::write(&mut send, &Response::Admitted { admission }).await;
-        let heard_at = Instant::now();
-        self.watching = Some(Watching {
-            viewer,
-            channel,
-            send,
-            notices,
-            heard_at,
-            paused: false,
-            _place: place,
-        });
+        self.watching = Some(Watching { seat, send, _place: place });
     }
 
-    async fn feedback(&mut self, connection: &Connection, datagram: &Bytes) {
-        self.opening.authenticated();
-        let Some(watching) = &mut self.watching else { return };
-        watching.heard_at = Instant::now();
-        let viewer = watching.viewer;
-        match feedback::parse(datagram) {
-            Ok(Feedback::Report { blocks, totals }) => {
-                let video = blocks.first().copied().unwrap_or_default();
-                let worst = blocks.iter().map(|block| block.fraction_lost).max().unwrap_or(0);
-                let format = watching.channel.formats.first();
-                let clock_rate = format.map_or(90_000, |format| format.clock_rate).max(1);
-                let sample = ViewerSample {
-                    fraction_lost: f64::from(worst) / 256.0,
-                    rtt: connection.rtt(),
-                    jitter: Duration::from_secs_f64(
-                        f64::from(video.jitter) / f64::from(clock_rate),
-                    ),
-                    totals: totals.unwrap_or_default(),
-                };
-                self.shared.metrics.report(viewer, sample);
+    /// Pauses media if nothing was heard for too long.
+    fn pause_if_silent(&mut self) {
+        let Some(Watching { seat, .. }) = &self.watching else { return };
+        if seat.is_paused() {
+            return;
+        }
+        seat.set_paused(true);
+        if seat.heard_at() + PAUSE_AFTER > Instant::now() {
+            seat.set_paused(false);
+            return;
+        }
+        tracing::info!(viewer = %seat.viewer, "media paused: no word for {PAUSE_AFTER:?}");
+        seat.channel.fan_out.leave(seat.viewer);
+        self.shared.metrics.paused.inc();
+    }
+
+    /// Goes on with media if it is paused and a word came.
+    async fn resume_if_heard(&mut self) {
+        let (Some(path), Some(Watching { seat, .. })) = (self.path, &self.watching) else { return };
+        if !seat.is_paused() || seat.heard_at() + PAUSE_AFTER <= Instant::now() {
+            return;
+        }
+        seat.set_paused(false);
+        self.shared.metrics.paused.dec();
+        tracing::info!(viewer = %seat.viewer, "media resumed");
+        // It knows the channel already; where it stands now shows in the packets.
+        seat.channel.fan_out.join(seat.viewer, self.target(path), seat.latency).await;
+    }
+
+    /// Sends the notices that wait; says why the session ends if it does.
+    async fn say_notices(&mut self, connection: &Connection) -> Option<&'static str> {
+        while let Some(notice) = self.watching.as_ref()?.seat.next_notice() {
+            let end = self.say(connection, &notice).await;
+            if end.is_some() {
+                return end;
             }
-            Ok(Feedback::Nack { ssrc, sequences }) => {
-                watching.channel.fan_out.request(viewer, ssrc, sequences);
-            }
-            Err(error) => tracing::debug!(%viewer, %error, "feedback dropped"),
         }
-        self.resume().await;
-    }
-
-    fn pause(&mut self) {
-        if let Some(watching) = self.watching.as_mut().filter(|watching| !watching.paused) {
-            tracing::info!(viewer = %watching.viewer, "media paused: no word for {PAUSE_AFTER:?}");
-            watching.paused = true;
-            watching.channel.fan_out.leave(watching.viewer);
-            self.shared.metrics.paused.inc();
-        }
-    }
-
-    async fn resume(&mut self) {
-        let Some(path) = self.path else { return };
-        let target = self.target(path);
-        if let Some(watching) = self.watching.as_mut().filter(|watching| watching.paused) {
-            watching.paused = false;
-            self.shared.metrics.paused.dec();
-            tracing::info!(viewer = %watching.viewer, "media resumed");
-            // It knows the channel already; where it stands now shows in the packets.
-            watching.channel.fan_out.join(watching.viewer, target, LATENCY).await;
-        }
+        None
     }
 
     /// Sends a notice; says why the session ends if it does.
@@ -394,15 +376,15 @@ impl Session {
         self.shared.efforts.remove(&self.opening.id());
         self.close_socket(self.path.map(|path| path.local));
         if let Some(watching) = self.watching.take() {
-            watching.channel.fan_out.leave(watching.viewer);
-            self.shared.viewers.remove(&watching.viewer);
+            let seat = watching.seat;
+            seat.channel.fan_out.leave(seat.viewer);
+            self.shared.audience.leave(seat.viewer);
             self.shared.metrics.viewers.dec();
             self.shared.metrics.path(self.path.map(|path| path.kind), None);
-            if watching.paused {
+            if seat.is_paused() {
                 self.shared.metrics.paused.dec();
             }
-            self.shared.metrics.forget(watching.viewer);
-            tracing::info!(viewer = %watching.viewer, "viewer left");
+            tracing::info!(viewer = %seat.viewer, "viewer left");
         }
     }
 }

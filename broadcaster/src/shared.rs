@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use protocol::channel::ViewerId;
-use protocol::control::{Admission, ChannelEntry, Notice, Refusal, Track};
+use protocol::control::{Admission, ChannelEntry, Refusal, Track};
 use protocol::link::Secret;
 use protocol::media::Format;
 use protocol::opening::IntroductionId;
 use protocol::seal::MasterKey;
+use protocol::srtcp::FeedbackKey;
 use protocol::units::Bitrate;
 use tokio::sync::{mpsc, watch};
 use transport::effort::Word;
@@ -18,6 +19,7 @@ use transport::openings::Openings;
 use transport::paths::Peer;
 use transport::port::Port;
 
+use crate::audience::Audience;
 use crate::fanout::{FanOut, Target};
 use crate::metrics::Metrics;
 use crate::surroundings::Surroundings;
@@ -58,8 +60,8 @@ pub(crate) struct Shared {
     pub(crate) arrivals: DashMap<Peer, mpsc::Sender<quinn::Connection>>,
     /// Where words about known introductions go.
     pub(crate) efforts: DashMap<IntroductionId, mpsc::Sender<Word>>,
-    /// Admitted viewers, and where notices for them go.
-    pub(crate) viewers: DashMap<ViewerId, mpsc::Sender<Notice>>,
+    /// Admitted viewers.
+    pub(crate) audience: Arc<Audience>,
     pub(crate) next_viewer: AtomicU32,
     /// Places of admitted viewers.
     pub(crate) places: Places,
@@ -157,14 +159,6 @@ impl Shared {
         let formats = self.channel().await.map(|channel| channel.formats.to_vec());
         vec![ChannelEntry { name: self.name.clone(), formats: formats.unwrap_or_default() }]
     }
-
-    /// Tells every admitted viewer.
-    pub(crate) fn tell_all(&self, notice: &Notice) {
-        for viewer in &self.viewers {
-            // A session that is this far behind is ending anyway.
-            let _ = viewer.try_send(notice.clone());
-        }
-    }
 }
 
 impl LiveChannel {
@@ -174,6 +168,7 @@ impl LiveChannel {
         viewer: ViewerId,
         to: Target,
         latency: Duration,
+        feedback_key: FeedbackKey,
     ) -> Option<Admission> {
         let joined = self.fan_out.join(viewer, to, latency).await?;
         let tracks = self.formats.iter().zip(&*self.ssrcs).zip(&joined.tracks);
@@ -192,6 +187,7 @@ impl LiveChannel {
             capture_now_us: micros(joined.capture_now),
             send_lag_us: micros(joined.send_lag),
             viewer_tag: 0,
+            feedback_key,
         })
     }
 }

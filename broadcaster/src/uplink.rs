@@ -6,6 +6,7 @@ use std::time::Instant;
 use protocol::units::Bitrate;
 use protocol::uplink::{Budget, Estimator};
 
+use crate::audience::Audience;
 use crate::fanout::FanOut;
 use crate::metrics::Metrics;
 
@@ -33,11 +34,11 @@ impl Uplink {
     }
 
     /// Looks at what was sent in the last second, and at how the viewers are. Each second.
-    pub(crate) fn observe(&self, metrics: &Metrics, fan_out: Option<&FanOut>) {
+    pub(crate) fn observe(&self, metrics: &Metrics, audience: &Audience, fan_out: Option<&FanOut>) {
         let sent = metrics.measure_uplink();
         if !self.is_configured() {
             let before = self.estimator().estimate();
-            self.estimator().observe(sent, &metrics.healths(), Instant::now());
+            self.estimator().observe(sent, &audience.healths(), Instant::now());
             let now = self.estimator().estimate();
             if now != before {
                 match now {

@@ -1,13 +1,15 @@
 //! What viewer and broadcaster say to each other over their own QUIC connection, on the opened path.
 //!
 //! A viewer opens one stream for each request. The stream of a [`Request::Watch`] stays open: on it
-//! the broadcaster sends [`Notice`]s. Feedback goes in QUIC datagrams ([`crate::feedback`]).
+//! the broadcaster sends [`Notice`]s. Feedback goes beside QUIC, under a key that
+//! admission hands over ([`crate::srtcp`]).
 
 use minicbor::{Decode, Encode};
 
 use crate::link::Secret;
 use crate::media::Format;
 use crate::seal::MasterKey;
+use crate::srtcp::FeedbackKey;
 
 /// ALPN of a connection between viewer and broadcaster.
 pub const ALPN: &[u8] = b"punchcast/1";
@@ -36,6 +38,9 @@ pub enum Request {
         /// What the link holds behind `#`.
         #[n(1)]
         secret: Option<Secret>,
+        /// How long after it was first missed a packet is still of use to the viewer, in milliseconds.
+        #[n(2)]
+        latency_ms: u32,
     },
     /// What is there to watch?
     #[n(1)]
@@ -131,6 +136,9 @@ pub struct Admission {
     /// Bytes of authentication tag behind each packet for this viewer; 0 in this version.
     #[n(5)]
     pub viewer_tag: u8,
+    /// What this viewer seals its feedback with, and nothing else.
+    #[n(6)]
+    pub feedback_key: FeedbackKey,
 }
 
 /// One track of a channel.

@@ -1,4 +1,5 @@
-//! What a viewer tells the broadcaster about what it receives: RTCP in QUIC datagrams.
+//! What a viewer tells the broadcaster about what it receives: RTCP, sealed
+//! as SRTCP ([`crate::srtcp`]).
 //!
 //! A report is a receiver report (RFC 3550, section 6.4.2) with one block for each track, and an APP
 //! packet (section 6.7) named `PNCH` that holds the viewer's running totals as CBOR. A NACK is

@@ -31,8 +31,9 @@
 //!
 //! STUN, QUIC and SRTP share the port, told apart by the first byte ([`demux`]). On the opened path
 //! the viewer speaks QUIC to the broadcaster, whose key it knows from the link ([`link`]); over it go
-//! admission and keys ([`control`], framed by [`message`]) and, in QUIC datagrams, feedback
-//! ([`feedback`]). Media does not ride in QUIC, which would seal it again for every viewer.
+//! admission and keys ([`control`], framed by [`message`]). Neither media nor feedback rides in QUIC: that
+//! would seal the one again for every viewer, and wake tasks and send acknowledgements for each of the
+//! other. Feedback ([`feedback`]) is sealed as SRTCP under a key of each viewer's own ([`srtcp`]).
 //!
 //! # Sealing once
 //!
@@ -73,6 +74,7 @@ pub mod schedule;
 pub mod seal;
 pub mod signalling;
 pub mod size;
+pub mod srtcp;
 pub mod stun;
 pub mod timeline;
 pub mod units;

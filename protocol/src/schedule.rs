@@ -197,9 +197,11 @@ impl<A> Waiting<A> {
     fn left(&self) -> u64 {
         let runs = &self.volley.runs()[self.run..];
         let all: usize = runs.iter().map(|run| run.segments.count()).sum();
-        let chunk = self.volley.runs().get(self.run).map_or(0, |run| {
-            CHUNK.min(run.segments.count() - self.datagrams)
-        });
+        let chunk = self
+            .volley
+            .runs()
+            .get(self.run)
+            .map_or(0, |run| CHUNK.min(run.segments.count() - self.datagrams));
         ((all - self.datagrams) * self.viewers - chunk * self.served) as u64
     }
 }
@@ -229,10 +231,7 @@ mod tests {
     }
 
     /// Sends everything; returns when each viewer got each byte range.
-    fn drain(
-        schedule: &mut Schedule<()>,
-        mut now: Instant,
-    ) -> Vec<(Instant, usize, Range<usize>)> {
+    fn drain(schedule: &mut Schedule<()>, mut now: Instant) -> Vec<(Instant, usize, Range<usize>)> {
         let mut sent = Vec::new();
         loop {
             while let Some(slice) = schedule.poll(now) {
@@ -255,7 +254,8 @@ mod tests {
         let now = Instant::now();
         schedule.push(volley(60), (), VIEWERS, now);
         let slices: Vec<_> = std::iter::from_fn(|| schedule.poll(now)).collect();
-        let shape: Vec<_> = slices.iter().map(|s| (s.segments.count(), s.viewers.clone())).collect();
+        let shape: Vec<_> =
+            slices.iter().map(|s| (s.segments.count(), s.viewers.clone())).collect();
         assert_eq!(shape, [(56, 0..VIEWERS), (4, 0..VIEWERS)]);
         assert!(schedule.is_free(now) && schedule.poll_timeout(now).is_none());
     }

@@ -20,6 +20,9 @@ pub const MKI: usize = 4;
 /// What sealing adds behind a packet.
 pub const SEAL_OVERHEAD: usize = AEAD_TAG + MKI;
 
+/// What sealing adds behind an RTCP packet (RFC 7714, section 9.2): tag, encryption flag and index.
+pub const SRTCP_OVERHEAD: usize = AEAD_TAG + 4;
+
 /// Largest RTP packet that a payloader may hand over, so that it still fits when sealed.
 pub const MAX_RTP_PACKET: usize = MAX_SOURCE_PACKET - SEAL_OVERHEAD;
 

@@ -137,8 +137,10 @@ impl Volley {
 fn group(packets: &[&[u8]]) -> Vec<Range<usize>> {
     let longest = packets.iter().map(|packet| packet.len()).max().unwrap_or(0);
     let full = packets.iter().filter(|packet| packet.len() == longest).count();
+    let all: usize = packets.iter().map(|packet| packet.len()).sum();
+    let fits_one = all + overhead(packets.len()) <= MAX_SOURCE_PACKET;
     // A datagram longer than those before it would need a message of its own.
-    let room = if full > 1 { longest } else { MAX_SOURCE_PACKET };
+    let room = if full > 1 && !fits_one { longest } else { MAX_SOURCE_PACKET };
     let mut groups: Vec<Range<usize>> = Vec::with_capacity(packets.len());
     let mut used = 0;
     for (at, packet) in packets.iter().enumerate() {
@@ -298,7 +300,8 @@ mod tests {
         let full = MAX_RTP_PACKET;
         let alone = Volley::new(&seal(&[vec![full, full, full, 300]]), 56);
         assert_eq!(shape(&alone), [(1150, 4, 4)]);
-        let with_sound = Volley::new(&seal(&[vec![full, full, full, 300], vec![150], vec![150]]), 56);
+        let with_sound =
+            Volley::new(&seal(&[vec![full, full, full, 300], vec![150], vec![150]]), 56);
         assert_eq!(shape(&with_sound), [(1150, 4, 6)], "one message still");
         let no_room = Volley::new(&seal(&[vec![full, full, 1000], vec![150], vec![150]]), 56);
         assert_eq!(shape(&no_room), [(1150, 3, 3), (346, 1, 2)]);

@@ -20,6 +20,7 @@ use punchcast_protocol::seal::{Epoch, MasterKey};
 use punchcast_protocol::signalling::{
     Forecast, FromRendezvous, Introduction, Party, RelayOffer, RelayServer, ToRendezvous, Update,
 };
+use punchcast_protocol::srtcp::{FeedbackKey, Sealer};
 use punchcast_protocol::stun::{Place, answer_plain_binding, binding_request};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -82,6 +83,11 @@ fn seal() {
 #[test]
 fn signalling() {
     replay("signalling");
+}
+
+#[test]
+fn srtcp() {
+    replay("srtcp");
 }
 
 #[test]
@@ -177,6 +183,7 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         capture_now_us: 3_000_000,
         send_lag_us: 20_000,
         viewer_tag: 0,
+        feedback_key: FeedbackKey::from_parts([7; 16], [8; 12]),
     };
     let channels = vec![ChannelEntry { name: "main".to_owned(), formats: vec![format] }];
     let introduction = Introduction {
@@ -203,6 +210,9 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         target: Target::File("films/a b.mkv".to_owned()),
         secret: secret(),
     };
+    let mut sealed = encode_report(7, &[], &Totals::default());
+    let feedback_key = FeedbackKey::from_parts([7; 16], [8; 12]);
+    Sealer::new(&feedback_key, 7).seal(&mut sealed).expect("seals");
     let block = Block { ssrc: 1, fraction_lost: 3, ..Block::default() };
     let mut rtp = vec![0x91, 0xe0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0xbe, 0xde, 0, 1];
     rtp.extend([0x10, 9, 0, 0, 1, 2, 3, 4]);
@@ -214,11 +224,16 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("demux", "rtp", rtp.clone()),
         ("rtp", "extension", rtp),
         ("feedback", "report", encode_report(9, &[block; 2], &Totals::default())),
+        ("srtcp", "sealed", sealed),
         ("feedback", "nack", encode_nack(9, 1, [5, 6, 40, 65_535, 0])),
         (
             "control",
             "watch",
-            cbor(encode(&Request::Watch { channel: "main".to_owned(), secret: secret() })),
+            cbor(encode(&Request::Watch {
+                channel: "main".to_owned(),
+                secret: secret(),
+                latency_ms: 200,
+            })),
         ),
         ("control", "admitted", cbor(encode(&Response::Admitted { admission }))),
         ("control", "catalogue", cbor(encode(&Response::Catalogue { channels }))),

@@ -1,6 +1,7 @@
 //! Driving opening agents over the socket: one for each introduction. A path is entered for QUIC the
 //! moment it is proved, before anybody is told: the peer's first word may follow at once.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use protocol::opening::{
 use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
-use crate::paths::{Paths, Peer};
+use crate::paths::{Paths, Peer, Standing};
 use crate::ways::Ways;
 
 /// How long QUIC can still reach a peer whose opening ended: for the last words on both sides.
@@ -170,6 +171,22 @@ impl Handle {
     /// The peer at the path's other end, as QUIC sees it.
     pub fn peer(&self) -> Peer {
         self.driven.peer
+    }
+
+    /// Sends a datagram to the peer, on the path as it is now. What the kernel has no room for is lost.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no path, or its socket fails.
+    pub fn send(&self, datagram: &[u8]) -> io::Result<()> {
+        let path = self.openings.paths.outbound(self.driven.peer.address());
+        let (local, to) = path.ok_or(io::ErrorKind::NotConnected)?;
+        self.openings.ways.send(local, datagram, to, None)
+    }
+
+    /// What an address is to the peer.
+    pub fn standing(&self, from: SocketAddr) -> Option<Standing> {
+        self.openings.paths.standing(from, self.driven.peer)
     }
 
     /// The peer said something authentic on this path: its consent goes on.

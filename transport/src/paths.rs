@@ -38,6 +38,15 @@ impl Peer {
 /// Paths that a peer was reached at before, of which late datagrams are still taken, at most.
 const MOST_FORMER: usize = 4;
 
+/// What an address is to a peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Where it is reached now.
+    Path,
+    /// Where it was before, or sends from without being reached there.
+    Former,
+}
+
 #[derive(Debug)]
 struct Route {
     local: Local,
@@ -109,6 +118,15 @@ impl Paths {
         self.peers.get(&from).is_some_and(|owner| *owner == peer)
     }
 
+    /// What an address is to this peer; `None` if what comes from there is not the peer's.
+    pub fn standing(&self, from: SocketAddr, peer: Peer) -> Option<Standing> {
+        let route = self.routes.get(&peer)?;
+        if route.path == from {
+            return Some(Standing::Path);
+        }
+        route.former.contains(&from).then_some(Standing::Former)
+    }
+
     /// Where a peer is reached.
     pub fn path(&self, peer: Peer) -> Option<SocketAddr> {
         self.routes.get(&peer).map(|route| route.path)
@@ -156,6 +174,9 @@ mod tests {
         assert_eq!(paths.inbound(at(1)), Some(peer.address()), "what was still under way");
         assert_eq!(paths.inbound(at(2)), Some(peer.address()));
         assert!(paths.is_from(at(1), peer) && paths.is_from(at(2), peer));
+        assert_eq!(paths.standing(at(1), peer), Some(Standing::Former));
+        assert_eq!(paths.standing(at(2), peer), Some(Standing::Path));
+        assert_eq!(paths.standing(at(3), peer), None);
         for port in 3..20 {
             paths.set(peer, Local::MAIN, at(port));
         }

@@ -35,7 +35,6 @@ const MOST_STREAMS: u32 = 16;
 /// Windows: control messages are small.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
-const DATAGRAM_BUFFER: usize = 64 * 1024;
 
 /// What stands between quinn and the socket.
 pub(crate) struct QuicSocket {
@@ -197,8 +196,9 @@ pub(crate) fn transport_config(keep_alive: Option<KeepAlive>) -> Arc<quinn::Tran
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
         .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
         .send_window(u64::from(CONNECTION_WINDOW))
-        .datagram_receive_buffer_size(Some(DATAGRAM_BUFFER))
-        .datagram_send_buffer_size(DATAGRAM_BUFFER);
+        // Nothing goes in QUIC datagrams.
+        .datagram_receive_buffer_size(None)
+        .datagram_send_buffer_size(0);
     Arc::new(config)
 }
 

@@ -139,7 +139,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             output: Vec::new(),
-            latency: Duration::from_millis(200),
+            latency: DEFAULT_LATENCY,
             duration: None,
             stats: None,
             json: false,
@@ -307,6 +307,9 @@ pub struct Watch {
     /// Whether to print statistics.
     pub stats: Option<StatsFormat>,
 }
+
+/// The latency where none is given.
+pub const DEFAULT_LATENCY: Duration = Duration::from_millis(200);
 
 /// Latency that makes sense: below, no packet is ever in time; above, it is no live stream.
 const LATENCIES: std::ops::RangeInclusive<Duration> =

@@ -11,6 +11,7 @@ mod check;
 pub mod config;
 mod contact;
 mod continuity;
+pub mod feedback;
 mod hold;
 mod lifeline;
 mod list;

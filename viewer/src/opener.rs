@@ -10,7 +10,7 @@ use protocol::seal;
 use quinn::{RecvStream, SendStream, VarInt};
 use service::exit::{Code, Failure};
 
-use crate::config::Target;
+use crate::config::{DEFAULT_LATENCY, Target};
 use crate::meeting::{Met, Viewer};
 use crate::session::{self, FIRST_UPGRADE, LONGEST_UPGRADE};
 
@@ -86,7 +86,8 @@ impl Opener {
     ///
     /// Where the broadcaster refuses or breaks off.
     pub async fn watch(&mut self, target: &Target) -> Result<(), Failure> {
-        let (send, receive, admission) = session::request(&self.met, &target.link).await?;
+        let (send, receive, admission) =
+            session::request(&self.met, &target.link, DEFAULT_LATENCY).await?;
         let streams = admission.tracks.iter().map(|track| (track.ssrc, track.first_index));
         let mut opener = seal::Opener::new(streams);
         admission.keys.iter().for_each(|key| opener.add_key(key));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use protocol::candidate::CandidateKind;
 use protocol::control::{Admission, Notice, Refusal, Request, Response};
-use protocol::feedback::{self, Totals};
+use protocol::feedback::{MOST_NACKED, Totals};
 use protocol::link::{Link, Target};
 use protocol::opening::{self, Event, Path};
 use protocol::reception::{Reception, Verdict};
@@ -20,6 +20,7 @@ use transport::paths::Paths;
 use transport::stream::{self, Reader};
 
 use crate::continuity::Continuity;
+use crate::feedback::Feedback;
 use crate::hold::{Hold, Packet};
 use crate::media::Player;
 use crate::meeting::{Datagram, Met};
@@ -55,7 +56,7 @@ pub(crate) struct Session {
     /// Kept open for as long as we watch.
     _requests: SendStream,
     paths: Arc<Paths>,
-    viewer: u32,
+    feedback: Feedback,
     live_from: Vec<PacketIndex>,
     holds: Vec<Hold>,
     opener: Opener,
@@ -73,6 +74,7 @@ pub(crate) struct Session {
 pub(crate) async fn request(
     met: &Met,
     link: &Link,
+    latency: Duration,
 ) -> Result<(SendStream, RecvStream, Admission), Failure> {
     let Target::Channel(channel) = &link.target else {
         return Err(Failure::usage(
@@ -83,7 +85,11 @@ pub(crate) async fn request(
         Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
     };
     let (mut send, mut receive) = met.connection.open_bi().await.map_err(|error| broken(&error))?;
-    let watch = Request::Watch { channel: channel.clone(), secret: link.secret.clone() };
+    let watch = Request::Watch {
+        channel: channel.clone(),
+        secret: link.secret.clone(),
+        latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
+    };
     stream::write(&mut send, &watch).await.map_err(|error| broken(&error))?;
     match stream::read(&mut receive).await.map_err(|error| broken(&error))? {
         Response::Admitted { admission } => Ok((send, receive, admission)),
@@ -161,12 +167,13 @@ impl Session {
             let rate = track.format.clock_rate;
             receptions.push(Reception::new(track.ssrc, rate, first, played, latency, now));
         }
+        let feedback = Feedback::new(&admission, met.opening.handle().clone());
         Self {
             met,
             paths,
             notices: Reader::new(notices),
             _requests: send,
-            viewer: admission.viewer,
+            feedback,
             live_from: admission.tracks.iter().map(|track| track.live_index).collect(),
             holds: admission.tracks.iter().map(|track| Hold::new(track.live_index)).collect(),
             opener,
@@ -263,27 +270,27 @@ impl Session {
     pub(crate) fn tick(&mut self, player: &Player, placed: &mut [Placed], stats: &mut Stats) {
         let now = Instant::now();
         let rtt = self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt());
-        let mut nacks = Vec::new();
+        let mut is_missing = false;
         for reception in &mut self.receptions {
             let missing = reception.poll_nack(rtt, now);
-            for part in missing.chunks(feedback::MOST_NACKED) {
+            for part in missing.chunks(MOST_NACKED) {
                 let sequences = part.iter().map(|index| *index as u16);
-                nacks.push(feedback::encode_nack(self.viewer, reception.ssrc(), sequences));
+                self.feedback.nack(reception.ssrc(), sequences);
+                is_missing = true;
             }
         }
         // What was waited for may have been given up.
         for track in 0..self.holds.len() {
             self.release(track, player, placed);
         }
-        if !nacks.is_empty() {
+        if is_missing {
             self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
         }
-        nacks.into_iter().for_each(|nack| self.say(nack));
         if now >= self.report_at {
             self.report_at = now + REPORT_INTERVAL;
             let blocks: Vec<_> = self.receptions.iter_mut().map(Reception::report).collect();
-            let report = feedback::encode_report(self.viewer, &blocks, &self.totals());
-            self.say(report);
+            let totals = self.totals();
+            self.feedback.report(&blocks, &totals);
         }
         self.mend(rtt, stats, now);
         self.update(stats);
@@ -413,13 +420,6 @@ impl Session {
             late: sum.late + track.late,
             corrupt: sum.corrupt,
         })
-    }
-
-    fn say(&self, datagram: Vec<u8>) {
-        if let Err(error) = self.met.connection.send_datagram(datagram.into()) {
-            // The connection ends, or is ending: its own event says so.
-            tracing::trace!(%error, "feedback not sent");
-        }
     }
 }
 

@@ -197,7 +197,7 @@ impl Watcher {
         };
         let meeting = async {
             let met = viewer.meet(target, again, enter).await?;
-            let admission = session::request(&met, &target.link).await?;
+            let admission = session::request(&met, &target.link, config.latency).await?;
             Ok((met, admission))
         };
         tokio::pin!(meeting);

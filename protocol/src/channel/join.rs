@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::history::History;
 use super::ViewerId;
+use super::history::History;
 use crate::pacing::Pacer;
 use crate::schedule::CHUNK;
 use crate::volley::Part;

@@ -40,10 +40,10 @@ struct Queue {
 impl Repairs {
     /// Queues a packet; false where there is no room.
     pub(super) fn push(&mut self, viewer: ViewerId, packet: Part) -> bool {
-        let queue = self.queues.entry(viewer).or_insert_with(|| Queue {
-            packets: VecDeque::new(),
-            pacer: Pacer::with_slack(SLACK),
-        });
+        let queue = self
+            .queues
+            .entry(viewer)
+            .or_insert_with(|| Queue { packets: VecDeque::new(), pacer: Pacer::with_slack(SLACK) });
         if queue.packets.len() >= MOST_EACH || self.waiting >= MOST {
             return false;
         }

@@ -105,8 +105,8 @@ pub(super) struct SessionKey {
 impl SessionKey {
     /// Derives the session keys (RFC 3711, section 4.3, with RFC 7714, section 11).
     pub(super) fn derive(master: &MasterKey) -> Self {
-        let mut key: [u8; 16] = derive(master, 0x00);
-        let salt: [u8; NONCE_LEN] = derive(master, 0x02);
+        let mut key: [u8; 16] = derive(&master.key, &master.salt, 0x00);
+        let salt: [u8; NONCE_LEN] = derive(&master.key, &master.salt, 0x02);
         let unbound = UnboundKey::new(&AES_128_GCM, &key).expect("the key has AES-128's length");
         key.zeroize();
         Self { epoch: master.epoch, aead: LessSafeKey::new(unbound), salt }
@@ -128,11 +128,11 @@ impl SessionKey {
 }
 
 /// One session key: AES in counter mode over zeros, at the counter made of salt and label.
-fn derive<const N: usize>(master: &MasterKey, label: u8) -> [u8; N] {
+pub(crate) fn derive<const N: usize>(key: &[u8; 16], salt: &[u8; 12], label: u8) -> [u8; N] {
     let mut counter = [0u8; 16];
-    counter[..12].copy_from_slice(&master.salt);
+    counter[..12].copy_from_slice(salt);
     counter[7] ^= label;
-    let key = UnboundCipherKey::new(&AES_128, &master.key).expect("the key has AES-128's length");
+    let key = UnboundCipherKey::new(&AES_128, key).expect("the key has AES-128's length");
     let cipher = EncryptingKey::ctr(key).expect("AES-128 has a counter mode");
     let mut out = [0u8; N];
     cipher
@@ -166,8 +166,8 @@ mod tests {
 
     #[test]
     fn labels_give_different_keys() {
-        let master = MasterKey::from_parts(Epoch::FIRST, [7; 16], [9; 12]);
-        assert_ne!(derive::<12>(&master, 0)[..], derive::<12>(&master, 2)[..]);
+        let session = |label| derive::<12>(&[7; 16], &[9; 12], label);
+        assert_ne!(session(0), session(2));
     }
 
     #[test]

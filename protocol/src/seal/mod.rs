@@ -14,6 +14,7 @@ mod keys;
 mod opener;
 mod sealer;
 
+pub(crate) use keys::derive;
 pub use keys::{Epoch, MasterKey, WIRE_VERSION};
 pub use opener::{OpenError, Opener, PacketIndex};
 pub use sealer::{SealError, SealedBurst, Sealer, Segments};

@@ -8,6 +8,7 @@ use punchcast_protocol::link::Secret;
 use punchcast_protocol::media::{Format, Kind};
 use punchcast_protocol::message::{MAX_MESSAGE, announced_length};
 use punchcast_protocol::seal::{Epoch, MasterKey, Opener, WIRE_VERSION};
+use punchcast_protocol::srtcp::FeedbackKey;
 
 use super::choose::{Input, few_bytes, several, text};
 use super::signalling::{decoded, returns};
@@ -59,7 +60,11 @@ fn named(key: &MasterKey) {
 
 fn written(input: &mut Input<'_>) -> Result<()> {
     match input.int_in_range(0..=5u8)? {
-        0 => returns(&Request::Watch { channel: text(input)?, secret: secret(input)? }),
+        0 => returns(&Request::Watch {
+            channel: text(input)?,
+            secret: secret(input)?,
+            latency_ms: input.arbitrary()?,
+        }),
         1 => returns(&Request::List { secret: secret(input)? }),
         2 => {
             let channels = several(input, 4, |input| {
@@ -130,5 +135,6 @@ fn admission(input: &mut Input<'_>) -> Result<Admission> {
         capture_now_us: input.arbitrary()?,
         send_lag_us: input.arbitrary()?,
         viewer_tag: input.arbitrary()?,
+        feedback_key: FeedbackKey::from_parts(input.arbitrary()?, input.arbitrary()?),
     })
 }

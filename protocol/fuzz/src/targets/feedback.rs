@@ -1,4 +1,4 @@
-//! RTCP feedback in QUIC datagrams.
+//! RTCP feedback.
 
 use std::collections::BTreeSet;
 

@@ -13,6 +13,7 @@ pub mod reception;
 pub mod rtp;
 pub mod seal;
 pub mod signalling;
+pub mod srtcp;
 pub mod stun;
 pub mod text;
 pub mod timeline;
@@ -24,7 +25,7 @@ mod choose;
 pub type Body = fn(&[u8]);
 
 /// Every target here, by the name of its binary and corpus folder.
-pub const ALL: [(&str, Body); 14] = [
+pub const ALL: [(&str, Body); 15] = [
     ("agent", agent::run),
     ("channel", channel::run),
     ("control", control::run),
@@ -35,6 +36,7 @@ pub const ALL: [(&str, Body); 14] = [
     ("rtp", rtp::run),
     ("seal", seal::run),
     ("signalling", signalling::run),
+    ("srtcp", srtcp::run),
     ("stun", stun::run),
     ("text", text::run),
     ("timeline", timeline::run),

@@ -13,7 +13,8 @@ pub fn run(data: &[u8]) {
         assert_eq!(only, data, "what is no bundle is left whole");
     } else {
         let trailer = &data[joined.len()..];
-        let lengths = parts[..parts.len() - 1].iter().flat_map(|part| (part.len() as u16).to_be_bytes());
+        let lengths =
+            parts[..parts.len() - 1].iter().flat_map(|part| (part.len() as u16).to_be_bytes());
         let mark = [BUNDLE_MARK, parts.len() as u8, 0, 0];
         assert_eq!(trailer, lengths.chain(mark).collect::<Vec<u8>>());
         assert!(parts.iter().all(|part| !part.is_empty()));

@@ -1,0 +1,294 @@
+//! Admitted viewers, and what they say of their reception.
+//!
+//! Feedback is heard on the receiving task itself: a table finds the viewer's [`Seat`] by the SSRC, and
+//! there the packet is opened and taken. No other task is woken, but by the first word of a viewer
+//! whose media was paused. Whatever others send costs a look into the table, and what a viewer sends
+//! beyond its allowance is dropped before it is opened.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use protocol::channel::ViewerId;
+use protocol::control::Notice;
+use protocol::feedback::{self, Block, Feedback, Totals};
+use protocol::srtcp::{self, FeedbackKey, OpenError, Opener};
+use protocol::uplink::Health;
+use tokio::sync::Notify;
+use transport::openings::Handle;
+use transport::paths::Standing;
+
+use crate::metrics::{Metrics, Unheard, ViewerSample};
+use crate::shared::LiveChannel;
+
+/// Mean time from one feedback packet of a viewer to the next that is still opened, and how many may come
+/// at once: several times what a viewer with two tracks says while it loses a third of all packets.
+const WORD_INTERVAL: Duration = Duration::from_millis(5);
+const WORDS_AT_ONCE: u32 = 100;
+
+/// Notices waiting for one viewer, at most.
+const MOST_NOTICES: usize = 16;
+
+/// All admitted viewers.
+pub(crate) struct Audience {
+    seats: DashMap<ViewerId, Arc<Seat>>,
+    metrics: Arc<Metrics>,
+    /// What the times of words count from.
+    began_at: Instant,
+}
+
+/// One admitted viewer: what the receiving task, its session and the metrics know of it in common.
+pub(crate) struct Seat {
+    pub(crate) viewer: ViewerId,
+    pub(crate) channel: LiveChannel,
+    /// How long what it misses is of use to it.
+    pub(crate) latency: Duration,
+    path: Handle,
+    /// The last authentic word, in milliseconds of the audience's clock.
+    heard_ms: AtomicU64,
+    began_at: Instant,
+    is_paused: AtomicBool,
+    /// For the session: there is a notice, or a word although media is paused.
+    woken: Notify,
+    state: Mutex<State>,
+}
+
+struct State {
+    opener: Opener,
+    allowance: Allowance,
+    sample: ViewerSample,
+    /// The least round trip that there ever was.
+    least_rtt: Option<Duration>,
+    notices: VecDeque<Notice>,
+}
+
+impl Audience {
+    /// Nobody yet.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { seats: DashMap::new(), metrics, began_at: Instant::now() }
+    }
+
+    /// A viewer is admitted: its words are heard from now on.
+    pub(crate) fn seat(
+        &self,
+        viewer: ViewerId,
+        channel: LiveChannel,
+        latency: Duration,
+        path: Handle,
+        key: &FeedbackKey,
+    ) -> Arc<Seat> {
+        let now = Instant::now();
+        let seat = Arc::new(Seat {
+            viewer,
+            channel,
+            latency,
+            path,
+            heard_ms: AtomicU64::new(millis(now - self.began_at)),
+            began_at: self.began_at,
+            is_paused: AtomicBool::new(false),
+            woken: Notify::new(),
+            state: Mutex::new(State {
+                opener: Opener::new(key, viewer.0),
+                allowance: Allowance::new(now),
+                sample: ViewerSample::default(),
+                least_rtt: None,
+                notices: VecDeque::new(),
+            }),
+        });
+        self.seats.insert(viewer, Arc::clone(&seat));
+        seat
+    }
+
+    /// A viewer is gone.
+    pub(crate) fn leave(&self, viewer: ViewerId) {
+        self.seats.remove(&viewer);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.seats.is_empty()
+    }
+
+    /// Tells every viewer.
+    pub(crate) fn tell_all(&self, notice: &Notice) {
+        self.seats.iter().for_each(|seat| seat.tell(notice.clone()));
+    }
+
+    /// Takes a datagram that may be feedback.
+    pub(crate) fn hear(&self, from: SocketAddr, datagram: &mut [u8]) {
+        match self.take(from, datagram) {
+            Ok(()) => self.metrics.feedback.inc(),
+            Err(reason) => self.metrics.unheard(reason),
+        }
+    }
+
+    fn take(&self, from: SocketAddr, datagram: &mut [u8]) -> Result<(), Unheard> {
+        let viewer = srtcp::sender(datagram).ok_or(Unheard::Malformed)?;
+        // The table is not held while the packet is taken.
+        let seat = self.seats.get(&ViewerId(viewer)).map(|seat| Arc::clone(&seat));
+        seat.ok_or(Unheard::Unknown)?.hear(from, datagram, &self.metrics)
+    }
+
+    /// How those are that have reported.
+    pub(crate) fn healths(&self) -> Vec<Health> {
+        self.seats.iter().filter_map(|seat| seat.health()).collect()
+    }
+
+    /// Brings the series of single viewers up to date.
+    pub(crate) fn publish(&self) {
+        let sample = |seat: &Arc<Seat>| (seat.viewer, seat.lock().sample);
+        self.metrics.publish(self.seats.iter().map(|seat| sample(&seat)).collect());
+    }
+}
+
+impl Seat {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hear(
+        &self,
+        from: SocketAddr,
+        datagram: &mut [u8],
+        metrics: &Metrics,
+    ) -> Result<(), Unheard> {
+        // Before the allowance, so that nobody else can use it up.
+        let standing = self.path.standing(from).ok_or(Unheard::Elsewhere)?;
+        let now = Instant::now();
+        let mut state = self.lock();
+        if !state.allowance.take(now) {
+            return Err(Unheard::TooMany);
+        }
+        let packet = state.opener.open(datagram).map_err(|error| match error {
+            OpenError::Replayed { .. } => Unheard::Replayed,
+            OpenError::Forged | OpenError::Clear => Unheard::Forged,
+            OpenError::Malformed | OpenError::WrongSender { .. } => Unheard::Malformed,
+        })?;
+        let feedback = feedback::parse(packet);
+        // What comes from elsewhere says nothing about the path.
+        if standing == Standing::Path {
+            self.path.authenticated();
+        }
+        self.heard(now);
+        match feedback.map_err(|_| Unheard::Malformed)? {
+            Feedback::Report { blocks, totals } => {
+                let totals = totals.unwrap_or_default();
+                metrics.grown(&state.sample.totals, &totals);
+                state.sample = self.sample(&blocks, totals);
+                let rtt = state.sample.rtt;
+                state.least_rtt = Some(state.least_rtt.map_or(rtt, |least| least.min(rtt)));
+            }
+            Feedback::Nack { ssrc, sequences } => {
+                drop(state);
+                self.channel.fan_out.request(self.viewer, ssrc, sequences);
+            }
+        }
+        Ok(())
+    }
+
+    fn sample(&self, blocks: &[Block], totals: Totals) -> ViewerSample {
+        let video = blocks.first().copied().unwrap_or_default();
+        let worst = blocks.iter().map(|block| block.fraction_lost).max().unwrap_or(0);
+        let format = self.channel.formats.first();
+        let clock_rate = format.map_or(90_000, |format| format.clock_rate).max(1);
+        ViewerSample {
+            fraction_lost: f64::from(worst) / 256.0,
+            rtt: self.path.rtt().unwrap_or_default(),
+            jitter: Duration::from_secs_f64(f64::from(video.jitter) / f64::from(clock_rate)),
+            totals,
+        }
+    }
+
+    fn health(&self) -> Option<Health> {
+        let state = self.lock();
+        let ViewerSample { fraction_lost, rtt, .. } = state.sample;
+        state.least_rtt.map(|least_rtt| Health { fraction_lost, rtt, least_rtt })
+    }
+
+    fn heard(&self, now: Instant) {
+        self.heard_ms.store(millis(now - self.began_at), Ordering::SeqCst);
+        if self.is_paused.load(Ordering::SeqCst) {
+            self.woken.notify_one();
+        }
+    }
+
+    /// When the viewer's last authentic word came.
+    pub(crate) fn heard_at(&self) -> Instant {
+        self.began_at + Duration::from_millis(self.heard_ms.load(Ordering::SeqCst))
+    }
+
+    /// Notes whether media is paused. A word that comes while it is wakes the session; ask for
+    /// [`Self::heard_at`] after this.
+    pub(crate) fn set_paused(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.is_paused.load(Ordering::SeqCst)
+    }
+
+    fn tell(&self, notice: Notice) {
+        let mut state = self.lock();
+        // A session that is this far behind is ending anyway.
+        if state.notices.len() < MOST_NOTICES {
+            state.notices.push_back(notice);
+            drop(state);
+            self.woken.notify_one();
+        }
+    }
+
+    /// The next notice for this viewer.
+    pub(crate) fn next_notice(&self) -> Option<Notice> {
+        self.lock().notices.pop_front()
+    }
+
+    /// Waits until there is a notice, or a word although media is paused.
+    pub(crate) async fn woken(&self) {
+        self.woken.notified().await;
+    }
+}
+
+/// How much of a viewer's feedback is opened (GCRA, as in ITU-T I.371).
+struct Allowance {
+    /// When the allowance will be whole again.
+    whole_at: Instant,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self { whole_at: now }
+    }
+
+    fn take(&mut self, now: Instant) -> bool {
+        let whole_at = self.whole_at.max(now) + WORD_INTERVAL;
+        let is_left = whole_at - now <= WORD_INTERVAL * WORDS_AT_ONCE;
+        if is_left {
+            self.whole_at = whole_at;
+        }
+        is_left
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_gets_its_allowance_and_no_more() {
+        let began_at = Instant::now();
+        let mut allowance = Allowance::new(began_at);
+        // 10,000 a second for ten seconds, then an honest viewer's pace.
+        let flood = (0..100_000).map(|at| began_at + Duration::from_micros(100) * at);
+        let taken = flood.filter(|at| allowance.take(*at)).count();
+        assert!((2090..=2110).contains(&taken), "{taken}");
+        let later = began_at + Duration::from_secs(11);
+        let honest = (0..100).map(|at| later + Duration::from_millis(20) * at);
+        assert!(honest.into_iter().all(|at| allowance.take(at)));
+    }
+}
