@@ -3,4 +3,5 @@
 source "$(dirname "$0")/common.sh"
 
 scripts/install.sh build run test
+scripts/bench-peers.sh
 cargo run --locked --release --package tests --bin bench-fanout -- "$@"
