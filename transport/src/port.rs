@@ -22,7 +22,7 @@ use crate::paths::{Paths, Peer};
 pub use crate::quic::KeepAlive;
 use crate::quic::{self, QuicSocket};
 use crate::relay::{Allocation, RelayAccess};
-use crate::socket::Socket;
+use crate::socket::{Message, Socket};
 use crate::tls::{self, Pin, SERVER_NAME};
 use crate::ways::Ways;
 
@@ -44,6 +44,10 @@ pub trait Inbound: Send + Sync + 'static {
 
     /// A datagram that begins like RTP or RTCP. It may be opened in place.
     fn media(&self, from: SocketAddr, datagram: &mut [u8]);
+
+    /// The datagrams since the last such word came from the kernel as one message, and media was among
+    /// them.
+    fn media_message_ends(&self) {}
 }
 
 /// The server side of a port's QUIC endpoint.
@@ -149,6 +153,11 @@ impl Port {
         &self.bindings
     }
 
+    /// Reads nothing more from the main socket, which stays open: for viewers that misbehave.
+    pub fn stop_receiving(&self) {
+        self.receiver.abort();
+    }
+
     /// Opens one more socket, on any port or on that one, and receives on it as on the main one. It
     /// lasts until [`Ways::remove`].
     pub fn add_socket(&self, number: u16) -> io::Result<Local> {
@@ -251,10 +260,16 @@ struct Dispatcher {
 
 async fn receive(socket: Arc<Socket>, local: Local, dispatcher: Arc<Dispatcher>) {
     let batch = if local == Local::MAIN { MAIN_BATCH } else { OTHER_BATCH };
-    let deliver = |from, at, datagram: &mut [u8]| {
-        dispatcher.deliver(Arrival { local, from, at }, datagram);
+    let deliver = |Message { from, at, bytes, segment }: Message<'_>| {
+        let mut is_media = false;
+        for datagram in bytes.chunks_mut(segment) {
+            is_media |= dispatcher.deliver(Arrival { local, from, at }, datagram) == Class::Media;
+        }
+        if is_media {
+            dispatcher.inbound.media_message_ends();
+        }
     };
-    let error = socket.receive(batch, deliver).await;
+    let error = socket.receive_messages(batch, deliver).await;
     tracing::error!(%error, ?local, "a UDP socket failed; nothing is received on it any more");
 }
 
@@ -269,7 +284,10 @@ async fn receive_relayed(
     let deliver = |from, at, datagram: &mut [u8]| {
         let relayed = if from == server { relay.handle(datagram) } else { None };
         if let Some((from, payload)) = relayed {
-            dispatcher.deliver(Arrival { local, from, at }, &mut datagram[payload]);
+            let arrival = Arrival { local, from, at };
+            if dispatcher.deliver(arrival, &mut datagram[payload]) == Class::Media {
+                dispatcher.inbound.media_message_ends();
+            }
         }
     };
     let error = socket.receive(OTHER_BATCH, deliver).await;
@@ -277,9 +295,10 @@ async fn receive_relayed(
 }
 
 impl Dispatcher {
-    fn deliver(&self, arrival: Arrival, datagram: &mut [u8]) {
+    fn deliver(&self, arrival: Arrival, datagram: &mut [u8]) -> Class {
         let from = arrival.from;
-        match classify(datagram) {
+        let class = classify(datagram);
+        match class {
             Class::Media => self.inbound.media(from, datagram),
             Class::Stun => {
                 if !self.bindings.handle(from, datagram) {
@@ -296,6 +315,7 @@ impl Dispatcher {
             }
             Class::Dtls | Class::Unknown => count(&self.dropped.unknown),
         }
+        class
     }
 }
 

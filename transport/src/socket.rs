@@ -1,6 +1,7 @@
 //! The one UDP socket: bound to both IP versions where possible, batched receive with GRO, plain
 //! sends for control traffic. Bursts go through [`crate::kernel::Sender`] on the same socket.
 
+use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -17,6 +18,25 @@ const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Most bytes that GRO hands over at once.
 const RECEIVE_BUFFER: usize = 1 << 16;
+
+thread_local! {
+    /// Where datagrams lie from the kernel's call to their delivery. Nothing waits in between, so that
+    /// all sockets received on by one thread share it: a process may have thousands.
+    static SCRATCH: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the kernel hands over as one: a datagram, or several of one sender and one size.
+#[derive(Debug)]
+pub struct Message<'a> {
+    /// Who sent it, in canonical form.
+    pub from: SocketAddr,
+    /// To which of this machine's addresses, if the system tells, in canonical form.
+    pub at: Option<IpAddr>,
+    /// All bytes.
+    pub bytes: &'a mut [u8],
+    /// Bytes of each datagram; the last may be shorter. More than 0.
+    pub segment: usize,
+}
 
 /// The UDP socket of a process.
 #[derive(Debug)]
@@ -103,43 +123,73 @@ impl Socket {
 
     /// Receives for ever, and hands every datagram to `deliver`, with its source and the one of this
     /// machine's addresses that it was sent to, if the system tells (both in canonical form). Ends only
-    /// when the socket itself is unusable. `batch` buffers of 64 KiB are held, at most [`BATCH_SIZE`].
+    /// when the socket itself is unusable. `batch` messages are taken at once, at most [`BATCH_SIZE`].
     pub async fn receive(
         &self,
         batch: usize,
         mut deliver: impl FnMut(SocketAddr, Option<IpAddr>, &mut [u8]),
     ) -> io::Error {
+        let deliver = |Message { from, at, bytes, segment }: Message<'_>| {
+            bytes.chunks_mut(segment).for_each(|datagram| deliver(from, at, datagram));
+        };
+        self.receive_messages(batch, deliver).await
+    }
+
+    /// As [`Self::receive`], by messages. `deliver` must not receive in its turn.
+    pub async fn receive_messages(
+        &self,
+        batch: usize,
+        mut deliver: impl FnMut(Message<'_>),
+    ) -> io::Error {
         let batch = batch.clamp(1, BATCH_SIZE);
-        let mut memory: Vec<Vec<u8>> = (0..batch).map(|_| vec![0; RECEIVE_BUFFER]).collect();
-        let mut metas = [RecvMeta::default(); BATCH_SIZE];
         loop {
             let received = self
                 .io
                 .when_readable(|socket| {
-                    let mut buffers = memory.iter_mut().map(|buffer| IoSliceMut::new(buffer));
-                    let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
-                        std::array::from_fn(|_| buffers.next().unwrap_or(IoSliceMut::new(&mut [])));
-                    let socket = (&*socket).into();
-                    self.state.recv(socket, &mut slices[..batch], &mut metas[..batch])
+                    SCRATCH.with_borrow_mut(|scratch| {
+                        while scratch.len() < batch {
+                            scratch.push(vec![0; RECEIVE_BUFFER]);
+                        }
+                        let socket = (&*socket).into();
+                        self.receive_batch(socket, &mut scratch[..batch], &mut deliver)
+                    })
                 })
                 .await;
-            let count = match received {
-                Ok(count) => count,
+            match received {
+                Ok(()) => {}
                 // An ICMP error about some earlier datagram is nothing to stop for.
-                Err(error) if is_transient(&error) => continue,
+                Err(error) if is_transient(&error) => {}
                 Err(error) => return error,
-            };
-            for (meta, buffer) in metas.iter().zip(&mut memory).take(count) {
-                let from = canonical(meta.addr);
-                let at = meta.dst_ip.map(|ip| ip.to_canonical());
-                let stride = meta.stride.max(1);
-                for datagram in buffer[..meta.len].chunks_mut(stride) {
-                    deliver(from, at, datagram);
-                }
             }
             // The stream never ends by itself: let others run between batches.
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Delivers what there is. `WouldBlock` once there is no more.
+    fn receive_batch(
+        &self,
+        socket: quinn_udp::UdpSockRef<'_>,
+        scratch: &mut [Vec<u8>],
+        deliver: &mut impl FnMut(Message<'_>),
+    ) -> io::Result<()> {
+        let batch = scratch.len();
+        let mut metas = [RecvMeta::default(); BATCH_SIZE];
+        let mut buffers = scratch.iter_mut().map(|buffer| IoSliceMut::new(buffer));
+        let mut slices: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| buffers.next().unwrap_or(IoSliceMut::new(&mut [])));
+        let count = self.state.recv(socket, &mut slices[..batch], &mut metas[..batch])?;
+        for (meta, buffer) in metas.iter().zip(scratch).take(count) {
+            deliver(Message {
+                from: canonical(meta.addr),
+                at: meta.dst_ip.map(|ip| ip.to_canonical()),
+                bytes: &mut buffer[..meta.len],
+                segment: meta.stride.max(1),
+            });
+        }
+        // Fewer than would have fitted: asking again costs a call that finds nothing. What came
+        // meanwhile wakes us.
+        if count < batch { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
     }
 }
 
