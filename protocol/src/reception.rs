@@ -238,6 +238,22 @@ impl Reception {
     }
 }
 
+/// Totals over several tracks.
+impl<'a> std::iter::Sum<&'a Totals> for Totals {
+    fn sum<I: Iterator<Item = &'a Self>>(all: I) -> Self {
+        all.fold(Self::default(), |sum, one| Self {
+            received: sum.received + one.received,
+            lost: sum.lost + one.lost,
+            recovered_nack: sum.recovered_nack + one.recovered_nack,
+            recovered_fec: sum.recovered_fec + one.recovered_fec,
+            unrecovered: sum.unrecovered + one.unrecovered,
+            duplicates: sum.duplicates + one.duplicates,
+            late: sum.late + one.late,
+            corrupt: sum.corrupt + one.corrupt,
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

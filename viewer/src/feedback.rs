@@ -22,15 +22,16 @@ impl Feedback {
 
     /// Says how reception goes.
     pub fn report(&mut self, blocks: &[Block], totals: &Totals) {
-        self.say(encode_report(self.viewer, blocks, totals));
+        self.send(encode_report(self.viewer, blocks, totals));
     }
 
     /// Asks for packets again: at most [`MOST_NACKED`](protocol::feedback::MOST_NACKED).
     pub fn nack(&mut self, ssrc: u32, sequences: impl IntoIterator<Item = u16>) {
-        self.say(encode_nack(self.viewer, ssrc, sequences));
+        self.send(encode_nack(self.viewer, ssrc, sequences));
     }
 
-    fn say(&mut self, mut packet: Vec<u8>) {
+    /// Seals and sends a packet that was encoded before.
+    pub(crate) fn send(&mut self, mut packet: Vec<u8>) {
         if let Err(error) = self.sealer.seal(&mut packet) {
             tracing::warn!(%error, "feedback not sent");
         } else if let Err(error) = self.path.send(&packet) {

@@ -13,7 +13,7 @@ use crate::session::refused;
 
 /// Meets the broadcaster, asks, and prints one line for each channel.
 pub(crate) async fn run(target: Target) -> Result<(), Failure> {
-    let viewer = Viewer::open(None)?;
+    let (viewer, _media) = Viewer::open(None)?;
     let met = viewer.meet(&target, false, |_| {}).await?;
     let broken = |error: &dyn std::fmt::Display| {
         Failure::runtime(format!("the broadcaster broke off: {error}; try again"))

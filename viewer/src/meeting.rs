@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use protocol::address::{Policy, Surroundings};
+use protocol::behaviour::Behaviour;
 use protocol::candidate::{Candidate, CandidateKind};
 use protocol::control::ALPN;
 use protocol::link::Link;
@@ -53,11 +54,36 @@ const MOST_WAITING: usize = 4096;
 /// A received media packet and where it came from.
 pub(crate) type Datagram = (SocketAddr, Vec<u8>);
 
-/// A viewer's port, and the media that arrives on it.
+/// What becomes of media as it arrives. Called on the receiving task: be quick.
+pub(crate) trait Media: Send + Sync + 'static {
+    /// One packet. It may be opened in place.
+    fn take(&self, from: SocketAddr, packet: &mut [u8]);
+
+    /// The datagrams since the last such word came from the kernel as one message.
+    fn message_ends(&self) {}
+
+    /// Whether a datagram that is no media gets through.
+    fn passes(&self) -> bool {
+        true
+    }
+}
+
+/// Media waits for whoever holds the other end.
+struct Queue(mpsc::Sender<Datagram>);
+
+impl Media for Queue {
+    fn take(&self, from: SocketAddr, packet: &mut [u8]) {
+        // What does not fit is lost as if the network had lost it, and asked for again.
+        let _ = self.0.try_send((from, packet.to_vec()));
+    }
+}
+
+/// A viewer's port.
 pub(crate) struct Viewer {
     pub(crate) port: Arc<Port>,
     pub(crate) openings: Arc<Openings>,
-    pub(crate) media: mpsc::Receiver<Datagram>,
+    /// What our NAT does, where that need not be found out.
+    pub(crate) behaviour: Option<Behaviour>,
     /// A port that the router maps to ours, once one was asked for.
     pub(crate) mapping: Arc<OnceLock<PortMapping>>,
     /// The socket that media is wanted at, if it is not the main one.
@@ -76,43 +102,62 @@ pub(crate) struct Met {
 
 struct Dispatch {
     openings: Arc<Openings>,
-    media: mpsc::Sender<Datagram>,
+    media: Arc<dyn Media>,
 }
 
 impl Inbound for Dispatch {
     fn stun(&self, arrival: Arrival, datagram: &[u8]) {
-        self.openings.handle(arrival.local, arrival.from, datagram);
+        if self.media.passes() {
+            self.openings.handle(arrival.local, arrival.from, datagram);
+        }
     }
 
     fn media(&self, from: SocketAddr, datagram: &mut [u8]) {
-        for packet in volley::packets(datagram) {
-            // What does not fit is lost as if the network had lost it, and asked for again.
-            let _ = self.media.try_send((from, packet.to_vec()));
-        }
+        volley::packets(datagram).for_each(|packet| self.media.take(from, packet));
+    }
+
+    fn media_message_ends(&self) {
+        self.media.message_ends();
     }
 }
 
 impl Viewer {
     /// Opens the port, and another one to receive media on, if that is wanted.
-    pub(crate) fn open(receive_port: Option<u16>) -> Result<Self, Failure> {
+    pub(crate) fn open(
+        receive_port: Option<u16>,
+    ) -> Result<(Self, mpsc::Receiver<Datagram>), Failure> {
         let (sender, media) = mpsc::channel(MOST_WAITING);
-        let mut openings = None;
-        let port = Port::open(None, None, |ways, paths| {
-            let driver = Openings::new(Arc::clone(ways), Arc::clone(paths));
-            openings = Some(Arc::clone(&driver));
-            Arc::new(Dispatch { openings: driver, media: sender })
-        })
-        .map_err(|error| Failure::runtime(format!("cannot open a UDP port: {error}")))?;
-        let openings = openings.expect("the port makes its inbound side at once");
+        let mut viewer = Self::open_at(None, Arc::new(Queue(sender)))?;
         let receiving = receive_port.map(|number| {
-            port.add_socket(number).map_err(|error| {
+            viewer.port.add_socket(number).map_err(|error| {
                 Failure::runtime(format!(
                     "cannot open UDP port {number}: {error}; choose another with --receive-port"
                 ))
             })
         });
-        let receiving = receiving.transpose()?;
-        Ok(Self { port: Arc::new(port), openings, media, mapping: Arc::default(), receiving })
+        viewer.receiving = receiving.transpose()?;
+        Ok((viewer, media))
+    }
+
+    /// Opens the port at this address, or at any, with `media` to take what arrives.
+    pub(crate) fn open_at(
+        bind: Option<SocketAddr>,
+        media: Arc<dyn Media>,
+    ) -> Result<Self, Failure> {
+        let mut openings = None;
+        let port = Port::open(bind, None, |ways, paths| {
+            let driver = Openings::new(Arc::clone(ways), Arc::clone(paths));
+            openings = Some(Arc::clone(&driver));
+            Arc::new(Dispatch { openings: driver, media })
+        })
+        .map_err(|error| Failure::runtime(format!("cannot open a UDP port: {error}")))?;
+        Ok(Self {
+            port: Arc::new(port),
+            openings: openings.expect("the port makes its inbound side at once"),
+            behaviour: None,
+            mapping: Arc::default(),
+            receiving: None,
+        })
     }
 
     /// Meets the link's broadcaster. `enter` is told each state on the way; `again` says that a path
@@ -128,7 +173,8 @@ impl Viewer {
             return self.meet_by_hand(target, by_hand, enter).await;
         }
         let link = Arc::new(target.link.clone());
-        let ask = Ask { link: Arc::clone(&link), more: Vec::new(), renews: None, behaviour: None };
+        let behaviour = self.behaviour;
+        let ask = Ask { link: Arc::clone(&link), more: Vec::new(), renews: None, behaviour };
         let (contact, introduction) =
             contact::introduce(&self.port, &ask, || enter(State::Introducing)).await?;
         let introduced_at = std::time::Instant::now();

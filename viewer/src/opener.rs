@@ -1,46 +1,101 @@
 //! Meeting a broadcaster and receiving from it without playing anything, by the very code that plays:
-//! for measuring which paths open.
+//! for measuring which paths open, and what thousands of viewers cost.
 
+mod receiver;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::behaviour::Behaviour;
 use protocol::candidate::CandidateKind;
-use protocol::control::close;
+use protocol::control::{Notice, close};
+use protocol::feedback::Totals;
 use protocol::opening::{Event, Path};
-use protocol::seal;
-use quinn::{RecvStream, SendStream, VarInt};
+use quinn::{SendStream, VarInt};
+use rand::RngExt;
 use service::exit::{Code, Failure};
+use transport::stream::{ReadError, Reader};
 
 use crate::config::{DEFAULT_LATENCY, Target};
+use crate::feedback::Feedback;
 use crate::meeting::{Met, Viewer};
-use crate::session::{self, FIRST_UPGRADE, LONGEST_UPGRADE};
+use crate::session::{self, FIRST_UPGRADE, LONGEST_UPGRADE, refused};
+use receiver::Receiver;
+pub use receiver::{Arrived, Tap};
 
 /// How long a goodbye may take.
 const GOODBYE: Duration = Duration::from_millis(200);
+
+/// How an [`Opener`] receives.
+pub struct Options {
+    /// The address to bind to; any by default.
+    pub bind: Option<SocketAddr>,
+    /// Whether it looks at what the NAT here does. Where none is, that costs sockets and time.
+    pub looks_at_nat: bool,
+    /// How long a missing packet is of use.
+    pub latency: Duration,
+    /// Share of STUN and media datagrams that it loses before looking at them, and of its feedback, 0
+    /// to 1.
+    pub loss: f64,
+    /// Is told of each packet.
+    pub tap: Option<Box<dyn Tap>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            bind: None,
+            looks_at_nat: true,
+            latency: DEFAULT_LATENCY,
+            loss: 0.0,
+            tap: None,
+        }
+    }
+}
 
 /// What an [`Opener`] has to tell.
 #[derive(Debug)]
 pub enum Happening {
     /// The path is another one now.
     Moved(Path),
-    /// A media packet came, and is genuine.
-    Packet,
+    /// The first genuine media packet came.
+    Watching,
+    /// The broadcast is over.
+    Ended,
 }
 
 /// A viewer that has met a broadcaster, on a port that nothing used before.
 pub struct Opener {
     viewer: Viewer,
+    receiver: Arc<Receiver>,
     met: Met,
+    latency: Duration,
+    loss: f64,
     introduced_at: Instant,
     upgrade_at: Instant,
     upgrade_interval: Duration,
     admitted: Option<Admitted>,
 }
 
+/// Tells what an [`Opener`] received.
+#[derive(Clone)]
+pub struct Meter(Arc<Receiver>);
+
+impl Meter {
+    /// What was received and lost so far.
+    pub fn totals(&self) -> Totals {
+        self.0.totals()
+    }
+}
+
 /// What an admission left.
 struct Admitted {
-    opener: seal::Opener,
+    notices: Reader,
+    feedback: Feedback,
     /// Kept open for as long as we watch.
-    _streams: (SendStream, RecvStream),
+    _requests: SendStream,
+    is_told: bool,
 }
 
 impl Opener {
@@ -49,8 +104,11 @@ impl Opener {
     /// # Errors
     ///
     /// As `punchcast-viewer` ends, with its exit code.
-    pub async fn meet(target: &Target) -> Result<Self, Failure> {
-        let viewer = Viewer::open(None)?;
+    pub async fn meet(target: &Target, options: Options) -> Result<Self, Failure> {
+        let Options { bind, looks_at_nat, latency, loss, tap } = options;
+        let receiver = Receiver::new(loss, tap);
+        let mut viewer = Viewer::open_at(bind, Arc::clone(&receiver) as _)?;
+        viewer.behaviour = (!looks_at_nat).then(Behaviour::default);
         let mut opening_at = Instant::now();
         let met = viewer.meet(target, false, |_| opening_at = Instant::now());
         let met = met.await?;
@@ -60,7 +118,10 @@ impl Opener {
             upgrade_at: opening_at + FIRST_UPGRADE,
             upgrade_interval: FIRST_UPGRADE,
             viewer,
+            receiver,
             met,
+            latency,
+            loss,
             admitted: None,
         })
     }
@@ -75,6 +136,11 @@ impl Opener {
         self.met.open
     }
 
+    /// When the first path was proved.
+    pub fn opened_at(&self) -> Instant {
+        self.introduced_at + self.met.open
+    }
+
     /// Since the introduction arrived.
     pub fn since_introduction(&self) -> Duration {
         self.introduced_at.elapsed()
@@ -86,24 +152,80 @@ impl Opener {
     ///
     /// Where the broadcaster refuses or breaks off.
     pub async fn watch(&mut self, target: &Target) -> Result<(), Failure> {
+        self.receiver.ask();
         let (send, receive, admission) =
-            session::request(&self.met, &target.link, DEFAULT_LATENCY).await?;
-        let streams = admission.tracks.iter().map(|track| (track.ssrc, track.first_index));
-        let mut opener = seal::Opener::new(streams);
-        admission.keys.iter().for_each(|key| opener.add_key(key));
-        self.admitted = Some(Admitted { opener, _streams: (send, receive) });
+            session::request(&self.met, &target.link, self.latency).await?;
+        let handle = self.met.opening.handle().clone();
+        let paths = Arc::clone(self.viewer.port.paths());
+        self.receiver.admit(&admission, handle.clone(), paths, self.latency);
+        let feedback = Feedback::new(&admission, handle);
+        let notices = Reader::new(receive);
+        self.admitted = Some(Admitted { notices, feedback, _requests: send, is_told: false });
         Ok(())
     }
 
+    /// When the first genuine media packet came.
+    pub fn first_packet_at(&self) -> Option<Instant> {
+        self.receiver.first_packet_at()
+    }
+
+    /// What was received and lost so far.
+    pub fn totals(&self) -> Totals {
+        self.receiver.totals()
+    }
+
+    /// What tells the same from anywhere, whatever becomes of the opener.
+    pub fn meter(&self) -> Meter {
+        Meter(Arc::clone(&self.receiver))
+    }
+
+    /// Reads nothing more, and goes on to send feedback: a viewer that misbehaves.
+    pub fn stop_reading(&self) {
+        self.viewer.port.stop_receiving();
+    }
+
+    /// Reports out of turn.
+    pub fn report(&mut self) {
+        if let Some(report) = self.receiver.report() {
+            self.say(report);
+        }
+    }
+
+    fn say(&mut self, message: Vec<u8>) {
+        let passes = self.loss <= 0.0 || !rand::rng().random_bool(self.loss);
+        if let Some(admitted) = self.admitted.as_mut().filter(|_| passes) {
+            admitted.feedback.send(message);
+        }
+    }
+
     /// Waits for what happens next. A relayed viewer looks for a direct path meanwhile, as it does
-    /// while it plays.
+    /// while it plays. A wait that is given up loses nothing.
     ///
     /// # Errors
     ///
-    /// Where the path is lost.
+    /// Where the path is lost, or the broadcaster ends the viewer.
     pub async fn next(&mut self) -> Result<Happening, Failure> {
         loop {
+            if let Some(admitted) = self.admitted.as_mut().filter(|admitted| !admitted.is_told)
+                && self.receiver.first_packet_at().is_some()
+            {
+                admitted.is_told = true;
+                return Ok(Happening::Watching);
+            }
             let is_relayed = self.met.path.kind == CandidateKind::Relayed;
+            let due = self.receiver.wakes_at();
+            let feedback_is_due = async {
+                match due {
+                    Some(at) => tokio::time::sleep_until(at.into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let notice = async {
+                match &mut self.admitted {
+                    Some(admitted) => admitted.notices.next::<Notice>().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 event = self.met.opening.event() => match event {
                     Some(Event::Opened(path) | Event::Moved(path)) => {
@@ -117,14 +239,18 @@ impl Opener {
                     }
                     None => return Err(Failure::runtime("the opening agent ended")),
                 },
-                datagram = self.viewer.media.recv() => {
-                    let Some((from, mut datagram)) = datagram else {
-                        return Err(Failure::runtime("the UDP port is gone"));
-                    };
-                    if self.is_genuine(from, &mut datagram) {
-                        self.met.opening.authenticated();
-                        return Ok(Happening::Packet);
+                notice = notice => match notice {
+                    Ok(Notice::Key { key }) => self.receiver.add_key(&key),
+                    Ok(Notice::Ended) | Err(ReadError::Finished) => return Ok(Happening::Ended),
+                    Ok(Notice::Removed) => {
+                        return Err(refused(protocol::control::Refusal::Removed, ""));
                     }
+                    Err(error) => return Err(Failure::runtime(error)),
+                },
+                () = self.receiver.changed.notified() => {}
+                () = feedback_is_due => {
+                    let rtt = self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt());
+                    self.receiver.feedback(rtt).into_iter().for_each(|message| self.say(message));
                 }
                 () = tokio::time::sleep_until(self.upgrade_at.into()), if is_relayed => {
                     self.upgrade_interval = (self.upgrade_interval * 2).min(LONGEST_UPGRADE);
@@ -135,12 +261,6 @@ impl Opener {
                 }
             }
         }
-    }
-
-    fn is_genuine(&mut self, from: std::net::SocketAddr, datagram: &mut [u8]) -> bool {
-        let is_peer = self.viewer.port.paths().is_from(from, self.met.opening.peer());
-        let admitted = self.admitted.as_mut().filter(|_| is_peer);
-        admitted.is_some_and(|admitted| admitted.opener.open(datagram).is_ok())
     }
 
     /// Says goodbye.

@@ -30,8 +30,8 @@ use crate::stats::{State, Stats};
 
 /// From one report to the next: on a clean path, and while packets get lost. Frequent enough that
 /// lost reports do not look like silence.
-const REPORT_INTERVAL: Duration = Duration::from_secs(1);
-const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
+pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+pub(crate) const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
 /// From one look for a direct path by a relayed viewer to the next: soon at first, then further apart.
 pub(crate) const FIRST_UPGRADE: Duration = Duration::from_secs(4);
@@ -409,17 +409,7 @@ impl Session {
     }
 
     fn totals(&self) -> Totals {
-        let all = self.receptions.iter().map(Reception::totals);
-        all.fold(Totals { corrupt: self.corrupt, ..Totals::default() }, |sum, track| Totals {
-            received: sum.received + track.received,
-            lost: sum.lost + track.lost,
-            recovered_nack: sum.recovered_nack + track.recovered_nack,
-            recovered_fec: sum.recovered_fec + track.recovered_fec,
-            unrecovered: sum.unrecovered + track.unrecovered,
-            duplicates: sum.duplicates + track.duplicates,
-            late: sum.late + track.late,
-            corrupt: sum.corrupt,
-        })
+        Totals { corrupt: self.corrupt, ..self.receptions.iter().map(Reception::totals).sum() }
     }
 }
 

@@ -14,7 +14,7 @@ use transport::stream::ReadError;
 
 use crate::config::Watch;
 use crate::media::{Output, Player, PlayerError, PlayerEvent, check_environment, preload};
-use crate::meeting::{Met, Viewer};
+use crate::meeting::{Datagram, Met, Viewer};
 use crate::printer::Printer;
 use crate::session::{self, Placed, Session};
 use crate::stats::{State, Stats};
@@ -38,12 +38,13 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         check_environment(&outputs).map(|()| preload(&outputs)).map_err(Failure::runtime)
     });
     check_names(&config.outputs).await?;
-    let viewer = Viewer::open(config.target.receive_port)?;
+    let (viewer, media) = Viewer::open(config.target.receive_port)?;
     let (player_events_in, player_events) = mpsc::unbounded_channel();
     let mut stats = Stats::new(started_at);
     stats.local = viewer.port.socket().local_addr().ok();
     let mut watcher = Watcher {
         viewer,
+        media,
         player: None,
         player_tracks: Vec::new(),
         player_events_in,
@@ -84,6 +85,8 @@ async fn check_names(outputs: &[Output]) -> Result<(), Failure> {
 struct Watcher {
     config: Watch,
     viewer: Viewer,
+    /// What arrived and waits.
+    media: mpsc::Receiver<Datagram>,
     player: Option<Player>,
     player_tracks: Vec<Format>,
     player_events_in: mpsc::UnboundedSender<PlayerEvent>,
@@ -246,12 +249,12 @@ impl Watcher {
 
     async fn play(&mut self, session: &mut Session) -> Result<End, Failure> {
         loop {
-            let Self { viewer, player, player_events, placed, stats, second, printer, .. } = self;
+            let Self { media, player, player_events, placed, stats, second, printer, .. } = self;
             let Some(player) = player else { return Err(Failure::runtime("the player is gone")) };
             let wakes_at = session.wakes_at();
             tokio::select! {
                 biased;
-                datagram = viewer.media.recv() => {
+                datagram = media.recv() => {
                     let Some(datagram) = datagram else {
                         return Err(Failure::runtime("the UDP port is gone"));
                     };
@@ -338,7 +341,7 @@ impl Watcher {
             }
         }
         // What arrived meanwhile is of the session that is over.
-        while self.viewer.media.try_recv().is_ok() {}
+        while self.media.try_recv().is_ok() {}
     }
 
     fn refresh_player(&mut self) {

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use service::exit::{Failure, finish};
 use service::log::LogFormat;
 use viewer::config::Target;
-use viewer::opener::{Happening, Opener};
+use viewer::opener::{Happening, Opener, Options};
 
 /// Meets a link's broadcaster.
 #[derive(Debug, Parser)]
@@ -59,11 +59,10 @@ async fn run(args: Args, started_at: Instant) -> Result<(), Failure> {
         relay: None,
         log_format: LogFormat::Text,
     };
-    let mut opener = Opener::meet(&target).await?;
+    let mut opener = Opener::meet(&target, Options::default()).await?;
     let mut open = told("open", opener.path(), opener.open());
     open["total_ms"] = ms(started_at.elapsed());
     say(&open);
-    let mut packets = 0_u64;
     let staying = async {
         if args.watch {
             opener.watch(&target).await?;
@@ -73,16 +72,12 @@ async fn run(args: Args, started_at: Instant) -> Result<(), Failure> {
                 Happening::Moved(path) => {
                     say(&told("moved", path, opener.since_introduction()));
                 }
-                Happening::Packet => {
-                    packets += 1;
-                    if packets == 1 {
-                        say(&json!({
-                            "event": "watching",
-                            "after_ms": ms(opener.since_introduction()),
-                            "total_ms": ms(started_at.elapsed()),
-                        }));
-                    }
-                }
+                Happening::Watching => say(&json!({
+                    "event": "watching",
+                    "after_ms": ms(opener.since_introduction()),
+                    "total_ms": ms(started_at.elapsed()),
+                })),
+                Happening::Ended => return Ok(()),
             }
         }
     };
@@ -91,7 +86,7 @@ async fn run(args: Args, started_at: Instant) -> Result<(), Failure> {
         () = tokio::time::sleep(Duration::from_secs_f64(args.hold)) => Ok(()),
         _ = service::shutdown::requested() => Ok(()),
     };
-    say(&json!({ "event": "end", "packets": packets }));
+    say(&json!({ "event": "end", "packets": opener.totals().received }));
     opener.close().await;
     result
 }
