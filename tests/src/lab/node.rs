@@ -225,6 +225,16 @@ impl Host {
         self.configure("adding an address", &words, "")?;
         Ok(second)
     }
+
+    /// Gives a public host a whole network besides, as in `198.19.0.0/16`: programs here may bind to any
+    /// address of it. `core` is the lab's.
+    pub fn add_network(&self, core: &Node, network: &str) -> Result<()> {
+        let local = ["ip", "route", "add", "local", network, "dev", "lo"];
+        self.configure("adding a network", &local, "")?;
+        let address = self.address.to_string();
+        let way = ["ip", "route", "add", network, "via", &address];
+        core.configure("routing a network", &way, "").map(drop)
+    }
 }
 
 impl Deref for Host {

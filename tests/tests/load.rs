@@ -1,0 +1,164 @@
+//! Many viewers, and what they cost each other: some that misbehave, many that come at once, more than
+//! the uplink carries.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use tests::lab::{self, Host, Process, Result, Signal, eventually};
+use tests::load::{Clip, Line, Second, Summary};
+use tests::stage::Stage;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The lab's other half of the benchmarking addresses: its nodes are in 198.18.0.0/16.
+const NETWORK: &str = "198.19.0.0/16";
+
+/// Load viewers in a process of their own.
+struct Load(Process);
+
+impl Load {
+    fn start(host: &Host, name: &str, link: &str, flags: &[&str]) -> Result<Self> {
+        let mut command = Command::new(lab::binary("lab-load")?);
+        command.args([link, "--for", "2m"]).args(flags);
+        Ok(Self(host.spawn(name, &command)?))
+    }
+
+    fn lines(&self) -> Vec<Line> {
+        let lines = self.0.stdout().lines();
+        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    fn now(&self) -> Second {
+        let lines = self.lines().into_iter().rev();
+        let mut seconds = lines.filter_map(|line| match line {
+            Line::Second(second) => Some(second),
+            Line::Summary(_) => None,
+        });
+        seconds.next().unwrap_or_default()
+    }
+
+    fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Second) -> bool) -> Second {
+        let reached = eventually(timeout, || wanted(&self.now()));
+        assert!(reached, "{:?}\n{}", self.now(), self.0.stderr().text());
+        self.now()
+    }
+
+    /// Ends it, and gives its summary.
+    fn stop(&self) -> Result<Summary> {
+        self.0.kill(Signal::SIGINT)?;
+        let status = self.0.wait(10 * SECOND)?;
+        assert!(status.success(), "{status}: {}", self.0.stderr().text());
+        let summary = self.lines().into_iter().find_map(|line| match line {
+            Line::Summary(summary) => Some(*summary),
+            Line::Second(_) => None,
+        });
+        Ok(summary.expect("a process that ends well sums up"))
+    }
+}
+
+/// A broadcast of the usual 4 Mbit/s that costs no encoding.
+fn broadcast(stage: &Stage, settings: &str) -> Result<tests::stage::Broadcast> {
+    let clip = Clip::default().make(stage.lab.folder()).expect("ffmpeg is there");
+    stage.broadcast("cam", &format!("file:{}", clip.display()), settings)
+}
+
+#[test]
+fn viewers_that_misbehave_cost_the_others_nothing() -> Result<()> {
+    let mut stage = Stage::new(0)?;
+    let crowd = stage.lab.public_host("crowd")?;
+    crowd.add_network(stage.lab.core(), NETWORK)?;
+    let names = ["lossy", "stalled", "flooding", "stopped"];
+    let hosts = names.map(|name| stage.lab.public_host(name));
+    let _rendezvous = stage.start_rendezvous()?;
+    let broadcast = broadcast(&stage, "")?;
+    let flags = ["--viewers", "46", "--addresses", NETWORK, "--join-rate", "40"];
+    let good = Load::start(&crowd, "good", &broadcast.link, &flags)?;
+    good.wait_for(10 * SECOND, |now| now.watching == 46);
+
+    let flags: [&[&str]; 4] =
+        [&["--loss", "0.5"], &["--stall-after", "1s"], &["--flood", "10000"], &[]];
+    let mut bad = Vec::new();
+    for ((host, name), flags) in hosts.into_iter().zip(names).zip(flags) {
+        bad.push(Load::start(&host?, name, &broadcast.link, flags)?);
+    }
+    for one in &bad {
+        one.wait_for(20 * SECOND, |now| now.watching == 1);
+    }
+    let [lossy, _stalled, flooding, stopped] = &bad[..] else { unreachable!("four were started") };
+    stopped.0.kill(Signal::SIGSTOP)?;
+    let before = good.now();
+    let began = Instant::now();
+    let good_then = good.wait_for(30 * SECOND, |_| began.elapsed() >= 10 * SECOND);
+    let flooded = flooding.now();
+    assert_eq!((flooded.broken, flooded.ended), (0, 0), "{flooded:?}");
+    // Half of what comes is lost, and half of what repairs it.
+    let lossy = lossy.stop()?;
+    assert!(lossy.counts.lost * 5 > lossy.counts.packets, "{lossy:?}");
+
+    let summary = good.stop()?;
+    println!("{summary:#?}");
+    // 46 viewers, 4 Mbit/s in packets of at most 1,150 bytes.
+    let least = 46 * 400 * (good_then.at_us - before.at_us) / 1_000_000;
+    assert!(good_then.packets - before.packets > least, "{before:?} {good_then:?}");
+    let Second { failed, broken, lost, unrecovered, corrupt, .. } = summary.counts;
+    assert_eq!((failed, broken), (0, 0), "{:?}", summary.failures);
+    assert_eq!((lost, unrecovered, corrupt), (0, 0, 0), "{summary:?}");
+    Ok(())
+}
+
+#[test]
+fn many_who_come_at_once_cost_those_who_watch_nothing() -> Result<()> {
+    const WATCHING: u32 = 20;
+    const COMING: u32 = 120;
+    let mut stage = Stage::new(0)?;
+    let [there, coming] = ["there", "coming"].map(|name| stage.lab.public_host(name));
+    let (there, coming) = (there?, coming?);
+    there.add_network(stage.lab.core(), "198.19.0.0/17")?;
+    coming.add_network(stage.lab.core(), "198.19.128.0/17")?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let broadcast = broadcast(&stage, "")?;
+    let flags = ["--viewers", &WATCHING.to_string(), "--addresses", "198.19.0.0/17"];
+    let there = Load::start(&there, "there", &broadcast.link, &flags)?;
+    there.wait_for(10 * SECOND, |now| now.watching == WATCHING);
+    let flags = ["--viewers", &COMING.to_string(), "--addresses", "198.19.128.0/17"];
+    let flags = [&flags[..], &["--join-rate", "40"]].concat();
+    let coming = Load::start(&coming, "coming", &broadcast.link, &flags)?;
+    coming.wait_for(20 * SECOND, |now| now.watching + now.failed == COMING);
+    let came = coming.stop()?;
+    println!("{came:#?}");
+    assert_eq!(came.counts.watching, COMING, "{:?}", came.failures);
+    let summary = there.stop()?;
+    println!("{summary:#?}");
+    assert_eq!((summary.counts.lost, summary.counts.unrecovered), (0, 0), "{summary:?}");
+    Ok(())
+}
+
+#[test]
+fn an_uplink_is_filled_and_never_overrun() -> Result<()> {
+    let mut stage = Stage::new(1)?;
+    let crowd = stage.lab.public_host("crowd")?;
+    crowd.add_network(stage.lab.core(), NETWORK)?;
+    // A queue of a common router: what would wait longer is dropped.
+    stage.home.limit_uplink(20_000_000, Duration::from_millis(30))?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let broadcast = broadcast(&stage, "uplink: 20M\n")?;
+    let flags = ["--viewers", "6", "--addresses", NETWORK, "--join-rate", "0.5"];
+    let load = Load::start(&crowd, "crowd", &broadcast.link, &flags)?;
+    let all = load.wait_for(30 * SECOND, |now| now.watching + now.failed == 6);
+    assert!((3..=5).contains(&all.watching), "{all:?}");
+
+    let refused = stage.watch(0, &broadcast.link, &["--output", "null", "--for", "5s"])?;
+    let status = refused.process.wait(10 * SECOND)?;
+    let words = refused.process.stderr().text();
+    assert_eq!(status.code(), Some(4), "{words}");
+    assert!(words.contains("full"), "{words}");
+
+    let began = Instant::now();
+    load.wait_for(30 * SECOND, |_| began.elapsed() > 10 * SECOND);
+    let summary = load.stop()?;
+    println!("{summary:#?}");
+    let Second { packets, lost, broken, .. } = summary.counts;
+    assert_eq!(broken, 0, "{:?}", summary.failures);
+    assert!(lost * 10_000 < packets, "{lost} of {packets} lost: {summary:?}");
+    Ok(())
+}
