@@ -4,7 +4,6 @@
 //! is a relay that is not ours; [`clip`] looks at recordings; [`load`] is thousands of viewers in a
 //! process.
 
-pub mod bench;
 pub mod clip;
 pub mod coturn;
 pub mod lab;
