@@ -208,6 +208,12 @@ impl Viewer {
         let renewer = Renewer::start(lifeline, effort, link, contact, introduction);
         let path = opened(&mut opening).await?;
         let open = introduced_at.elapsed();
+        tracing::info!(
+            path = path.kind.as_str(),
+            remote = %path.remote,
+            after_ms = open.as_millis() as u64,
+            "path open"
+        );
         enter(State::Joining);
         let connection = self.connect(opening.peer(), &target.link).await?;
         Ok(Met { connection, opening, path, open, renewer })
