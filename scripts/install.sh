@@ -7,7 +7,8 @@ declare -A packages=(
     [run]="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
         gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x gstreamer1.0-pulseaudio
         gstreamer1.0-tools python3"
-    [test]="nftables iproute2 tcpdump util-linux mount ffmpeg curl coturn miniupnpd-nftables"
+    [test]="nftables iproute2 tcpdump util-linux mount ffmpeg curl coturn miniupnpd-nftables
+        ethtool"
     [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev"
     [lint]="shellcheck python3 python3-venv"
 )

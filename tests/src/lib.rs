@@ -2,8 +2,9 @@
 //! namespaces and runs real programs in them; [`stage`] is the network that most tests play on;
 //! [`renewal`] breaks paths in it, and [`matrix`] sets all kinds of NAT against each other; [`coturn`]
 //! is a relay that is not ours; [`clip`] looks at recordings; [`load`] is thousands of viewers in a
-//! process.
+//! process, and [`bench`] what benches have in common.
 
+pub mod bench;
 pub mod clip;
 pub mod coturn;
 pub mod lab;

@@ -44,13 +44,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            bind: None,
-            looks_at_nat: true,
-            latency: DEFAULT_LATENCY,
-            loss: 0.0,
-            tap: None,
-        }
+        Self { bind: None, looks_at_nat: true, latency: DEFAULT_LATENCY, loss: 0.0, tap: None }
     }
 }
 

@@ -6,7 +6,6 @@
 //! of its own, in turns. `--help` has the options; `docs/benchmarks.md` has results.
 
 mod contender;
-mod environment;
 mod network;
 mod report;
 mod stream;
@@ -21,7 +20,8 @@ use clap::Parser;
 
 use contender::{Contender, Cost};
 use network::Network;
-use report::{Report, Samples};
+use report::Report;
+use tests::bench::{Samples, environment, namespaces};
 
 /// How many viewers are sent to.
 const AUDIENCES: [usize; 3] = [10, 100, 1000];
@@ -88,7 +88,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     }
     if !args.inside {
         ensure!(args.seconds > 0.0, "--seconds must be more than 0");
-        return network::reenter(&["--inside"]);
+        return namespaces::reenter(&["--inside"]);
     }
     let report = measure(args)?;
     if args.json {
@@ -106,7 +106,8 @@ fn measure(args: &Args) -> Result<Report> {
     let mut seal_costs = Samples::default();
     for repetition in 1..=args.repetitions {
         progress(&format!("repetition {repetition} of {}", args.repetitions));
-        seal_costs.add(contend(Contender::Sealing, 1, SEALED_UNITS, Duration::ZERO)?);
+        let sealing = contend(Contender::Sealing, 1, SEALED_UNITS, Duration::ZERO)?;
+        seal_costs.add(sealing.per_packet());
         for viewers in AUDIENCES {
             let real_time = stream::UNIT_INTERVAL;
             let interval = if viewers > MOST_IN_REAL_TIME { SLOW_INTERVAL } else { real_time };
@@ -124,7 +125,7 @@ fn measure(args: &Args) -> Result<Report> {
                      {expected}: result void",
                     arrived.payload_bytes()
                 );
-                packet_costs.entry((viewers, contender)).or_default().add(cost);
+                packet_costs.entry((viewers, contender)).or_default().add(cost.per_packet());
             }
         }
     }

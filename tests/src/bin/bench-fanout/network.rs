@@ -7,17 +7,10 @@
 
 use std::net::Ipv4Addr;
 use std::ops::Sub;
-use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
-
-/// Debian leaves these out of an ordinary user's path, but most of the programs are there.
-const SYSTEM_FOLDERS: &str = "/usr/sbin:/sbin";
-
-/// What the bench runs, and where Debian has it.
-const PROGRAMS: [(&str, &str); 4] =
-    [("unshare", "util-linux"), ("mount", "mount"), ("ip", "iproute2"), ("sh", "dash")];
+use tests::bench::namespaces::{output, tool};
 
 /// Ethernet, IPv4 and UDP headers of one message to the kernel, whole as it crosses a veth pair.
 const HEADERS: u64 = 14 + 20 + 8;
@@ -38,31 +31,6 @@ ip -n far link set far up
 ip neighbour replace 10.77.0.2 lladdr 02:00:00:00:00:99 dev near nud permanent
 ip route add 198.18.0.0/15 via 10.77.0.2
 "#;
-
-/// Runs this program again, with the same arguments and `more`, in namespaces of its own. They end
-/// with it.
-pub(crate) fn reenter(more: &[&str]) -> Result<ExitCode> {
-    for (program, package) in PROGRAMS {
-        let path = search_path();
-        if !path.split(':').any(|folder| std::path::Path::new(folder).join(program).is_file()) {
-            bail!("`{program}` is not installed: apt-get install {package}");
-        }
-    }
-    let status = tool("unshare")
-        .args(["--user", "--map-root-user", "--net", "--mount", "--pid"])
-        .args(["--fork", "--mount-proc", "--kill-child", "--"])
-        .arg(std::env::current_exe().context("finding this program")?)
-        .args(std::env::args_os().skip(1))
-        .args(more)
-        .stdin(Stdio::null())
-        .status()
-        .context("starting unshare")?;
-    match status.code() {
-        Some(0) => Ok(ExitCode::SUCCESS),
-        // unshare and this program's own run have both said why.
-        _ => Ok(ExitCode::FAILURE),
-    }
-}
 
 /// The two namespaces, for as long as this process lives.
 #[derive(Debug)]
@@ -124,23 +92,4 @@ impl Sub for Arrived {
     fn sub(self, before: Self) -> Self {
         Self { messages: self.messages - before.messages, bytes: self.bytes - before.bytes }
     }
-}
-
-fn output(what: &str, command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| what.to_owned())?;
-    if !output.status.success() {
-        bail!("{what} failed: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// A command for one of [`PROGRAMS`], found wherever Debian has it.
-fn tool(program: &str) -> Command {
-    let mut command = Command::new(program);
-    command.env("PATH", search_path());
-    command
-}
-
-fn search_path() -> String {
-    format!("{}:{SYSTEM_FOLDERS}", std::env::var("PATH").unwrap_or_default())
 }

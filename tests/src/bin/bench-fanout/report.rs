@@ -5,48 +5,10 @@ use std::fmt;
 
 use serde::Serialize;
 
-use crate::contender::{Contender, Cost};
+use tests::bench::{Samples, Spread};
+
+use crate::contender::Contender;
 use crate::stream;
-
-/// What one contender's repetitions cost, in microseconds for a packet.
-#[derive(Debug, Default)]
-pub(crate) struct Samples(Vec<f64>);
-
-impl Samples {
-    /// Adds a repetition.
-    pub(crate) fn add(&mut self, cost: Cost) {
-        self.0.push(cost.per_packet());
-    }
-
-    fn sorted(&self) -> Vec<f64> {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted
-    }
-}
-
-/// Median and extremes, in microseconds.
-#[derive(Debug, Clone, Serialize)]
-struct Spread {
-    median: f64,
-    least: f64,
-    most: f64,
-    samples: Vec<f64>,
-}
-
-impl From<&Samples> for Spread {
-    fn from(samples: &Samples) -> Self {
-        let sorted = samples.sorted();
-        let (below, above) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
-        let at = |at: usize| sorted.get(at).copied().unwrap_or(f64::NAN);
-        Self {
-            median: f64::midpoint(at(below), at(above)),
-            least: at(0),
-            most: at(sorted.len().saturating_sub(1)),
-            samples: samples.0.clone(),
-        }
-    }
-}
 
 #[derive(Debug, Serialize)]
 struct Row {

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 /// Kernel, processor, compiler, GStreamer and date, in one line.
-pub(crate) fn describe() -> String {
+pub fn describe() -> String {
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let gstreamer = gstreamer::version_string();
     format!(

@@ -1,0 +1,150 @@
+//! What a whole broadcast costs, and what its viewers get: the real broadcaster and rendezvous, with
+//! thousands of real viewers that decode nothing, over a veth pair of the bench's own.
+//!
+//! The broadcaster sends a stored stream, so that nothing is encoded. It is measured with everything
+//! that it does for its viewers, and against a bare loop that sends the same messages. `--help` has the
+//! options; `docs/benchmarks.md` has results.
+
+mod bare;
+mod broadcast;
+mod cost;
+mod crowd;
+mod growth;
+mod latency;
+mod network;
+mod report;
+mod round;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::Parser;
+use tests::bench::{environment, namespaces};
+
+use network::Network;
+use report::Report;
+
+/// What is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Scenario {
+    /// What 1,000 viewers cost, against a bare loop: with and without segmentation offload and sound.
+    Cost,
+    /// What 10 to 10,000 viewers cost each, in processor time and memory.
+    Growth,
+    /// Added latency with 100 and 1,000 viewers.
+    Latency,
+    /// 200 a second who join while 100 watch.
+    Storm,
+    /// Added latency of 46 viewers, without and with four that misbehave.
+    Isolation,
+}
+
+/// What a whole broadcast costs, and what its viewers get.
+#[derive(Debug, Parser)]
+#[command(name = "bench-broadcast")]
+struct Args {
+    /// What to measure; all of it by default. May be given several times.
+    #[arg(long, value_enum)]
+    scenario: Vec<Scenario>,
+    /// How often each cost is measured.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    repetitions: u32,
+    /// How long each measurement lasts, in seconds.
+    #[arg(long, default_value_t = 10.0)]
+    seconds: f64,
+    /// Few viewers, once and for a short time: to see that all of it works.
+    #[arg(long)]
+    quick: bool,
+    /// Print the result as one JSON object, all samples included.
+    #[arg(long)]
+    json: bool,
+    /// Set on the run inside the bench's own namespaces.
+    #[arg(long, hide = true)]
+    inside: bool,
+    /// Be the bare loop for this list of messages.
+    #[arg(long, hide = true, value_name = "FILE")]
+    bare: Option<PathBuf>,
+    #[arg(long, hide = true, default_value_t = 1)]
+    viewers: u32,
+    #[arg(long, hide = true, default_value = network::VIEWERS)]
+    network: String,
+}
+
+/// How much is measured.
+#[derive(Debug, Clone, Copy)]
+struct Extent {
+    repetitions: u32,
+    seconds: f64,
+    quick: bool,
+}
+
+impl Extent {
+    /// As many viewers, or a few of them.
+    fn viewers(self, full: u32) -> u32 {
+        if self.quick { (full / 20).max(2) } else { full }
+    }
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bench-broadcast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(list) = &args.bare {
+        println!("{}", serde_json::to_string(&bare::be(list, args.viewers, &args.network)?)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if !args.inside {
+        ensure!(args.seconds > 0.0, "--seconds must be more than 0");
+        return namespaces::reenter(&["--inside"]);
+    }
+    let report = measure(args)?;
+    if args.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(args: &Args) -> Result<Report> {
+    let extent = if args.quick {
+        Extent { repetitions: 1, seconds: args.seconds.min(3.0), quick: true }
+    } else {
+        Extent { repetitions: args.repetitions, seconds: args.seconds, quick: false }
+    };
+    let network = Network::new()?;
+    let folder = tempfile::tempdir()?;
+    let wanted = |scenario| args.scenario.is_empty() || args.scenario.contains(&scenario);
+    let mut report = Report::new(environment::describe(), extent);
+    if wanted(Scenario::Cost) {
+        report.cost = cost::measure(&network, folder.path(), extent)?;
+    }
+    if wanted(Scenario::Growth) {
+        report.growth = growth::measure(&network, folder.path(), extent)?;
+    }
+    if wanted(Scenario::Latency) {
+        report.latency = latency::measure(&network, folder.path(), extent)?;
+    }
+    if wanted(Scenario::Storm) {
+        report.storm = Some(latency::storm(&network, folder.path(), extent)?);
+    }
+    if wanted(Scenario::Isolation) {
+        report.isolation = latency::isolation(&network, folder.path(), extent)?;
+    }
+    Ok(report)
+}
+
+fn progress(what: &str) {
+    if std::io::stderr().is_terminal() {
+        eprintln!("{what}");
+    }
+}

@@ -1,0 +1,211 @@
+//! The results, as tables for people or as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+use tests::bench::Spread;
+use tests::load::Percentiles;
+
+use crate::Extent;
+
+/// All that was measured; empty where nothing of that kind was wanted.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    environment: String,
+    repetitions: u32,
+    seconds: f64,
+    quick: bool,
+    pub(crate) cost: Vec<CostRow>,
+    pub(crate) growth: Vec<GrowthRow>,
+    pub(crate) latency: Vec<LatencyRow>,
+    pub(crate) storm: Option<Storm>,
+    pub(crate) isolation: Vec<IsolationRow>,
+}
+
+/// What one sender costs.
+#[derive(Debug, Serialize)]
+pub(crate) struct CostRow {
+    pub(crate) sender: &'static str,
+    pub(crate) viewers: u32,
+    pub(crate) offload: bool,
+    pub(crate) has_sound: bool,
+    /// Microseconds of the sender's processor for one packet to one viewer.
+    pub(crate) cpu_us_per_packet: Spread,
+    /// Against the bare loop of the same repetition.
+    pub(crate) to_bare: Spread,
+}
+
+/// What so many viewers cost each.
+#[derive(Debug, Serialize)]
+pub(crate) struct GrowthRow {
+    pub(crate) viewers: u32,
+    pub(crate) framerate: u32,
+    pub(crate) cpu_us_per_packet: Spread,
+    pub(crate) bare_us_per_packet: Spread,
+    pub(crate) cpu_us_per_viewer_second: Spread,
+    pub(crate) resident_kib_per_viewer: Spread,
+}
+
+/// From the payloader to the viewers' sockets.
+#[derive(Debug, Serialize)]
+pub(crate) struct LatencyRow {
+    pub(crate) viewers: u32,
+    pub(crate) lost: u64,
+    pub(crate) added: Percentiles,
+}
+
+/// Many who join while others watch.
+#[derive(Debug, Serialize)]
+pub(crate) struct Storm {
+    pub(crate) watching: u32,
+    pub(crate) joining: u32,
+    pub(crate) joins_per_second: u32,
+    pub(crate) failed: u32,
+    pub(crate) failures: BTreeMap<String, u32>,
+    pub(crate) join: Percentiles,
+    pub(crate) open_to_media: Percentiles,
+    pub(crate) watchers_lost: u64,
+    pub(crate) watchers_added: Percentiles,
+}
+
+/// Those who behave, without and with others who do not.
+#[derive(Debug, Serialize)]
+pub(crate) struct IsolationRow {
+    pub(crate) viewers: u32,
+    pub(crate) misbehaving: usize,
+    pub(crate) lost: u64,
+    pub(crate) added: Percentiles,
+}
+
+impl Report {
+    pub(crate) fn new(environment: String, extent: Extent) -> Self {
+        let Extent { repetitions, seconds, quick } = extent;
+        Self {
+            environment,
+            repetitions,
+            seconds,
+            quick,
+            cost: Vec::new(),
+            growth: Vec::new(),
+            latency: Vec::new(),
+            storm: None,
+            isolation: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { environment, repetitions, seconds, .. } = self;
+        writeln!(f, "The whole broadcaster. {environment}")?;
+        writeln!(f, "4 Mbit/s; costs are medians of {repetitions} runs of {seconds} s")?;
+        if self.quick {
+            writeln!(f, "A quick run with few viewers: its figures mean nothing")?;
+        }
+        if !self.cost.is_empty() {
+            cost(f, &self.cost)?;
+        }
+        if !self.growth.is_empty() {
+            growth(f, &self.growth)?;
+        }
+        if !self.latency.is_empty() {
+            writeln!(f, "\n| viewers | added latency p50 | p95 | p99 | most | packets lost |")?;
+            writeln!(f, "|--------:|------------------:|----:|----:|-----:|-------------:|")?;
+            for LatencyRow { viewers, lost, added } in &self.latency {
+                writeln!(f, "| {viewers} | {} | {lost} |", times(added))?;
+            }
+        }
+        if let Some(storm) = &self.storm {
+            let Storm { watching, joining, joins_per_second, failed, watchers_lost, .. } = storm;
+            writeln!(
+                f,
+                "\n{joining} join, {joins_per_second} a second, while {watching} watch:\n"
+            )?;
+            writeln!(f, "| what | p50 | p95 | p99 | most |")?;
+            writeln!(f, "|------|----:|----:|----:|-----:|")?;
+            writeln!(f, "| start of the meeting to first packet | {} |", times(&storm.join))?;
+            writeln!(f, "| open path to first packet | {} |", times(&storm.open_to_media))?;
+            writeln!(f, "| added latency of those who watch | {} |", times(&storm.watchers_added))?;
+            writeln!(
+                f,
+                "\n{failed} failed to join; those who watch lost {watchers_lost} packets."
+            )?;
+            for (why, count) in &storm.failures {
+                writeln!(f, "{count} × {why}")?;
+            }
+        }
+        if !self.isolation.is_empty() {
+            writeln!(
+                f,
+                "\n| viewers | besides, misbehaving | added latency p50 | p95 | p99 | most | packets lost |"
+            )?;
+            writeln!(
+                f,
+                "|--------:|---------------------:|------------------:|----:|----:|-----:|-------------:|"
+            )?;
+            for IsolationRow { viewers, misbehaving, lost, added } in &self.isolation {
+                writeln!(f, "| {viewers} | {misbehaving} | {} | {lost} |", times(added))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn cost(f: &mut fmt::Formatter<'_>, rows: &[CostRow]) -> fmt::Result {
+    writeln!(
+        f,
+        "\n| viewers | offload | sound | sender | µs per packet | min–max | ÷ bare loop |"
+    )?;
+    writeln!(f, "|--------:|---------|-------|--------|--------------:|---------|------------:|")?;
+    for row in rows {
+        let yes = |is: bool| if is { "yes" } else { "no" };
+        writeln!(
+            f,
+            "| {} | {} | {} | {} | {} | {:.2} |",
+            row.viewers,
+            yes(row.offload),
+            yes(row.has_sound),
+            row.sender,
+            spread(&row.cpu_us_per_packet, 3),
+            row.to_bare.median,
+        )?;
+    }
+    Ok(())
+}
+
+fn growth(f: &mut fmt::Formatter<'_>, rows: &[GrowthRow]) -> fmt::Result {
+    writeln!(
+        f,
+        "\n| viewers | pictures/s | µs per packet | min–max | bare loop | min–max | µs per viewer and second | \
+         KiB per viewer |"
+    )?;
+    writeln!(
+        f,
+        "|--------:|-----------:|--------------:|---------|----------:|---------|-------------------------:|\
+         ---------------:|"
+    )?;
+    for row in rows {
+        writeln!(
+            f,
+            "| {} | {} | {} | {} | {:.0} | {:.1} |",
+            row.viewers,
+            row.framerate,
+            spread(&row.cpu_us_per_packet, 3),
+            spread(&row.bare_us_per_packet, 3),
+            row.cpu_us_per_viewer_second.median,
+            row.resident_kib_per_viewer.median,
+        )?;
+    }
+    Ok(())
+}
+
+fn spread(Spread { median, least, most, .. }: &Spread, digits: usize) -> String {
+    format!("{median:.digits$} | {least:.digits$}–{most:.digits$}")
+}
+
+/// In milliseconds.
+fn times(Percentiles { p50_us, p95_us, p99_us, max_us, .. }: &Percentiles) -> String {
+    let ms = |us: &u64| format!("{:.1} ms", *us as f64 / 1e3);
+    [p50_us, p95_us, p99_us, max_us].map(ms).join(" | ")
+}

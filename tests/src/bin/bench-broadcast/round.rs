@@ -1,0 +1,113 @@
+//! One measurement: a broadcast to so many viewers, and the bare loop to the same sockets after it.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, ensure};
+use tests::load::Clip;
+
+use crate::bare;
+use crate::broadcast::Broadcast;
+use crate::crowd::{self, Crowd};
+use crate::network::{Network, VIEWERS};
+
+/// Viewers that join in each second.
+pub(crate) const JOIN_RATE: u32 = 200;
+
+/// From when all watch until the measurement begins: joining bursts and the last words with the
+/// rendezvous are over.
+const SETTLING: Duration = Duration::from_secs(4);
+
+/// What is measured, of which kind.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Round {
+    pub(crate) viewers: u32,
+    pub(crate) clip: Clip,
+    /// Whether the interface takes messages of several datagrams whole.
+    pub(crate) offload: bool,
+    /// Whether viewers' media ends at the far interface.
+    pub(crate) drops_media: bool,
+    pub(crate) seconds: f64,
+}
+
+/// What it came to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Measured {
+    /// The broadcaster's processor time for one packet to one viewer, in microseconds.
+    pub(crate) broadcaster_us: f64,
+    /// The bare loop's.
+    pub(crate) bare_us: f64,
+    /// Packets to each viewer in a second.
+    pub(crate) packets_per_second: f64,
+    /// The broadcaster's resident memory for each viewer, in bytes.
+    pub(crate) resident: f64,
+}
+
+impl Round {
+    /// Does it.
+    ///
+    /// # Errors
+    ///
+    /// Where a packet was lost on the way: the result would be void.
+    pub(crate) fn measure(&self, network: &Network, folder: &Path) -> Result<Measured> {
+        let clip = self.clip.make(folder)?;
+        network.set_offload(true)?;
+        network.drop_media(self.drops_media)?;
+        let broadcast = Broadcast::start(folder, &clip, false)?;
+        broadcast.scraped_for(Duration::from_secs(2))?;
+        let alone = broadcast.resident()?;
+        let record = folder.join("record");
+        let flags = crowd::flags(self.viewers, VIEWERS, JOIN_RATE);
+        let mut flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+        flags.extend(["--record", crowd::text(&record)?]);
+        let mut crowd = Crowd::start(network, &broadcast.link, &flags)?;
+        let joining = Duration::from_secs(u64::from(self.viewers / JOIN_RATE) * 3 + 20);
+        crowd.wait_for("all there", joining, |now| {
+            now.failed > 0
+                || now.watching == self.viewers
+                || (self.drops_media && now.admitted == self.viewers)
+        })?;
+        broadcast.wait_until_joined()?;
+        network.set_offload(self.offload)?;
+        broadcast.scraped_for(SETTLING)?;
+
+        let overflowed = network.overflowed()?;
+        let (from, used) = (now_us()?, broadcast.usage()?);
+        broadcast.scraped_for(Duration::from_secs_f64(self.seconds))?;
+        let (to, used_then) = (now_us()?, broadcast.usage()?);
+        let resident = broadcast.resident()?.saturating_sub(alone);
+        broadcast.stop()?;
+        let messages = bare::messages(&record, from, to, !self.offload)?;
+        let arrived = network.arrived()?;
+        let bare = bare::run(folder, &messages, self.viewers, VIEWERS)?;
+        let arrived = network.arrived()? - arrived;
+        let overflowed = network.overflowed()? - overflowed;
+        let summary = crowd.stop()?;
+
+        ensure!(summary.failures.is_empty(), "viewers failed: {:?}", summary.failures);
+        ensure!(overflowed == 0, "{overflowed} datagrams found no room at their viewers: void");
+        let lost = summary.counts.lost;
+        ensure!(self.drops_media || lost == 0, "{lost} packets were lost: void");
+        ensure!(
+            arrived >= bare.bytes,
+            "{arrived} of the bare loop's {} bytes came: void",
+            bare.bytes
+        );
+        let packets = (used_then.packets - used.packets) as f64;
+        let sent_us = (used_then.cpu - used.cpu).as_secs_f64() * 1e6;
+        // What the first viewer recorded is what all were sent.
+        let alike = bare.packets as f64 / packets;
+        ensure!((0.98..1.02).contains(&alike), "the bare loop sent {alike:.3} times as much: void");
+        Ok(Measured {
+            broadcaster_us: sent_us / packets,
+            bare_us: bare.cpu_us / bare.packets as f64,
+            packets_per_second: packets / f64::from(self.viewers) / self.seconds,
+            resident: resident as f64 / f64::from(self.viewers),
+        })
+    }
+}
+
+/// Now, in microseconds since 1970.
+fn now_us() -> Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64)
+}
