@@ -135,8 +135,8 @@ fn receive_command(args: &Args) -> Result<Command> {
     let program = std::env::current_exe().context("finding this program")?;
     let mut command = match &args.far_namespace {
         Some(namespace) => {
-            let mut command = Command::new("ip");
-            command.args(["netns", "exec", namespace]).arg(program);
+            let mut command = Command::new("nsenter");
+            command.arg(format!("--net=/run/netns/{namespace}")).arg("--").arg(program);
             command
         }
         None => Command::new(program),
