@@ -7,12 +7,15 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::kind::Kind;
 use crate::talk::{self, Received};
+
+/// How long viewers may take to get their first packet.
+const LONGEST_JOINING: Duration = Duration::from_secs(50);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -24,7 +27,7 @@ pub(crate) struct Args {
     /// Address that the sender is reached at.
     #[arg(long)]
     near: Ipv4Addr,
-    /// Address of the first viewer; the others have the addresses behind it.
+    /// Address of the first viewer of multiudpsink; the others have the addresses behind it.
     #[arg(long)]
     far: Ipv4Addr,
 }
@@ -38,8 +41,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             counters.answer()
         }
         Kind::Srtsink | Kind::SrtsinkEncrypted | Kind::Webrtcsink => {
-            let pipeline = gstreamer_sources::start(args.kind, args.near, args.far, &counters)?;
-            counters.wait_for_all();
+            let pipeline = gstreamer_sources::start(args.kind, args.near, &counters)?;
+            counters.wait_for_all()?;
             counters.answer()?;
             gstreamer_sources::stop(&pipeline)
         }
@@ -67,11 +70,16 @@ impl Counters {
         self.0.iter().map(|packets| packets.load(Ordering::Relaxed)).collect()
     }
 
-    /// Until each viewer got something. The bench gives up on those that don't, and ends this process.
-    fn wait_for_all(&self) {
+    /// Until each viewer got something.
+    fn wait_for_all(&self) -> Result<()> {
+        let deadline = Instant::now() + LONGEST_JOINING;
         while self.now().contains(&0) {
+            let served = self.now().iter().filter(|packets| **packets > 0).count();
+            let all = self.viewers();
+            ensure!(Instant::now() < deadline, "only {served} of {all} viewers got something");
             thread::sleep(Duration::from_millis(20));
         }
+        Ok(())
     }
 
     fn answer(&self) -> Result<()> {

@@ -4,11 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde::Serialize;
 
 use crate::kind::Kind;
@@ -36,7 +36,7 @@ pub(crate) struct Args {
     /// Address that the sender is reached at.
     #[arg(long, default_value_t = Ipv4Addr::LOCALHOST)]
     near: Ipv4Addr,
-    /// Address of the first viewer; the others have the addresses behind it.
+    /// Address of the first viewer of multiudpsink; the others have the addresses behind it.
     #[arg(long, default_value_t = Ipv4Addr::new(127, 1, 0, 1))]
     far: Ipv4Addr,
     /// Network namespace (as `ip netns` names them) for the receivers; without it they are in the sender's.
@@ -190,9 +190,10 @@ impl Partner {
     }
 
     fn line(&self, timeout: Duration) -> Result<String> {
-        self.lines
-            .recv_timeout(timeout)
-            .with_context(|| format!("{} did not answer within {timeout:?}", self.what))
+        self.lines.recv_timeout(timeout).map_err(|error| match error {
+            RecvTimeoutError::Timeout => anyhow!("{} said nothing for {timeout:?}", self.what),
+            RecvTimeoutError::Disconnected => anyhow!("{} ended, see above", self.what),
+        })
     }
 
     fn end(mut self) -> Result<()> {

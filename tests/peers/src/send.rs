@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Address to listen at.
     #[arg(long)]
     near: Ipv4Addr,
-    /// Address of the first viewer; the others have the addresses behind it.
+    /// Address of the first viewer of multiudpsink; the others have the addresses behind it.
     #[arg(long)]
     far: Ipv4Addr,
     /// Frames sent in a second.

@@ -7,16 +7,11 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::Counters;
-use crate::kind::{self, Kind};
+use crate::kind::Kind;
 use crate::send::PORT;
 
 /// Starts a receiver for each viewer, all in one pipeline.
-pub(super) fn start(
-    kind: Kind,
-    near: Ipv4Addr,
-    far: Ipv4Addr,
-    counters: &Counters,
-) -> Result<gst::Pipeline> {
+pub(super) fn start(kind: Kind, near: Ipv4Addr, counters: &Counters) -> Result<gst::Pipeline> {
     gst::init().context("starting GStreamer")?;
     if kind == Kind::Webrtcsink {
         gstrswebrtc::plugin_register_static().context("registering webrtcsrc")?;
@@ -25,14 +20,7 @@ pub(super) fn start(
     for viewer in 0..counters.viewers() {
         match kind {
             Kind::Webrtcsink => add_webrtcsrc(&pipeline, near, viewer, counters)?,
-            _ => add_srtsrc(
-                &pipeline,
-                kind,
-                near,
-                *kind::viewer(far, viewer).ip(),
-                viewer,
-                counters,
-            )?,
+            _ => add_srtsrc(&pipeline, kind, near, viewer, counters)?,
         }
     }
     pipeline.set_state(gst::State::Playing).context("starting the receivers")?;
@@ -48,13 +36,11 @@ fn add_srtsrc(
     pipeline: &gst::Pipeline,
     kind: Kind,
     near: Ipv4Addr,
-    own: Ipv4Addr,
     viewer: usize,
     counters: &Counters,
 ) -> Result<()> {
     let mut source = gst::ElementFactory::make("srtsrc")
-        .property("uri", format!("srt://{near}:{PORT}?mode=caller"))
-        .property("localaddress", own.to_string());
+        .property("uri", format!("srt://{near}:{PORT}?mode=caller"));
     if let Some(passphrase) = kind.passphrase() {
         source = source.property("passphrase", passphrase).property_from_str("pbkeylen", "16");
     }

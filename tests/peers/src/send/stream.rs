@@ -21,6 +21,7 @@ pub(super) struct Stream {
 impl Stream {
     /// Reads an elementary stream and cuts it into access units.
     pub(super) fn read(path: &Path) -> Result<Self> {
+        std::fs::File::open(path).with_context(|| format!("opening {}", path.display()))?;
         let pipeline = gst::Pipeline::new();
         let path = path.to_str().context("the stream's path is not UTF-8")?;
         let source = gst::ElementFactory::make("filesrc").property("location", path).build()?;
