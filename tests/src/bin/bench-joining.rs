@@ -76,8 +76,9 @@ fn run(case: &Case, joins: usize) -> Result<bool> {
     let Case { gop_seconds, stream, uplink } = case;
     let stage = Stage::with_links(&[Some(Link::delay(ONE_WAY))])?;
     let _rendezvous = stage.start_rendezvous()?;
-    let mut settings =
-        format!("video:\n  bitrate: {stream}\n  keyframe_interval: {gop_seconds}s\n  framerate: 30\n");
+    let mut settings = format!(
+        "video:\n  bitrate: {stream}\n  keyframe_interval: {gop_seconds}s\n  framerate: 30\n"
+    );
     if let Some(mbit) = uplink {
         settings += &format!("uplink: {mbit}M\n");
         stage.home.limit_uplink(u64::from(*mbit) * 1_000_000, LONGEST_WAIT)?;
@@ -136,7 +137,8 @@ fn join(stage: &Stage, link: &str) -> Result<Join> {
     ensure!(eventually(patience, || logged_at("path open").is_some()), "no path opened");
     let opened = Instant::now();
     let admitted = || stage.metric("punchcast_viewers").is_ok_and(|viewers| viewers >= 1.0);
-    let caught_up = || stage.metric("punchcast_viewers_joining").is_ok_and(|joining| joining == 0.0);
+    let caught_up =
+        || stage.metric("punchcast_viewers_joining").is_ok_and(|joining| joining == 0.0);
     ensure!(eventually(patience, || admitted() && caught_up()), "never caught up");
     let live = opened.elapsed();
     let stats = || -> Vec<Value> {

@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ::tests::bench::MessageLoop;
+use ::tests::load::Addresses;
 use anyhow::{Context, Result, bail, ensure};
 use nix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
-use tests::bench::MessageLoop;
-use tests::load::Addresses;
 use transport::kernel::MAX_SEGMENTS;
 
 use crate::network::NEAR;
