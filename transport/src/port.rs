@@ -19,7 +19,7 @@ use crate::bindings::Bindings;
 use crate::identity::Identity;
 use crate::kernel::Sender;
 use crate::paths::{Paths, Peer};
-pub use crate::quic::KeepAlive;
+pub use crate::quic::{KeepAlive, USUAL_RTT};
 use crate::quic::{self, QuicSocket};
 use crate::relay::{Allocation, RelayAccess};
 use crate::socket::{Message, Socket};

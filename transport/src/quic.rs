@@ -178,19 +178,25 @@ pub struct KeepAlive {
     pub interval: Duration,
     /// How long it believes in a server that says nothing.
     pub idle_timeout: Duration,
+    /// The round trip that it expects: a first packet without an answer is sent again after three of it.
+    pub first_rtt: Duration,
 }
+
+/// The round trip that is expected of whoever is not known yet.
+pub const USUAL_RTT: Duration = Duration::from_millis(100);
 
 /// Settings of every connection.
 pub(crate) fn transport_config(keep_alive: Option<KeepAlive>) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
     let idle_timeout = keep_alive.map_or(IDLE_TIMEOUT, |keep_alive| keep_alive.idle_timeout);
+    let first_rtt = keep_alive.map_or(USUAL_RTT, |keep_alive| keep_alive.first_rtt);
     config
         .max_idle_timeout(Some(idle_timeout.try_into().expect("seconds fit")))
         .keep_alive_interval(keep_alive.map(|keep_alive| keep_alive.interval))
         .initial_mtu(MAX_DATAGRAM as u16)
         .mtu_discovery_config(None)
         .enable_segmentation_offload(false)
-        .initial_rtt(Duration::from_millis(100))
+        .initial_rtt(first_rtt)
         .max_concurrent_bidi_streams(VarInt::from_u32(MOST_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))

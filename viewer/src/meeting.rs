@@ -22,7 +22,7 @@ use transport::effort::{Effort, Means};
 use transport::mapping::PortMapping;
 use transport::openings::{Opening, Openings};
 use transport::paths::Peer;
-use transport::port::{Arrival, Inbound, KeepAlive, Port};
+use transport::port::{Arrival, Inbound, KeepAlive, Port, USUAL_RTT};
 use transport::tls::Pin;
 
 use crate::config::{ByHand, Target};
@@ -33,8 +33,15 @@ use crate::stats::State;
 
 /// Feedback goes each second anyway; a broadcaster that says nothing is noticed by the checks of the
 /// path long before.
-const KEEP_ALIVE: KeepAlive =
-    KeepAlive { interval: Duration::from_secs(5), idle_timeout: Duration::from_secs(30) };
+const KEEP_ALIVE: KeepAlive = KeepAlive {
+    interval: Duration::from_secs(5),
+    idle_timeout: Duration::from_secs(30),
+    first_rtt: USUAL_RTT,
+};
+
+/// Expected of the path's round trip at least: a machine that lets many in answers later than it is far
+/// away.
+const LEAST_RTT: Duration = Duration::from_millis(10);
 
 /// How long the broadcaster may take to complete the handshake on an open path.
 const HANDSHAKE: Duration = Duration::from_secs(8);
@@ -215,7 +222,7 @@ impl Viewer {
             "path open"
         );
         enter(State::Joining);
-        let connection = self.connect(opening.peer(), &target.link).await?;
+        let connection = self.connect(opening.peer(), path.rtt, &target.link).await?;
         Ok(Met { connection, opening, path, open, renewer })
     }
 
@@ -295,15 +302,18 @@ impl Viewer {
             tracing::warn!("--receive-port needs a rendezvous; media comes to the usual port");
         }
         enter(State::Joining);
-        let connection = self.connect(opening.peer(), &target.link).await?;
+        let connection = self.connect(opening.peer(), path.rtt, &target.link).await?;
         Ok(Met { connection, opening, path, open, renewer: Renewer::none(&self.port) })
     }
 
-    async fn connect(&self, peer: Peer, link: &Link) -> Result<Connection, Failure> {
+    async fn connect(&self, peer: Peer, rtt: Duration, link: &Link) -> Result<Connection, Failure> {
         let pin = Pin::to(link.broadcaster);
+        // Our first packet is lost where it overtakes the broadcaster's proof that we are here, which on
+        // a short path happens often.
+        let keep_alive = KeepAlive { first_rtt: rtt.max(LEAST_RTT), ..KEEP_ALIVE };
         let connecting = self
             .port
-            .connect_peer(peer, Arc::clone(&pin), ALPN, KEEP_ALIVE)
+            .connect_peer(peer, Arc::clone(&pin), ALPN, keep_alive)
             .map_err(Failure::runtime)?;
         let result = tokio::time::timeout(HANDSHAKE, connecting).await;
         if pin.was_mismatched() {
