@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tests::bench::{Samples, Spread};
 use tests::load::Clip;
 
@@ -19,7 +19,7 @@ const KINDS: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (
 
 pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Result<Vec<CostRow>> {
     let viewers = extent.viewers(VIEWERS);
-    let mut samples: BTreeMap<usize, [Samples; 3]> = BTreeMap::new();
+    let mut samples: BTreeMap<usize, ([Samples; 3], u32)> = BTreeMap::new();
     for repetition in 1..=extent.repetitions {
         for (at, (offload, has_sound)) in KINDS.into_iter().enumerate() {
             progress(&format!(
@@ -29,14 +29,15 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
             let clip = Clip { has_sound, ..Clip::default() };
             let seconds = extent.seconds;
             let round = Round { viewers, clip, offload, drops_media: false, seconds };
-            let measured = round.measure(network, folder).with_context(|| format!("{round:?}"))?;
-            let [broadcaster, bare, ratio] = samples.entry(at).or_default();
+            let measured = round.measure(network, folder)?;
+            let ([broadcaster, bare, ratio], void) = samples.entry(at).or_default();
+            *void += measured.void;
             broadcaster.add(measured.broadcaster_us);
             bare.add(measured.bare_us);
             ratio.add(measured.broadcaster_us / measured.bare_us);
         }
     }
-    let rows = samples.into_iter().flat_map(|(at, [broadcaster, bare, ratio])| {
+    let rows = samples.into_iter().flat_map(|(at, ([broadcaster, bare, ratio], void_runs))| {
         let (offload, has_sound) = KINDS[at];
         let one = |sender: &'static str, samples: &Samples, to_bare: &Samples| CostRow {
             sender,
@@ -45,6 +46,7 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
             has_sound,
             cpu_us_per_packet: Spread::from(samples),
             to_bare: Spread::from(to_bare),
+            void_runs,
         };
         let mut unit = Samples::default();
         unit.add(1.0);

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use tests::bench::{Samples, Spread};
 use tests::load::Clip;
 
@@ -33,6 +33,7 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
         let viewers = extent.viewers(full);
         let mut samples =
             [Samples::default(), Samples::default(), Samples::default(), Samples::default()];
+        let mut void_runs = 0;
         for repetition in 1..=extent.repetitions {
             progress(&format!(
                 "growth, {repetition} of {}: {viewers} viewers, {} pictures a second",
@@ -40,7 +41,8 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
             ));
             let seconds = extent.seconds;
             let round = Round { viewers, clip, offload: true, drops_media, seconds };
-            let measured = round.measure(network, folder).with_context(|| format!("{round:?}"))?;
+            let measured = round.measure(network, folder)?;
+            void_runs += measured.void;
             let values = [
                 measured.broadcaster_us,
                 measured.bare_us,
@@ -58,6 +60,7 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
             bare_us_per_packet,
             cpu_us_per_viewer_second,
             resident_kib_per_viewer: resident_kib,
+            void_runs,
         });
     }
     Ok(rows)

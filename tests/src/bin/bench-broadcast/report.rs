@@ -34,6 +34,8 @@ pub(crate) struct CostRow {
     pub(crate) cpu_us_per_packet: Spread,
     /// Against the bare loop of the same repetition.
     pub(crate) to_bare: Spread,
+    /// Further runs, that were void because packets were lost.
+    pub(crate) void_runs: u32,
 }
 
 /// What so many viewers cost each.
@@ -45,6 +47,8 @@ pub(crate) struct GrowthRow {
     pub(crate) bare_us_per_packet: Spread,
     pub(crate) cpu_us_per_viewer_second: Spread,
     pub(crate) resident_kib_per_viewer: Spread,
+    /// Further runs, that were void because packets were lost.
+    pub(crate) void_runs: u32,
 }
 
 /// From the payloader to the viewers' sockets.
@@ -157,18 +161,22 @@ fn cost(f: &mut fmt::Formatter<'_>, rows: &[CostRow]) -> fmt::Result {
         f,
         "\n| viewers | offload | sound | sender | µs per packet | min–max | ÷ bare loop |"
     )?;
-    writeln!(f, "|--------:|---------|-------|--------|--------------:|---------|------------:|")?;
+    writeln!(
+        f,
+        "|--------:|---------|-------|--------|--------------:|---------|------------:|---------|----------:|"
+    )?;
     for row in rows {
         let yes = |is: bool| if is { "yes" } else { "no" };
         writeln!(
             f,
-            "| {} | {} | {} | {} | {} | {:.2} |",
+            "| {} | {} | {} | {} | {} | {} | {} |",
             row.viewers,
             yes(row.offload),
             yes(row.has_sound),
             row.sender,
             spread(&row.cpu_us_per_packet, 3),
-            row.to_bare.median,
+            spread(&row.to_bare, 2),
+            row.void_runs,
         )?;
     }
     Ok(())
@@ -178,23 +186,24 @@ fn growth(f: &mut fmt::Formatter<'_>, rows: &[GrowthRow]) -> fmt::Result {
     writeln!(
         f,
         "\n| viewers | pictures/s | µs per packet | min–max | bare loop | min–max | µs per viewer and second | \
-         KiB per viewer |"
+         KiB per viewer | void runs |"
     )?;
     writeln!(
         f,
         "|--------:|-----------:|--------------:|---------|----------:|---------|-------------------------:|\
-         ---------------:|"
+         ---------------:|----------:|"
     )?;
     for row in rows {
         writeln!(
             f,
-            "| {} | {} | {} | {} | {:.0} | {:.1} |",
+            "| {} | {} | {} | {} | {:.0} | {:.1} | {} |",
             row.viewers,
             row.framerate,
             spread(&row.cpu_us_per_packet, 3),
             spread(&row.bare_us_per_packet, 3),
             row.cpu_us_per_viewer_second.median,
             row.resident_kib_per_viewer.median,
+            row.void_runs,
         )?;
     }
     Ok(())

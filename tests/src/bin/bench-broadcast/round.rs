@@ -18,6 +18,9 @@ pub(crate) const JOIN_RATE: u32 = 200;
 /// rendezvous are over.
 const SETTLING: Duration = Duration::from_secs(4);
 
+/// How often a round is tried until one is not void.
+const TRIES: u32 = 3;
+
 /// What is measured, of which kind.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Round {
@@ -41,15 +44,31 @@ pub(crate) struct Measured {
     pub(crate) packets_per_second: f64,
     /// The broadcaster's resident memory for each viewer, in bytes.
     pub(crate) resident: f64,
+    /// Tries before this one of which a packet was lost, or something else went wrong.
+    pub(crate) void: u32,
 }
 
 impl Round {
-    /// Does it.
+    /// Does it, and again where a packet was lost on the way: such a result would be void.
     ///
     /// # Errors
     ///
-    /// Where a packet was lost on the way: the result would be void.
+    /// Where that happens each time.
     pub(crate) fn measure(&self, network: &Network, folder: &Path) -> Result<Measured> {
+        let mut void = 0;
+        loop {
+            match self.try_measure(network, folder) {
+                Ok(measured) => return Ok(Measured { void, ..measured }),
+                Err(error) if void + 1 < TRIES => {
+                    void += 1;
+                    eprintln!("{self:?}, once more: {error:#}");
+                }
+                Err(error) => return Err(error.context(format!("{self:?}"))),
+            }
+        }
+    }
+
+    fn try_measure(&self, network: &Network, folder: &Path) -> Result<Measured> {
         let clip = self.clip.make(folder)?;
         network.set_offload(true)?;
         network.drop_media(self.drops_media)?;
@@ -103,6 +122,7 @@ impl Round {
             bare_us: bare.cpu_us / bare.packets as f64,
             packets_per_second: packets / f64::from(self.viewers) / self.seconds,
             resident: resident as f64 / f64::from(self.viewers),
+            void: 0,
         })
     }
 }
