@@ -12,6 +12,7 @@ use protocol::schedule::Schedule;
 use protocol::seal::SealedBurst;
 use protocol::uplink::Budget;
 use protocol::volley::{Part, Run, Volley};
+use tokio::sync::oneshot;
 use transport::kernel::{Destination, MAX_SEGMENTS, Sent};
 
 use super::live::{Listing, Live};
@@ -48,6 +49,8 @@ pub(super) struct Worker {
     metrics: Arc<ChannelMetrics>,
     request_keyframe: Box<dyn Fn() + Send>,
     served: HashMap<ViewerId, Served>,
+    /// Who waits for a keyframe, and is told then where it begins.
+    waiting_to_begin: HashMap<ViewerId, oneshot::Sender<Joined>>,
     /// How many viewers have each latency.
     latencies: BTreeMap<Duration, usize>,
     live: Live,
@@ -77,6 +80,7 @@ impl Worker {
             metrics,
             request_keyframe,
             served: HashMap::new(),
+            waiting_to_begin: HashMap::new(),
             latencies: BTreeMap::new(),
             live: Live::default(),
             entering: Vec::new(),
@@ -151,10 +155,12 @@ impl Worker {
                 self.served.insert(viewer, Served { destination, latency });
                 *self.latencies.entry(latency).or_default() += 1;
                 self.allow_riders();
-                let positions = self.channel.join(viewer, Instant::now());
-                // An error means that the viewer went away while it was being admitted; its session
-                // says so with a leave.
-                let _ = reply.send(self.joined(&positions));
+                match self.channel.join(viewer, Instant::now()) {
+                    Some(positions) => self.admit(reply, &positions),
+                    None => {
+                        self.waiting_to_begin.insert(viewer, reply);
+                    }
+                }
             }
             Command::Move { viewer, to } => {
                 let destination = self.destination(to);
@@ -175,8 +181,16 @@ impl Worker {
         }
     }
 
+    /// Tells a viewer's session where it begins.
+    fn admit(&self, reply: oneshot::Sender<Joined>, positions: &[TrackPosition]) {
+        // An error means that the viewer went away while it was being admitted; its session says so with
+        // a leave.
+        let _ = reply.send(self.joined(positions));
+    }
+
     fn leave(&mut self, viewer: ViewerId) {
         self.channel.leave(viewer);
+        self.waiting_to_begin.remove(&viewer);
         self.live.remove(viewer);
         self.entering.retain(|entering| entering.viewer != viewer);
         let Some(Served { latency, .. }) = self.served.remove(&viewer) else { return };
@@ -283,6 +297,11 @@ impl Worker {
                         self.metrics.retransmitted.inc_by(parts.len() as u64);
                     }
                     Purpose::Retransmission => {}
+                }
+            }
+            Step::Begin { viewer, positions } => {
+                if let Some(reply) = self.waiting_to_begin.remove(&viewer) {
+                    self.admit(reply, &positions);
                 }
             }
             Step::CaughtUp { viewer } => {

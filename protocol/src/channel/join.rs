@@ -15,13 +15,22 @@ pub(super) struct Joiner {
     pub(super) pacer: Pacer,
     /// Next burst and packet; `None` while waiting for a keyframe.
     next: Option<(u64, usize)>,
+    /// Whether the viewer was told where it begins.
+    is_told: bool,
     patience_ends: Instant,
 }
 
 impl Joiner {
     pub(super) fn new(viewer: ViewerId, start: Option<u64>, patience_ends: Instant) -> Self {
         let next = start.map(|start| (start, 0));
-        Self { viewer, pacer: Pacer::default(), next, patience_ends }
+        Self { viewer, pacer: Pacer::default(), next, is_told: start.is_some(), patience_ends }
+    }
+
+    /// Where a viewer begins that has waited until now. Once.
+    pub(super) fn begin(&mut self) -> Option<(ViewerId, u64)> {
+        let (position, _) = self.next.filter(|_| !self.is_told)?;
+        self.is_told = true;
+        Some((self.viewer, position))
     }
 
     pub(super) fn start_if_waiting(&mut self, position: u64) {

@@ -60,6 +60,13 @@ pub enum Step {
         /// Why.
         purpose: Purpose,
     },
+    /// A viewer that waited is served from now on: tell it where its tracks stand.
+    Begin {
+        /// Who.
+        viewer: ViewerId,
+        /// Where each track stands for it.
+        positions: Vec<TrackPosition>,
+    },
     /// The viewer has all that was published: from now on it belongs to the fan-out.
     CaughtUp {
         /// Who.
@@ -158,8 +165,9 @@ impl Channel {
         Ok(burst)
     }
 
-    /// Begins to serve a viewer. It gets the GOP so far, then [`Step::CaughtUp`].
-    pub fn join(&mut self, viewer: ViewerId, now: Instant) -> Vec<TrackPosition> {
+    /// Begins to serve a viewer. It gets the GOP so far, then [`Step::CaughtUp`]. `None` where it must wait
+    /// for a keyframe: then [`Step::Begin`] comes first.
+    pub fn join(&mut self, viewer: ViewerId, now: Instant) -> Option<Vec<TrackPosition>> {
         self.leave(viewer);
         let start = self.history.keyframe();
         let start = start.filter(|&start| self.catch_up_time(start) <= LONGEST_CATCH_UP);
@@ -173,15 +181,18 @@ impl Channel {
             (None, None) => Some(self.history.end()),
             (None, Some(_)) => None,
         };
-        let positions = (0..self.tracks)
-            .map(|track| {
-                let live_index = self.sealer.next_index(track).unwrap_or(0);
-                let first = start.and_then(|start| self.history.first_index(track, start));
-                TrackPosition { first_index: first.unwrap_or(live_index), live_index }
-            })
-            .collect();
         self.joiners.push_back(Joiner::new(viewer, start, patience_ends));
-        positions
+        start.map(|start| self.positions(start))
+    }
+
+    /// Where each track stands for a viewer that is served from a place in the history on.
+    fn positions(&self, start: u64) -> Vec<TrackPosition> {
+        let position = |track| {
+            let live_index = self.sealer.next_index(track).unwrap_or(0);
+            let first = self.history.first_index(track, start);
+            TrackPosition { first_index: first.unwrap_or(live_index), live_index }
+        };
+        (0..self.tracks).map(position).collect()
     }
 
     /// Forgets a viewer: nothing more is sent to it from here.
@@ -220,6 +231,9 @@ impl Channel {
         let start = self.history.keyframe().unwrap_or(end);
         for joiner in &mut self.joiners {
             joiner.lose_patience(start, now);
+        }
+        if let Some((viewer, start)) = self.joiners.iter_mut().find_map(Joiner::begin) {
+            return Some(Step::Begin { viewer, positions: self.positions(start) });
         }
         // Whoever has caught up leaves first, paced or not: it must not miss the next burst.
         if let Some(at) = self.joiners.iter().position(|joiner| joiner.has_caught_up(end)) {

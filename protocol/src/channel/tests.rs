@@ -86,7 +86,7 @@ fn a_joiner_gets_the_gop_in_order_and_then_the_live_edge() {
     let mut rig = Rig::new("20M", None);
     rig.gop(2.0);
     rig.gop(7.0);
-    let positions = rig.channel.join(ViewerId(1), rig.now);
+    let positions = rig.channel.join(ViewerId(1), rig.now).expect("the history serves");
     assert_eq!(positions[VIDEO], TrackPosition { first_index: 250, live_index: 1125 });
     assert_eq!(positions[AUDIO], TrackPosition { first_index: 50, live_index: 225 });
     let (sent, took) = rig.catch_up(ViewerId(1));
@@ -113,14 +113,26 @@ fn two_joiners_share_the_total() {
 fn a_gop_too_long_for_the_uplink_asks_for_one_keyframe() {
     let mut rig = Rig::new("2M", None);
     rig.gop(7.0);
-    rig.channel.join(ViewerId(1), rig.now);
-    rig.channel.join(ViewerId(2), rig.now);
+    assert_eq!(rig.channel.join(ViewerId(1), rig.now), None);
+    assert_eq!(rig.channel.join(ViewerId(2), rig.now), None);
     assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::RequestKeyframe)));
     assert!(rig.channel.poll_step(rig.now).is_none(), "one for both");
     rig.now += Duration::from_millis(100);
+    rig.publish(VIDEO, false, 5, 980);
     rig.publish(VIDEO, true, 20, 980);
+    for expected in [1, 2] {
+        match rig.channel.poll_step(rig.now) {
+            Some(Step::Begin { viewer, positions }) => {
+                assert_eq!(viewer, ViewerId(expected));
+                let begins = TrackPosition { first_index: 880, live_index: 900 };
+                assert_eq!(positions[VIDEO], begins, "nothing before the keyframe is missed");
+                assert_eq!(positions[AUDIO].first_index, positions[AUDIO].live_index);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
     let (sent, took) = rig.catch_up(ViewerId(1));
-    assert_eq!(indices(&sent, VIDEO).first(), Some(&875), "from the new keyframe on");
+    assert_eq!(indices(&sent, VIDEO).first(), Some(&880), "from the new keyframe on");
     assert!(took < Duration::from_secs(2), "{took:?}");
 }
 
@@ -143,6 +155,7 @@ fn a_viewer_whose_keyframe_is_gone_goes_on_live_when_patience_ends() {
     rig.publish(VIDEO, false, 200, 980);
     assert_eq!(rig.channel.history().keyframe(), None);
     rig.now = rig.channel.poll_timeout().expect("its patience ends");
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::Begin { .. })));
     assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::CaughtUp { .. })));
     assert_eq!(rig.channel.poll_timeout(), None);
 }

@@ -59,10 +59,8 @@ struct Stage {
 struct Joining {
     /// The next index of each track, once it was sent one.
     next: [Option<u64>; 2],
-    told: Vec<TrackPosition>,
-    /// It was told the live edge, since a keyframe is asked for. If none comes in time it gets the
-    /// history after all, which lies before that.
-    waits: bool,
+    /// Where it begins; `None` while it waits for a keyframe.
+    told: Option<Vec<TrackPosition>>,
     /// Published bursts that may be missing: the history no longer had them all.
     may_skip: bool,
 }
@@ -107,13 +105,15 @@ impl Stage {
 
     fn join(&mut self, viewer: ViewerId) {
         let told = self.channel.join(viewer, self.now);
-        let live = told.iter().map(|track| track.live_index).collect::<Vec<_>>();
-        assert_eq!(live, self.live);
-        assert!(told.iter().all(|track| track.first_index <= track.live_index));
-        let waits = self.channel.history().keyframe().is_some()
-            && told.iter().all(|track| track.first_index == track.live_index);
-        self.joining.insert(viewer, Joining { next: [None; 2], told, waits, may_skip: false });
+        self.check(told.as_deref().unwrap_or_default());
+        self.joining.insert(viewer, Joining { next: [None; 2], told, may_skip: false });
         self.asked.retain(|(who, ..)| *who != viewer);
+    }
+
+    /// What a viewer is told.
+    fn check(&self, told: &[TrackPosition]) {
+        assert!(told.iter().zip(self.live).all(|(track, live)| track.live_index == live));
+        assert!(told.iter().all(|track| track.first_index <= track.live_index));
     }
 
     fn request(&mut self, input: &mut Input<'_>, viewer: ViewerId) -> Result<()> {
@@ -162,6 +162,11 @@ impl Stage {
                         assert!(self.asked.contains(&(viewer, part.burst.ssrc, sequence)));
                     }
                 }
+                Step::Begin { viewer, positions } => {
+                    self.check(&positions);
+                    let joining = self.joining.get_mut(&viewer).expect("only who joins begins");
+                    assert!(joining.told.replace(positions).is_none(), "told once");
+                }
                 Step::CaughtUp { viewer } => {
                     let joining = self.joining.remove(&viewer).expect("each catches up once");
                     joining.caught_up(self.live, self.channel.history().start() > 0);
@@ -195,11 +200,9 @@ impl Joining {
                 assert!(indices.start == next || self.may_skip, "{next} was left out");
             }
             None => {
-                let first = self.told[track].first_index;
-                assert!(
-                    indices.start >= first || self.waits,
-                    "{indices:?} of track {track} before {first}"
-                );
+                let told = self.told.as_ref().expect("told before anything is sent");
+                let first = told[track].first_index;
+                assert!(indices.start >= first, "{indices:?} of track {track} before {first}");
             }
         }
     }
