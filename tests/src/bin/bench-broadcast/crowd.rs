@@ -79,7 +79,14 @@ impl Crowd {
             if let Some(status) = self.child.try_wait()? {
                 bail!("lab-load ended with {status}");
             }
-            ensure!(Instant::now() < deadline, "not {what} within {timeout:?}: {:?}", self.now());
+            if Instant::now() >= deadline {
+                let summary = self.end()?;
+                bail!(
+                    "not {what} within {timeout:?}: {:?}, {:?}",
+                    summary.counts,
+                    summary.failures
+                );
+            }
             std::thread::sleep(Duration::from_millis(50));
         }
         Ok(())
@@ -96,6 +103,10 @@ impl Crowd {
 
     /// Lets them leave, and gives their summary.
     pub(crate) fn stop(mut self) -> Result<Summary> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<Summary> {
         kill(self.pid(), Signal::SIGINT)?;
         let deadline = Instant::now() + LEAVING;
         let status = loop {
