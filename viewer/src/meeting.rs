@@ -79,9 +79,11 @@ pub(crate) trait Media: Send + Sync + 'static {
 struct Queue(mpsc::Sender<Datagram>);
 
 impl Media for Queue {
-    fn take(&self, from: SocketAddr, packet: &mut [u8]) {
-        // What does not fit is lost as if the network had lost it, and asked for again.
-        let _ = self.0.try_send((from, packet.to_vec()));
+    fn take(&self, from: SocketAddr, datagram: &mut [u8]) {
+        for packet in volley::packets(datagram) {
+            // What does not fit is lost as if the network had lost it, and asked for again.
+            let _ = self.0.try_send((from, packet.to_vec()));
+        }
     }
 }
 
@@ -120,7 +122,7 @@ impl Inbound for Dispatch {
     }
 
     fn media(&self, from: SocketAddr, datagram: &mut [u8]) {
-        volley::packets(datagram).for_each(|packet| self.media.take(from, packet));
+        self.media.take(from, datagram);
     }
 
     fn media_message_ends(&self) {

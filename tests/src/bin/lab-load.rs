@@ -48,7 +48,7 @@ struct Args {
     /// Added latency is that of packets so long after a viewer's first.
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = humantime::parse_duration)]
     settle: Duration,
-    /// Write down the first viewer's messages: time, bytes, bytes of the first packet.
+    /// Write down the first viewer's messages: time, bytes, bytes of the longest datagram, packets.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
     /// Threads that receive.

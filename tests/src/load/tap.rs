@@ -88,24 +88,45 @@ impl Tap for KeepArrivals {
 }
 
 /// Writes one line for each message of genuine packets: when it arrived, in microseconds since 1970, its
-/// bytes, and those of its first packet.
+/// bytes, those of its first datagram, and its packets.
 pub(super) struct RecordMessages {
-    pub(super) clock: Clock,
-    pub(super) file: File,
-    pub(super) message: Option<(Instant, usize, usize)>,
+    clock: Clock,
+    file: File,
+    message: Option<Message>,
+}
+
+#[derive(Clone, Copy)]
+struct Message {
+    at: Instant,
+    bytes: usize,
+    segment: usize,
+    packets: usize,
+}
+
+impl RecordMessages {
+    pub(super) fn new(clock: Clock, file: File) -> Self {
+        Self { clock, file, message: None }
+    }
 }
 
 impl Tap for RecordMessages {
     fn packet(&mut self, packet: &Arrived) {
-        let (_, total, _) = self.message.get_or_insert((packet.at, 0, packet.bytes));
-        *total += packet.bytes;
+        let begun = Message { at: packet.at, bytes: 0, segment: 0, packets: 0 };
+        self.message.get_or_insert(begun).packets += 1;
+    }
+
+    fn datagram_ends(&mut self, bytes: usize) {
+        if let Some(message) = &mut self.message {
+            message.bytes += bytes;
+            message.segment = message.segment.max(bytes);
+        }
     }
 
     fn message_ends(&mut self) {
-        let Some((at, total, first)) = self.message.take() else { return };
+        let Some(Message { at, bytes, segment, packets }) = self.message.take() else { return };
         let at = self.clock.unix_micros(self.clock.micros(at));
         // A full disk shows in the file's end.
-        let _ = writeln!(self.file, "{at} {total} {first}");
+        let _ = writeln!(self.file, "{at} {bytes} {segment} {packets}");
     }
 }
 
@@ -115,6 +136,10 @@ pub(super) struct All(pub(super) Vec<Box<dyn Tap>>);
 impl Tap for All {
     fn packet(&mut self, packet: &Arrived) {
         self.0.iter_mut().for_each(|tap| tap.packet(packet));
+    }
+
+    fn datagram_ends(&mut self, bytes: usize) {
+        self.0.iter_mut().for_each(|tap| tap.datagram_ends(bytes));
     }
 
     fn message_ends(&mut self) {

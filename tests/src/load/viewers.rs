@@ -181,7 +181,7 @@ fn taps(
         let file = File::create(path).map_err(|error| {
             Failure::runtime(format!("cannot write {}: {error}", path.display()))
         })?;
-        taps.push(Box::new(RecordMessages { clock, file, message: None }));
+        taps.push(Box::new(RecordMessages::new(clock, file)));
     }
     Ok(match taps.len() {
         0 => None,
@@ -319,7 +319,7 @@ fn summarize(viewers: &[Shared], clock: Clock) -> Summary {
         viewer.open_to_media.into_iter().for_each(|time| open_to_media.add(time));
         all.extend(viewer.meter.as_ref().map(Meter::totals));
         if let Some(Failure { code, message }) = &viewer.failure {
-            *failures.entry(format!("{}: {message}", *code as u8)).or_default() += 1;
+            *failures.entry(format!("{}: {}", *code as u8, gist(message))).or_default() += 1;
         }
     }
     Summary {
@@ -329,5 +329,31 @@ fn summarize(viewers: &[Shared], clock: Clock) -> Summary {
         join: join.percentiles(),
         open_to_media: open_to_media.percentiles(),
         latency: None,
+    }
+}
+
+/// What failures have in common that differ in their numbers: up to the advice, without them.
+fn gist(message: &str) -> String {
+    let said = message.split(';').next().unwrap_or_default();
+    let is_part = |c: char| c.is_ascii_digit() || c == '.';
+    let words = said.split(' ').map(|word| {
+        if word.starts_with(|c: char| c.is_ascii_digit()) {
+            word.trim_start_matches(is_part)
+        } else {
+            word
+        }
+    });
+    words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failures_that_differ_in_numbers_are_one() {
+        let gists =
+            ["no path within 8.16s: 3 openers; try again", "no path within 10.2s: 22 openers"];
+        assert_eq!(gists.map(gist), ["no path within s: openers", "no path within s: openers"]);
     }
 }

@@ -10,6 +10,7 @@ use protocol::feedback::{self, Totals};
 use protocol::reception::{Reception, Verdict};
 use protocol::rtp::Header;
 use protocol::seal::{MasterKey, Opener, PacketIndex};
+use protocol::volley;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
@@ -33,8 +34,6 @@ pub struct Arrived {
     pub is_live: bool,
     /// Whether it was had before, or came after its deadline.
     pub is_fresh: bool,
-    /// Bytes of the datagram.
-    pub bytes: usize,
     /// When the message with it was taken from the kernel.
     pub at: Instant,
 }
@@ -44,7 +43,10 @@ pub trait Tap: Send {
     /// A packet came.
     fn packet(&mut self, packet: &Arrived);
 
-    /// The packets since the last such word came as one message.
+    /// The packets since the last such word came in one datagram of so many bytes.
+    fn datagram_ends(&mut self, _bytes: usize) {}
+
+    /// The packets since the last such word came as one message to this machine.
     fn message_ends(&mut self) {}
 }
 
@@ -225,13 +227,12 @@ impl Media for Receiver {
 }
 
 impl Admitted {
-    /// Opens a packet. True where there is something new to do: it is the first, or some before it are
-    /// missing.
+    /// Opens all packets of a datagram. True where there is something new to do.
     fn take(
         &mut self,
         from: SocketAddr,
         datagram: &mut [u8],
-        tap: Option<&mut (dyn Tap + 'static)>,
+        mut tap: Option<&mut (dyn Tap + 'static)>,
     ) -> bool {
         let peer: Peer = self.handle.peer();
         let message = self.message.get_or_insert_with(|| Message {
@@ -243,26 +244,45 @@ impl Admitted {
         if !message.is_from_peer {
             return false;
         }
-        let at = message.at;
-        let bytes = datagram.len();
-        let Ok((track, index, length)) = self.opener.open(datagram) else {
+        let (at, bytes, corrupt) = (message.at, datagram.len(), self.corrupt);
+        let mut is_due = false;
+        for packet in volley::packets(datagram) {
+            is_due |= self.take_packet(packet, at, tap.as_deref_mut());
+        }
+        if let Some(tap) = tap.filter(|_| self.corrupt == corrupt) {
+            tap.datagram_ends(bytes);
+        }
+        is_due
+    }
+
+    /// Opens a packet. True where there is something new to do: it is the first, or some before it are
+    /// missing.
+    fn take_packet(
+        &mut self,
+        packet: &mut [u8],
+        at: Instant,
+        tap: Option<&mut (dyn Tap + 'static)>,
+    ) -> bool {
+        let Ok((track, index, length)) = self.opener.open(packet) else {
             self.corrupt += 1;
             return false;
         };
-        message.is_genuine = true;
+        if let Some(message) = &mut self.message {
+            message.is_genuine = true;
+        }
         let Some(reception) = self.receptions.get_mut(track) else { return false };
         let before = reception.next_index();
         let is_fresh = reception.receive(index, at) == Verdict::Fresh;
         let is_live = self.live_from.get(track).is_some_and(|live| index >= *live);
         if is_fresh
             && is_live
-            && let Ok(Header { timestamp, .. }) = Header::parse(&datagram[..length])
+            && let Ok(Header { timestamp, .. }) = Header::parse(&packet[..length])
         {
             reception.time(timestamp, at);
         }
         if let Some(tap) = tap {
             let ssrc = reception.ssrc();
-            tap.packet(&Arrived { ssrc, index, is_live, is_fresh, bytes, at });
+            tap.packet(&Arrived { ssrc, index, is_live, is_fresh, at });
         }
         let is_first = self.first_packet_at.is_none();
         self.first_packet_at.get_or_insert(at);

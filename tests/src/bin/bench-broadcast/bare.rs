@@ -32,6 +32,8 @@ pub(crate) struct Message {
     pub(crate) bytes: usize,
     /// Bytes of each datagram; the last may be shorter.
     pub(crate) segment: usize,
+    /// Packets in it: more than datagrams where there are bundles.
+    pub(crate) packets: u64,
 }
 
 /// What the loop used.
@@ -58,7 +60,8 @@ impl Message {
             && (next.segment == self.segment || next.datagrams() == 1)
             && self.datagrams() + next.datagrams() <= MAX_SEGMENTS
             && u128::from(gap) <= TOGETHER.as_micros();
-        fits.then(|| Self { bytes: self.bytes + next.bytes, ..*self })
+        let (bytes, packets) = (self.bytes + next.bytes, self.packets + next.packets);
+        fits.then_some(Self { bytes, packets, ..*self })
     }
 }
 
@@ -67,9 +70,9 @@ impl Message {
 pub(crate) fn messages(record: &Path, from_us: u64, to_us: u64, cut: bool) -> Result<Vec<Message>> {
     let text = fs::read_to_string(record)?;
     let parse = |line: &str| -> Option<Message> {
-        let mut numbers = line.split(' ').map(str::parse);
-        let mut next = || numbers.next()?.ok();
-        Some(Message { at_us: next()?, bytes: next()? as usize, segment: next()? as usize })
+        let numbers: Vec<u64> = line.split(' ').map_while(|number| number.parse().ok()).collect();
+        let [at_us, bytes, segment, packets] = numbers[..] else { return None };
+        Some(Message { at_us, bytes: bytes as usize, segment: segment as usize, packets })
     };
     let mut messages: Vec<Message> = Vec::new();
     for line in text.lines() {
@@ -119,7 +122,7 @@ pub(crate) fn be(list: &Path, viewers: u32, network: &str) -> Result<Cost> {
         SocketAddr::V6(_) => None,
     });
     let viewers: Vec<_> = viewers.collect();
-    let (mut datagrams, mut total) = (0, 0);
+    let (mut packets, mut total) = (0, 0);
     let longest = messages.iter().map(|message| message.bytes).max().unwrap_or(0);
     let bytes = vec![MEDIA; longest];
     let audience = viewers.len();
@@ -131,13 +134,13 @@ pub(crate) fn be(list: &Path, viewers: u32, network: &str) -> Result<Cost> {
         let due_at = began + Duration::from_micros(message.at_us.saturating_sub(first_us));
         thread::sleep(due_at.saturating_duration_since(Instant::now()));
         messages_out.send(&bytes[..message.bytes], u16::try_from(message.segment)?)?;
-        datagrams += message.datagrams() as u64;
+        packets += message.packets;
         total += message.bytes as u64;
     }
     let used = cpu()?.saturating_sub(used);
     let audience = audience as u64;
     let cpu_us = used.as_secs_f64() * 1e6;
-    Ok(Cost { cpu_us, packets: datagrams * audience, bytes: total * audience })
+    Ok(Cost { cpu_us, packets: packets * audience, bytes: total * audience })
 }
 
 #[cfg(test)]
@@ -148,17 +151,17 @@ mod tests {
     fn what_was_cut_is_one_message_again() {
         let folder = std::env::temp_dir();
         let record = folder.join(format!("record-{}", std::process::id()));
-        let lines =
-            "10 1150 1150\n11 1150 1150\n12 300 300\n13 160 160\n40000 1150 1150\n99999 1 1\n";
+        let lines = "10 1150 1150 1\n11 1150 1150 1\n12 300 300 2\n13 160 160 1\n40000 1150 1150 1\n\
+                     99999 1 1 1\n";
         fs::write(&record, lines).expect("a folder to write in");
         let read = |cut| messages(&record, 10, 99_999, cut).expect("lines");
         let (cut, whole) = (read(true), read(false));
         fs::remove_file(&record).expect("just written");
         assert_eq!(whole.len(), 5);
-        let message = |at_us, bytes, segment| Message { at_us, bytes, segment };
+        let message = |at_us, bytes, segment, packets| Message { at_us, bytes, segment, packets };
         assert_eq!(
             cut,
-            [message(10, 2600, 1150), message(13, 160, 160), message(40_000, 1150, 1150)]
+            [message(10, 2600, 1150, 4), message(13, 160, 160, 1), message(40_000, 1150, 1150, 1)]
         );
         assert_eq!(cut[0].datagrams(), 3);
     }

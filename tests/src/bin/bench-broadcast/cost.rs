@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::Result;
 use tests::bench::{Samples, Spread};
 use tests::load::Clip;
 
@@ -17,7 +16,13 @@ const VIEWERS: u32 = 1000;
 /// Interface with and without segmentation offload, stream without and with sound.
 const KINDS: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (false, true)];
 
-pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Result<Vec<CostRow>> {
+/// What could be measured; the rest is entered in `missing`.
+pub(crate) fn measure(
+    network: &Network,
+    folder: &Path,
+    extent: Extent,
+    missing: &mut Vec<String>,
+) -> Vec<CostRow> {
     let viewers = extent.viewers(VIEWERS);
     let mut samples: BTreeMap<usize, ([Samples; 3], u32)> = BTreeMap::new();
     for repetition in 1..=extent.repetitions {
@@ -29,7 +34,13 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
             let clip = Clip { has_sound, ..Clip::default() };
             let seconds = extent.seconds;
             let round = Round { viewers, clip, offload, drops_media: false, seconds };
-            let measured = round.measure(network, folder)?;
+            let measured = match round.measure(network, folder) {
+                Ok(measured) => measured,
+                Err(error) => {
+                    missing.push(format!("{error:#}"));
+                    continue;
+                }
+            };
             let ([broadcaster, bare, ratio], void) = samples.entry(at).or_default();
             *void += measured.void;
             broadcaster.add(measured.broadcaster_us);
@@ -52,5 +63,5 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
         unit.add(1.0);
         [one("broadcaster", &broadcaster, &ratio), one("bare sendmmsg+GSO", &bare, &unit)]
     });
-    Ok(rows.collect())
+    rows.collect()
 }

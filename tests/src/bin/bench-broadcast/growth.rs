@@ -17,7 +17,13 @@ const REAL_TIME: [u32; 3] = [10, 100, 1000];
 const SLOW: [u32; 4] = [100, 1000, 5000, 10_000];
 const SLOW_FRAMERATE: u32 = 5;
 
-pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Result<Vec<GrowthRow>> {
+/// What could be measured; the rest is entered in `missing`.
+pub(crate) fn measure(
+    network: &Network,
+    folder: &Path,
+    extent: Extent,
+    missing: &mut Vec<String>,
+) -> Vec<GrowthRow> {
     let usual = Clip::default();
     let slow = Clip {
         // The same access units.
@@ -30,38 +36,44 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
     let kinds: Vec<_> = kinds.chain(SLOW.map(|viewers| (viewers, slow, true))).collect();
     let mut rows = Vec::new();
     for (full, clip, drops_media) in kinds {
-        let viewers = extent.viewers(full);
-        let mut samples =
-            [Samples::default(), Samples::default(), Samples::default(), Samples::default()];
-        let mut void_runs = 0;
-        for repetition in 1..=extent.repetitions {
-            progress(&format!(
-                "growth, {repetition} of {}: {viewers} viewers, {} pictures a second",
-                extent.repetitions, clip.framerate
-            ));
-            let seconds = extent.seconds;
-            let round = Round { viewers, clip, offload: true, drops_media, seconds };
-            let measured = round.measure(network, folder)?;
-            void_runs += measured.void;
-            let values = [
-                measured.broadcaster_us,
-                measured.bare_us,
-                measured.broadcaster_us * measured.packets_per_second,
-                measured.resident / 1024.0,
-            ];
-            samples.iter_mut().zip(values).for_each(|(samples, value)| samples.add(value));
+        let (viewers, seconds) = (extent.viewers(full), extent.seconds);
+        let round = Round { viewers, clip, offload: true, drops_media, seconds };
+        match row(network, folder, round, extent.repetitions) {
+            Ok(row) => rows.push(row),
+            Err(error) => missing.push(format!("{error:#}")),
         }
-        let [cpu_us_per_packet, bare_us_per_packet, cpu_us_per_viewer_second, resident_kib] =
-            samples.each_ref().map(Spread::from);
-        rows.push(GrowthRow {
-            viewers,
-            framerate: clip.framerate,
-            cpu_us_per_packet,
-            bare_us_per_packet,
-            cpu_us_per_viewer_second,
-            resident_kib_per_viewer: resident_kib,
-            void_runs,
-        });
     }
-    Ok(rows)
+    rows
+}
+
+fn row(network: &Network, folder: &Path, round: Round, repetitions: u32) -> Result<GrowthRow> {
+    let Round { viewers, clip, .. } = round;
+    let mut samples: [Samples; 4] = Default::default();
+    let mut void_runs = 0;
+    for repetition in 1..=repetitions {
+        progress(&format!(
+            "growth, {repetition} of {repetitions}: {viewers} viewers, {} pictures a second",
+            clip.framerate
+        ));
+        let measured = round.measure(network, folder)?;
+        void_runs += measured.void;
+        let values = [
+            measured.broadcaster_us,
+            measured.bare_us,
+            measured.broadcaster_us * measured.packets_per_second,
+            measured.resident / 1024.0,
+        ];
+        samples.iter_mut().zip(values).for_each(|(samples, value)| samples.add(value));
+    }
+    let [cpu_us_per_packet, bare_us_per_packet, cpu_us_per_viewer_second, resident_kib] =
+        samples.each_ref().map(Spread::from);
+    Ok(GrowthRow {
+        viewers,
+        framerate: clip.framerate,
+        cpu_us_per_packet,
+        bare_us_per_packet,
+        cpu_us_per_viewer_second,
+        resident_kib_per_viewer: resident_kib,
+        void_runs,
+    })
 }

@@ -112,7 +112,7 @@ fn run(args: &Args) -> Result<ExitCode> {
     } else {
         print!("{report}");
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if report.missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn measure(args: &Args) -> Result<Report> {
@@ -125,21 +125,27 @@ fn measure(args: &Args) -> Result<Report> {
     let folder = tempfile::tempdir()?;
     let wanted = |scenario| args.scenario.is_empty() || args.scenario.contains(&scenario);
     let mut report = Report::new(environment::describe(), extent);
-    if wanted(Scenario::Cost) {
-        report.cost = cost::measure(&network, folder.path(), extent)?;
-    }
-    if wanted(Scenario::Growth) {
-        report.growth = growth::measure(&network, folder.path(), extent)?;
-    }
+    let mut missing = Vec::new();
+    // What fails in one scenario says nothing about the others.
+    let mut note = |error: anyhow::Error| missing.push(format!("{error:#}"));
     if wanted(Scenario::Latency) {
-        report.latency = latency::measure(&network, folder.path(), extent)?;
+        let measured = latency::measure(&network, folder.path(), extent).map_err(&mut note);
+        report.latency = measured.unwrap_or_default();
     }
     if wanted(Scenario::Storm) {
-        report.storm = Some(latency::storm(&network, folder.path(), extent)?);
+        report.storm = latency::storm(&network, folder.path(), extent).map_err(&mut note).ok();
     }
     if wanted(Scenario::Isolation) {
-        report.isolation = latency::isolation(&network, folder.path(), extent)?;
+        let measured = latency::isolation(&network, folder.path(), extent).map_err(&mut note);
+        report.isolation = measured.unwrap_or_default();
     }
+    if wanted(Scenario::Cost) {
+        report.cost = cost::measure(&network, folder.path(), extent, &mut missing);
+    }
+    if wanted(Scenario::Growth) {
+        report.growth = growth::measure(&network, folder.path(), extent, &mut missing);
+    }
+    report.missing = missing;
     Ok(report)
 }
 

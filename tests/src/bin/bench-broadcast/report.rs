@@ -16,6 +16,8 @@ pub(crate) struct Report {
     repetitions: u32,
     seconds: f64,
     quick: bool,
+    /// What could not be measured, and why.
+    pub(crate) missing: Vec<String>,
     pub(crate) cost: Vec<CostRow>,
     pub(crate) growth: Vec<GrowthRow>,
     pub(crate) latency: Vec<LatencyRow>,
@@ -90,6 +92,7 @@ impl Report {
             repetitions,
             seconds,
             quick,
+            missing: Vec::new(),
             cost: Vec::new(),
             growth: Vec::new(),
             latency: Vec::new(),
@@ -151,6 +154,9 @@ impl fmt::Display for Report {
             for IsolationRow { viewers, misbehaving, lost, added } in &self.isolation {
                 writeln!(f, "| {viewers} | {misbehaving} | {} | {lost} |", times(added))?;
             }
+        }
+        for what in &self.missing {
+            writeln!(f, "\nNot measured: {what}")?;
         }
         Ok(())
     }
