@@ -29,6 +29,11 @@ use crate::shared::LiveChannel;
 const WORD_INTERVAL: Duration = Duration::from_millis(5);
 const WORDS_AT_ONCE: u32 = 100;
 
+/// No authenticated word for this long pauses media, and how often that is looked at: for all viewers at
+/// once, since a timer of each viewer's own would wake a task for each.
+pub(crate) const PAUSE_AFTER: Duration = Duration::from_secs(3);
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
 /// Notices waiting for one viewer, at most.
 const MOST_NOTICES: usize = 16;
 
@@ -51,7 +56,7 @@ pub(crate) struct Seat {
     heard_ms: AtomicU64,
     began_at: Instant,
     is_paused: AtomicBool,
-    /// For the session: there is a notice, or a word although media is paused.
+    /// For the session: there is a notice, or silence, or a word although media is paused.
     woken: Notify,
     state: Mutex<State>,
 }
@@ -136,6 +141,20 @@ impl Audience {
         self.seats.iter().filter_map(|seat| seat.health()).collect()
     }
 
+    /// Wakes the sessions of viewers that fell silent, for as long as it is polled.
+    pub(crate) async fn watch_silence(&self) {
+        let mut looks = tokio::time::interval(LOOK_INTERVAL);
+        loop {
+            looks.tick().await;
+            let now = Instant::now();
+            for seat in &self.seats {
+                if !seat.is_paused() && seat.is_silent(now) {
+                    seat.woken.notify_one();
+                }
+            }
+        }
+    }
+
     /// Brings the series of single viewers up to date.
     pub(crate) fn publish(&self) {
         let sample = |seat: &Arc<Seat>| (seat.viewer, seat.lock().sample);
@@ -214,13 +233,14 @@ impl Seat {
         }
     }
 
-    /// When the viewer's last authentic word came.
-    pub(crate) fn heard_at(&self) -> Instant {
-        self.began_at + Duration::from_millis(self.heard_ms.load(Ordering::SeqCst))
+    /// Whether the viewer's last authentic word is too old for media to go on.
+    pub(crate) fn is_silent(&self, now: Instant) -> bool {
+        let heard_at = self.began_at + Duration::from_millis(self.heard_ms.load(Ordering::SeqCst));
+        heard_at + PAUSE_AFTER <= now
     }
 
-    /// Notes whether media is paused. A word that comes while it is wakes the session; ask for
-    /// [`Self::heard_at`] after this.
+    /// Notes whether media is paused. A word that comes while it is wakes the session; look at
+    /// [`Self::is_silent`] after this.
     pub(crate) fn set_paused(&self, is_paused: bool) {
         self.is_paused.store(is_paused, Ordering::SeqCst);
     }
@@ -244,7 +264,7 @@ impl Seat {
         self.lock().notices.pop_front()
     }
 
-    /// Waits until there is a notice, or a word although media is paused.
+    /// Waits until there is a notice, silence, or a word although media is paused.
     pub(crate) async fn woken(&self) {
         self.woken.notified().await;
     }

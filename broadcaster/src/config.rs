@@ -126,7 +126,7 @@ impl Default for Config {
             audio: AudioConfig::default(),
             uplink: None,
             join_rate: Bitrate::bits_per_second(40_000_000),
-            max_viewers: 1000,
+            max_viewers: 10_000,
             allow_private: false,
             port_mapping: true,
             bind: None,

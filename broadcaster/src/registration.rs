@@ -34,7 +34,7 @@ const IDLE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const TOLD_OF_CHANGES: Duration = Duration::from_secs(3);
 
 /// What viewers and rendezvous tell that may wait for the session starter, at most.
-const MOST_WAITING: usize = 256;
+const MOST_WAITING: usize = 1024;
 
 /// Updates on their way to viewers by one rendezvous, at most.
 const MOST_UPDATES: usize = 256;

@@ -45,9 +45,12 @@ use crate::uplink::Uplink;
 /// How long viewers get to hear that the broadcast ends.
 const GOODBYE: Duration = Duration::from_millis(800);
 
-/// Introduced viewers beyond the admitted ones that are served at once, at most: each holds a few
-/// kilobytes and sends a bounded number of opening packets.
-const MOST_OPENING: usize = 512;
+/// How long a viewer's handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(8);
+
+/// Introduced viewers beyond the admitted ones that are served at once, at most: 200 a second for all
+/// the time that each may take. Each holds a few kilobytes and sends a bounded number of opening packets.
+const MOST_OPENING: usize = 4096;
 
 impl From<MediaError> for Failure {
     fn from(error: MediaError) -> Self {
@@ -123,6 +126,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                     tokio::join!(
                         accept(port.endpoint().clone(), &shared),
                         watch(&producer, &shared),
+                        shared.audience.watch_silence(),
                         surroundings.watch_addresses(&port),
                         surroundings.watch_behaviour(seen, &metrics),
                         surroundings.watch_mapping(mapping.as_ref()),
@@ -173,6 +177,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
                 watch(&producer, &shared),
+                shared.audience.watch_silence(),
                 surroundings.watch_addresses(&port),
                 looking,
                 surroundings.watch_mapping(mapping.as_ref()),
@@ -290,7 +295,13 @@ fn open_port(
     identity: &Identity,
     audience: &Arc<Audience>,
 ) -> Result<(Arc<Port>, Arc<Openings>), Failure> {
-    let server = port::Server { identity, ask_client: false, alpn: ALPN, strangers: false };
+    let server = port::Server {
+        identity,
+        ask_client: false,
+        alpn: ALPN,
+        strangers: false,
+        own_thread: true,
+    };
     let mut openings = None;
     let port = Port::open(config.bind, Some(server), |ways, paths| {
         let driver = Openings::new(Arc::clone(ways), Arc::clone(paths));
@@ -459,7 +470,7 @@ async fn serve_told(mut registrations: Registrations, shared: &Arc<Shared>) {
             Told::Update { introduction, update } => {
                 if let Some(words) = shared.efforts.get(&introduction) {
                     // The viewer repeats what matters.
-                    let _ = words.try_send(Word::Update(update));
+                    words.tell(Word::Update(update));
                 }
             }
         }
@@ -475,7 +486,7 @@ fn renew(introduced: Introduced, shared: &Shared) {
             let introduction = Box::new(introduction);
             let renewal = Word::Renewal { introduction, server: rendezvous, updates };
             // A session with so much waiting is renewed by what waits.
-            let _ = words.try_send(renewal);
+            words.tell(renewal);
         }
         None => {
             let gone = Update { is_gone: true, ..Update::default() };
@@ -488,18 +499,22 @@ fn renew(introduced: Introduced, shared: &Shared) {
 async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
     while let Some(incoming) = endpoint.accept().await {
         let peer = Peer::from_address(incoming.remote_address());
-        let waiting = peer.and_then(|peer| shared.arrivals.get(&peer).map(|entry| entry.clone()));
-        let Some(waiting) = waiting else {
+        let waiting = peer.filter(|peer| shared.arrivals.contains_key(peer));
+        let Some(peer) = waiting else {
             incoming.ignore();
             continue;
         };
+        let shared = Arc::clone(shared);
         tokio::spawn(async move {
-            match incoming.await {
-                Ok(connection) => {
-                    // A full queue means that this viewer connected several times at once.
-                    let _ = waiting.try_send(connection);
+            match tokio::time::timeout(HANDSHAKE, incoming).await {
+                Ok(Ok(connection)) => {
+                    // The first that completes is the viewer's; others end here.
+                    if let Some((_, waiting)) = shared.arrivals.remove(&peer) {
+                        let _ = waiting.send(connection);
+                    }
                 }
-                Err(error) => tracing::debug!(%error, "viewer's handshake failed"),
+                Ok(Err(error)) => tracing::debug!(%error, "viewer's handshake failed"),
+                Err(_) => tracing::debug!("a viewer's handshake took too long"),
             }
         });
     }

@@ -8,20 +8,17 @@ use protocol::control::{Notice, Refusal, Request, Response, close};
 use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
 use protocol::srtcp::FeedbackKey;
 use quinn::{Connection, RecvStream, SendStream, VarInt};
-use tokio::sync::mpsc;
+use tokio::sync::oneshot;
 use transport::effort::{Effort, Means};
 use transport::openings::Opening;
 use transport::paths::Peer;
 use transport::stream;
 
-use crate::audience::Seat;
+use crate::audience::{PAUSE_AFTER, Seat};
 use crate::fanout::Target;
 use crate::metrics::Attempt;
 use crate::registration::Introduced;
 use crate::shared::{Admitted, Place, Shared};
-
-/// No authenticated word for this long pauses media.
-const PAUSE_AFTER: Duration = Duration::from_secs(3);
 
 /// How long a viewer with a path may take to connect and ask for something.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
@@ -29,6 +26,10 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 /// How long the rest of a request may take once its stream was opened. Nothing else of this viewer is
 /// served meanwhile.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a viewer may take to receive what is said to it. Nothing else of it is served meanwhile, nor
+/// its consent looked at: media must not go on to a viewer that leaves a window closed.
+const SAYING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Begins to open a path to an introduced viewer. From when this returns, what the viewer tells further
 /// finds its way; the future serves it to its end. `None` for an introduction without credentials.
@@ -60,8 +61,8 @@ pub(crate) fn serve(
 ) -> impl Future<Output = ()> + Send + use<> {
     let shared = Arc::clone(shared);
     let peer = opening.peer();
-    let (arrival, connections) = mpsc::channel(2);
-    shared.arrivals.insert(peer, arrival);
+    let (arrived, arrival) = oneshot::channel();
+    shared.arrivals.insert(peer, arrived);
     shared.efforts.insert(id, effort.words());
     let mut session = Session {
         shared,
@@ -70,7 +71,7 @@ pub(crate) fn serve(
         effort,
         path: None,
         media_at: None,
-        connections,
+        arrival,
         watching: None,
     };
     async move {
@@ -89,7 +90,7 @@ struct Session {
     path: Option<Path>,
     /// Where media goes, if it is not the path.
     media_at: Option<std::net::SocketAddr>,
-    connections: mpsc::Receiver<Connection>,
+    arrival: oneshot::Receiver<Connection>,
     watching: Option<Watching>,
 }
 
@@ -103,22 +104,13 @@ struct Watching {
 impl Session {
     /// Runs to the end; says why it came.
     async fn run(&mut self) -> &'static str {
-        let connection = match self.connected().await {
+        let connection = match Box::pin(self.connected()).await {
             Ok(connection) => connection,
             Err(end) => return end,
         };
-        let asked_by = Instant::now() + CONNECT_PATIENCE;
+        let mut asking = Box::pin(tokio::time::sleep(CONNECT_PATIENCE));
         loop {
             let watching = self.watching.as_ref();
-            let due = async {
-                match watching {
-                    Some(Watching { seat, .. }) if seat.is_paused() => std::future::pending().await,
-                    Some(Watching { seat, .. }) => {
-                        tokio::time::sleep_until((seat.heard_at() + PAUSE_AFTER).into()).await;
-                    }
-                    None => tokio::time::sleep_until(asked_by.into()).await,
-                }
-            };
             let woken = async {
                 match watching {
                     Some(watching) => watching.seat.woken().await,
@@ -133,24 +125,25 @@ impl Session {
                     }
                 }
                 stream = connection.accept_bi() => match stream {
-                    Ok((send, receive)) => self.request(&connection, send, receive).await,
+                    // What is rare stays out of the memory that each session holds for good.
+                    Ok((send, receive)) => {
+                        Box::pin(self.request(&connection, send, receive)).await;
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "viewer's connection ended");
                         return "the viewer's connection ended";
                     }
                 },
                 () = woken => {
-                    if let Some(end) = self.say_notices(&connection).await {
+                    if let Some(end) = Box::pin(self.say_notices(&connection)).await {
                         return end;
                     }
-                    self.resume_if_heard().await;
-                }
-                () = due => {
-                    if self.watching.is_none() {
-                        connection.close(VarInt::from_u32(close::PROTOCOL), b"nothing was asked");
-                        return "the viewer asked for nothing";
-                    }
+                    Box::pin(self.resume_if_heard()).await;
                     self.pause_if_silent();
+                }
+                () = &mut asking, if self.watching.is_none() => {
+                    connection.close(VarInt::from_u32(close::PROTOCOL), b"nothing was asked");
+                    return "the viewer asked for nothing";
                 }
             }
         }
@@ -172,8 +165,8 @@ impl Session {
                     let now = tokio::time::Instant::now();
                     patience = patience.or(self.path.map(|_| now + CONNECT_PATIENCE));
                 }
-                connection = self.connections.recv() => {
-                    return connection.ok_or("the broadcaster stops");
+                connection = &mut self.arrival => {
+                    return connection.map_err(|_| "the viewer's handshake failed");
                 }
                 () = give_up => return Err("the viewer opened a path and never connected"),
             }
@@ -284,8 +277,9 @@ impl Session {
             tracing::info!(reason = reason.as_str(), "viewer refused");
         }
         // An error means that the viewer is gone, which the connection says next.
-        let _ = stream::write(&mut send, &response).await;
-        let _ = send.finish();
+        if say(&mut send, &response).await {
+            let _ = send.finish();
+        }
     }
 
     async fn watch(
@@ -310,7 +304,9 @@ impl Session {
             rtt_ms = connection.rtt().as_millis() as u64,
             "viewer joined"
         );
-        let _ = stream::write(&mut send, &Response::Admitted { admission }).await;
+        if !say(&mut send, &Response::Admitted { admission }).await {
+            connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
+        }
         self.watching = Some(Watching { seat, send, _place: place });
     }
 
@@ -321,7 +317,7 @@ impl Session {
             return;
         }
         seat.set_paused(true);
-        if seat.heard_at() + PAUSE_AFTER > Instant::now() {
+        if !seat.is_silent(Instant::now()) {
             seat.set_paused(false);
             return;
         }
@@ -333,7 +329,7 @@ impl Session {
     /// Goes on with media if it is paused and a word came.
     async fn resume_if_heard(&mut self) {
         let (Some(path), Some(Watching { seat, .. })) = (self.path, &self.watching) else { return };
-        if !seat.is_paused() || seat.heard_at() + PAUSE_AFTER <= Instant::now() {
+        if !seat.is_paused() || seat.is_silent(Instant::now()) {
             return;
         }
         seat.set_paused(false);
@@ -357,7 +353,7 @@ impl Session {
     /// Sends a notice; says why the session ends if it does.
     async fn say(&mut self, connection: &Connection, notice: &Notice) -> Option<&'static str> {
         let watching = self.watching.as_mut()?;
-        let said = stream::write(&mut watching.send, notice).await;
+        let said = say(&mut watching.send, notice).await;
         match notice {
             Notice::Ended | Notice::Removed => {
                 let _ = watching.send.finish();
@@ -367,7 +363,7 @@ impl Session {
                 connection.close(VarInt::from_u32(close::DONE), b"ended");
                 Some("the broadcast ended")
             }
-            Notice::Key { .. } => said.is_err().then_some("the viewer's connection ended"),
+            Notice::Key { .. } => (!said).then_some("the viewer's connection ended"),
         }
     }
 
@@ -387,4 +383,11 @@ impl Session {
             tracing::info!(viewer = %seat.viewer, "viewer left");
         }
     }
+}
+
+/// Says something in time. False where the viewer is gone or does not receive it, which ends its
+/// connection.
+async fn say<T: minicbor::Encode<()>>(send: &mut SendStream, message: &T) -> bool {
+    let said = tokio::time::timeout(SAYING_PATIENCE, stream::write(send, message)).await;
+    said.is_ok_and(|said| said.is_ok())
 }

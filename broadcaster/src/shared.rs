@@ -13,8 +13,8 @@ use protocol::opening::IntroductionId;
 use protocol::seal::MasterKey;
 use protocol::srtcp::FeedbackKey;
 use protocol::units::Bitrate;
-use tokio::sync::{mpsc, watch};
-use transport::effort::Word;
+use tokio::sync::{oneshot, watch};
+use transport::effort::Words;
 use transport::openings::Openings;
 use transport::paths::Peer;
 use transport::port::Port;
@@ -57,9 +57,9 @@ pub(crate) struct Shared {
     /// The channel, once its source is ready.
     pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
     /// Sessions that wait for their viewer's connection.
-    pub(crate) arrivals: DashMap<Peer, mpsc::Sender<quinn::Connection>>,
+    pub(crate) arrivals: DashMap<Peer, oneshot::Sender<quinn::Connection>>,
     /// Where words about known introductions go.
-    pub(crate) efforts: DashMap<IntroductionId, mpsc::Sender<Word>>,
+    pub(crate) efforts: DashMap<IntroductionId, Words>,
     /// Admitted viewers.
     pub(crate) audience: Arc<Audience>,
     pub(crate) next_viewer: AtomicU32,

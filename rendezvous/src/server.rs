@@ -47,8 +47,13 @@ impl Server {
         let metrics = Arc::new(Metrics::new());
         // The rendezvous is trusted with nothing, so its key need not last.
         let identity = Identity::ephemeral();
-        let server =
-            port::Server { identity: &identity, ask_client: true, alpn: ALPN, strangers: true };
+        let server = port::Server {
+            identity: &identity,
+            ask_client: true,
+            alpn: ALPN,
+            strangers: true,
+            own_thread: false,
+        };
         let stun_metrics = Arc::clone(&metrics);
         let failed = |error: std::io::Error| {
             Failure::runtime(format!(

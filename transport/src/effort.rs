@@ -2,10 +2,11 @@
 //! trying both sides' sequences together, and searching many ports, as the
 //! [`plan`] says; and passing on what the peer tells meanwhile.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use protocol::address::{Policy, Surroundings};
@@ -17,7 +18,7 @@ use protocol::opening::{
     TOGETHER, plan, searched_ports, window,
 };
 use protocol::signalling::{Forecast, Introduction, Update};
-use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, mpsc, watch};
 use tokio::task::JoinHandle;
 
 use crate::openings::{Handle, Opening, Openings};
@@ -53,6 +54,43 @@ pub enum Word {
     },
 }
 
+/// Where words for an effort go. It takes no memory while nothing waits, which is nearly always.
+#[derive(Debug, Clone, Default)]
+pub struct Words(Arc<Inbox>);
+
+#[derive(Debug, Default)]
+struct Inbox {
+    waiting: Mutex<VecDeque<Word>>,
+    came: Notify,
+}
+
+impl Words {
+    /// Passes on a word. False where too much waits.
+    pub fn tell(&self, word: Word) -> bool {
+        let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_room = waiting.len() < MOST_WORDS;
+        if has_room {
+            waiting.push_back(word);
+            drop(waiting);
+            self.0.came.notify_one();
+        }
+        has_room
+    }
+
+    async fn next(&self) -> Word {
+        loop {
+            {
+                let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(word) = waiting.pop_front() {
+                    return word;
+                }
+                *waiting = VecDeque::new();
+            }
+            self.0.came.notified().await;
+        }
+    }
+}
+
 /// What an effort works with.
 #[derive(Clone)]
 pub struct Means {
@@ -73,7 +111,7 @@ pub struct Means {
 /// An effort under way. Dropping it ends it.
 #[derive(Debug)]
 pub struct Effort {
-    words: mpsc::Sender<Word>,
+    words: Words,
     task: JoinHandle<()>,
 }
 
@@ -108,7 +146,7 @@ impl Effort {
             config,
         };
         let (opening, window) = means.bracketed(&plan, || openings.start(setup));
-        let (words, inbox) = mpsc::channel(MOST_WORDS);
+        let words = Words::default();
         let worker = Worker {
             handle: opening.handle().clone(),
             peer: introduction.peer_observed.address,
@@ -117,17 +155,12 @@ impl Effort {
             probing: None,
             means,
         };
-        let task = tokio::spawn(worker.run(inbox, window));
+        let task = tokio::spawn(worker.run(words.clone(), window));
         Some((opening, Self { words, task }))
     }
 
-    /// Passes on a word. False where it is over, or too much waits.
-    pub fn tell(&self, word: Word) -> bool {
-        self.words.try_send(word).is_ok()
-    }
-
     /// Where words for it go.
-    pub fn words(&self) -> mpsc::Sender<Word> {
+    pub fn words(&self) -> Words {
         self.words.clone()
     }
 }
@@ -195,20 +228,19 @@ impl Drop for Worker {
 }
 
 impl Worker {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Word>, window: Option<Window>) {
+    async fn run(mut self, inbox: Words, window: Option<Window>) {
         let mut stage = self.stage(window);
         loop {
             tokio::select! {
-                word = inbox.recv() => match word {
-                    Some(Word::Update(update)) => self.take(update),
-                    Some(Word::Renewal { introduction, server, updates }) => {
+                word = inbox.next() => match word {
+                    Word::Update(update) => self.take(update),
+                    Word::Renewal { introduction, server, updates } => {
                         self.means.server = server;
                         self.means.updates = updates;
                         if let Some(next) = self.renew(&introduction) {
                             stage = next;
                         }
                     }
-                    None => return,
                 },
                 () = &mut stage => stage = Box::pin(std::future::pending()),
             }

@@ -1,6 +1,7 @@
 //! Driving opening agents over the socket: one for each introduction. A path is entered for QUIC the
 //! moment it is proved, before anybody is told: the peer's first word may follow at once.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,10 +10,10 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use protocol::candidate::Candidate;
 use protocol::opening::{
-    Agent, Event, IntroductionId, Local, NotRenewed, PairId, Renewal, Scouting, Setup, State,
-    Transmit, Tried, username_of,
+    Agent, Event, IntroductionId, Local, NotRenewed, PairId, Reason, Renewal, Scouting, Setup,
+    State, Transmit, Tried, username_of,
 };
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
 use crate::paths::{Paths, Peer, Standing};
@@ -21,12 +22,16 @@ use crate::ways::Ways;
 /// How long QUIC can still reach a peer whose opening ended: for the last words on both sides.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// Checks that nothing presses are made in turns, this far apart.
+const TURN: Duration = Duration::from_millis(250);
+
 /// All agents of a process.
 #[derive(Debug)]
 pub struct Openings {
     ways: Arc<Ways>,
     paths: Arc<Paths>,
     agents: DashMap<IntroductionId, Arc<Driven>>,
+    began_at: Instant,
     /// Many-ports searches that may go on.
     pub(crate) searches: Arc<Semaphore>,
 }
@@ -40,20 +45,59 @@ pub const MOST_SEARCHES: usize = 4;
 
 #[derive(Debug)]
 struct Driven {
-    agent: Mutex<Agent>,
+    core: Mutex<Core>,
     peer: Peer,
-    /// The agent's next timeout may have changed.
-    changed: Notify,
-    events: mpsc::UnboundedSender<Event>,
-    /// Changes with each event.
-    turns: watch::Sender<()>,
+    /// The agent's next timeout is sooner than its timer thinks.
+    sooner: Notify,
+    /// There is an event.
+    told: Notify,
+    /// Tells everybody of each event.
+    turned: Notify,
+}
+
+/// An agent with what is known beside it.
+#[derive(Debug)]
+struct Core {
+    agent: Agent,
+    /// Not taken yet.
+    events: VecDeque<Event>,
+    /// When the timer wakes.
+    wakes_at: Option<Instant>,
+}
+
+impl Core {
+    /// When the timer must wake. `began_at` is what turns count from.
+    fn due_at(&self, began_at: Instant) -> Option<Instant> {
+        let (at, reason) = self.agent.poll_timeout()?;
+        let is_unhurried = reason == Reason::Check && self.agent.is_unhurried();
+        Some(if is_unhurried { next_turn(began_at, at) } else { at })
+    }
+}
+
+/// This time or a little later: the same for many agents, so that one wake-up serves them all.
+fn next_turn(began_at: Instant, at: Instant) -> Instant {
+    let since = at.saturating_duration_since(began_at).as_millis();
+    began_at + TURN * u32::try_from(since.div_ceil(TURN.as_millis())).unwrap_or(u32::MAX)
+}
+
+impl std::ops::Deref for Core {
+    type Target = Agent;
+
+    fn deref(&self) -> &Agent {
+        &self.agent
+    }
+}
+
+impl std::ops::DerefMut for Core {
+    fn deref_mut(&mut self) -> &mut Agent {
+        &mut self.agent
+    }
 }
 
 /// One introduction being opened and kept open. Dropping it ends the agent.
 #[derive(Debug)]
 pub struct Opening {
     handle: Handle,
-    events: mpsc::UnboundedReceiver<Event>,
     timer: JoinHandle<()>,
 }
 
@@ -72,6 +116,7 @@ impl Openings {
             ways,
             paths,
             agents: DashMap::new(),
+            began_at: Instant::now(),
             searches: Arc::new(Semaphore::new(MOST_SEARCHES)),
         })
     }
@@ -80,18 +125,17 @@ impl Openings {
     pub fn start(self: &Arc<Self>, setup: Setup) -> Opening {
         let id = setup.credentials.id;
         let agent = Agent::new(setup, &mut rand::rng(), Instant::now());
-        let (sender, events) = mpsc::unbounded_channel();
         let driven = Arc::new(Driven {
-            agent: Mutex::new(agent),
+            core: Mutex::new(Core { agent, events: VecDeque::new(), wakes_at: None }),
             peer: self.paths.new_peer(),
-            changed: Notify::new(),
-            events: sender,
-            turns: watch::Sender::new(()),
+            sooner: Notify::new(),
+            told: Notify::new(),
+            turned: Notify::new(),
         });
         self.agents.insert(id, Arc::clone(&driven));
         self.drain(&driven, &mut driven.lock());
         let timer = tokio::spawn(run_timer(Arc::clone(&driven), Arc::clone(self)));
-        Opening { handle: Handle { id, driven, openings: Arc::clone(self) }, events, timer }
+        Opening { handle: Handle { id, driven, openings: Arc::clone(self) }, timer }
     }
 
     /// Hands a STUN datagram to the agent that it names. False where there is none.
@@ -100,30 +144,37 @@ impl Openings {
         let Some(driven) = self.agents.get(&id).map(|entry| Arc::clone(&entry)) else {
             return false;
         };
-        let mut agent = driven.lock();
-        let handled = agent.handle_datagram(local, from, datagram, Instant::now());
+        let mut core = driven.lock();
+        let handled = core.handle_datagram(local, from, datagram, Instant::now());
         tracing::trace!(introduction = %id, ?local, %from, ?handled, "opening packet");
-        self.drain(&driven, &mut agent);
-        drop(agent);
-        driven.changed.notify_one();
+        self.drain(&driven, &mut core);
         true
     }
 
-    fn drain(&self, driven: &Driven, agent: &mut Agent) {
-        while let Some(transmit) = agent.poll_transmit() {
+    /// Does what the agent wants done.
+    fn drain(&self, driven: &Driven, core: &mut Core) {
+        while let Some(transmit) = core.poll_transmit() {
             let Transmit { local, to, hop_limit, payload } = transmit;
             if let Err(error) = self.ways.send(local, &payload, to, hop_limit) {
                 // As if the network had lost it; the agent repeats what matters.
                 tracing::debug!(%error, %to, "opening packet not sent");
             }
         }
-        while let Some(event) = agent.poll_event() {
+        while let Some(event) = core.poll_event() {
             if let Event::Opened(path) | Event::Moved(path) = &event {
                 self.paths.set(driven.peer, path.local, path.remote);
             }
-            // An error means that nobody listens any more.
-            let _ = driven.events.send(event);
-            driven.turns.send_replace(());
+            core.events.push_back(event);
+            driven.told.notify_one();
+            driven.turned.notify_waiters();
+        }
+        let is_sooner = match core.due_at(self.began_at) {
+            Some(due_at) => core.wakes_at.is_none_or(|wakes_at| due_at < wakes_at),
+            // The timer ends.
+            None => true,
+        };
+        if is_sooner {
+            driven.sooner.notify_one();
         }
     }
 
@@ -145,7 +196,21 @@ impl Openings {
 impl Opening {
     /// What happens next; `None` when the agent is over and all was told.
     pub async fn event(&mut self) -> Option<Event> {
-        self.events.recv().await
+        let driven = &self.handle.driven;
+        loop {
+            {
+                let mut core = driven.lock();
+                if let Some(event) = core.events.pop_front() {
+                    return Some(event);
+                }
+                // Few come after the first.
+                core.events.shrink_to_fit();
+                if core.state().is_over() {
+                    return None;
+                }
+            }
+            driven.told.notified().await;
+        }
     }
 
     /// What can be done with it.
@@ -265,17 +330,17 @@ impl Handle {
 
     /// Resolves once [`Self::is_direct`], or the opening is over.
     pub async fn direct(&self) {
-        let mut turns = self.driven.turns.subscribe();
         loop {
+            let mut turned = std::pin::pin!(self.driven.turned.notified());
+            // An event between the look and the wait counts.
+            turned.as_mut().enable();
             {
-                let agent = self.driven.lock();
-                if agent.is_direct() || agent.state().is_over() {
+                let core = self.driven.lock();
+                if core.is_direct() || core.state().is_over() {
                     return;
                 }
             }
-            if turns.changed().await.is_err() {
-                return;
-            }
+            turned.await;
         }
     }
 
@@ -285,11 +350,9 @@ impl Handle {
 
     /// Does something with the agent, and what follows from it.
     fn drive<R>(&self, action: impl FnOnce(&mut Agent, Instant) -> R) -> R {
-        let mut agent = self.driven.lock();
-        let result = action(&mut agent, Instant::now());
-        self.openings.drain(&self.driven, &mut agent);
-        drop(agent);
-        self.driven.changed.notify_one();
+        let mut core = self.driven.lock();
+        let result = action(&mut core, Instant::now());
+        self.openings.drain(&self.driven, &mut core);
         result
     }
 
@@ -328,22 +391,27 @@ impl Drop for Opening {
 }
 
 impl Driven {
-    fn lock(&self) -> MutexGuard<'_, Agent> {
-        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 async fn run_timer(driven: Arc<Driven>, openings: Arc<Openings>) {
     loop {
-        let due = driven.lock().poll_timeout();
-        let Some((at, _)) = due else { return };
+        let due = {
+            let mut core = driven.lock();
+            let due = core.due_at(openings.began_at);
+            core.wakes_at = due;
+            due
+        };
+        let Some(at) = due else { return };
         tokio::select! {
             () = tokio::time::sleep_until(at.into()) => {
-                let mut agent = driven.lock();
-                agent.handle_timeout(Instant::now());
-                openings.drain(&driven, &mut agent);
+                let mut core = driven.lock();
+                core.handle_timeout(Instant::now());
+                openings.drain(&driven, &mut core);
             }
-            () = driven.changed.notified() => {}
+            () = driven.sooner.notified() => {}
         }
     }
 }

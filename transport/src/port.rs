@@ -3,15 +3,18 @@
 //! Every datagram is told apart by its first byte and handed on: STUN and media to the program's
 //! [`Inbound`], QUIC to quinn.
 
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use protocol::address::canonical;
 use protocol::demux::{Class, classify};
 use protocol::opening::Local;
 use quinn::Endpoint;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::bindings::Bindings;
@@ -19,8 +22,8 @@ use crate::bindings::Bindings;
 use crate::identity::Identity;
 use crate::kernel::Sender;
 use crate::paths::{Paths, Peer};
-use crate::quic::{self, QuicSocket};
-pub use crate::quic::{KeepAlive, USUAL_RTT};
+pub use crate::quic::KeepAlive;
+use crate::quic::{self, QuicSocket, USUAL_RTT};
 use crate::relay::{Allocation, RelayAccess};
 use crate::socket::{Message, Socket};
 use crate::tls::{self, Pin, SERVER_NAME};
@@ -61,6 +64,8 @@ pub struct Server<'a> {
     pub alpn: &'static [u8],
     /// Whether QUIC from addresses that are no known peer's is taken.
     pub strangers: bool,
+    /// Whether a thread of its own receives: for many peers.
+    pub own_thread: bool,
 }
 
 /// Datagrams that a port dropped, by reason.
@@ -88,7 +93,22 @@ pub struct Port {
     endpoint: Endpoint,
     dropped: Arc<Dropped>,
     dispatcher: Arc<Dispatcher>,
-    receiver: JoinHandle<()>,
+    receiver: Receiver,
+}
+
+/// What receives on the main socket. Ends when dropped.
+enum Receiver {
+    Task(JoinHandle<()>),
+    Thread { _stop: oneshot::Sender<()> },
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        // A thread ends when its sender goes.
+        if let Self::Task(task) = self {
+            task.abort();
+        }
+    }
 }
 
 impl std::fmt::Debug for Port {
@@ -104,7 +124,14 @@ impl Port {
         server: Option<Server<'_>>,
         inbound: impl FnOnce(&Arc<Ways>, &Arc<Paths>) -> Arc<dyn Inbound>,
     ) -> io::Result<Self> {
-        let socket = Arc::new(Socket::bind(bind)?);
+        let own_thread = server.as_ref().is_some_and(|server| server.own_thread);
+        let runtime = own_thread.then(receiving_runtime).transpose()?;
+        let socket = {
+            // Whoever waits for the socket is woken by the runtime that it is made in.
+            let _entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
+            Socket::bind(bind)?
+        };
+        let socket = Arc::new(if own_thread { socket.gathering() } else { socket });
         let ways = Ways::new(Arc::clone(&socket));
         let bindings = Bindings::new(Arc::clone(&ways));
         let paths = Arc::<Paths>::default();
@@ -112,7 +139,8 @@ impl Port {
         let quic = QuicSocket::new(Arc::clone(&ways), Arc::clone(&paths));
         let strangers = server.as_ref().is_some_and(|server| server.strangers);
         let config = server.map(|server| {
-            quic::server_config(tls::server(server.identity, server.ask_client, server.alpn))
+            let tls = tls::server(server.identity, server.ask_client, server.alpn);
+            quic::server_config(tls, server.strangers.then_some(quic::IDLE_TIMEOUT))
         });
         let endpoint = Endpoint::new_with_abstract_socket(
             quic::endpoint_config(),
@@ -129,7 +157,11 @@ impl Port {
             strangers,
             dropped: Arc::clone(&dropped),
         });
-        let receiver = tokio::spawn(receive(socket, Local::MAIN, Arc::clone(&dispatcher)));
+        let receiving = receive(socket, Local::MAIN, Arc::clone(&dispatcher));
+        let receiver = match runtime {
+            Some(runtime) => on_own_thread(runtime, receiving)?,
+            None => Receiver::Task(tokio::spawn(receiving)),
+        };
         Ok(Self { ways, paths, bindings, endpoint, dropped, dispatcher, receiver })
     }
 
@@ -155,7 +187,9 @@ impl Port {
 
     /// Reads nothing more from the main socket, which stays open: for viewers that misbehave.
     pub fn stop_receiving(&self) {
-        self.receiver.abort();
+        if let Receiver::Task(task) = &self.receiver {
+            task.abort();
+        }
     }
 
     /// Opens one more socket, on any port or on that one, and receives on it as on the main one. It
@@ -226,27 +260,44 @@ impl Port {
         self.paths.allow_server(server);
         let throwaway = identity.is_none().then(Identity::ephemeral);
         let tls = tls::client(Pin::none(), identity.or(throwaway.as_ref()), alpn);
-        let config = quic::client_config(tls, keep_alive);
+        let config = quic::client_config(tls, Some(keep_alive), USUAL_RTT);
         self.endpoint.connect_with(config, server, SERVER_NAME)
     }
 
-    /// Begins a QUIC connection to a peer that has a path, and pins its key.
+    /// Begins a QUIC connection to a peer that has a path, and pins its key. It ends with the path, which
+    /// is for the caller to see to: QUIC itself gives up nothing, not even the handshake. A first packet that
+    /// is not answered is sent again after three times `rtt`.
     pub fn connect_peer(
         &self,
         peer: Peer,
         pin: Arc<Pin>,
         alpn: &[u8],
-        keep_alive: KeepAlive,
+        rtt: Duration,
     ) -> Result<quinn::Connecting, quinn::ConnectError> {
-        let config = quic::client_config(tls::client(pin, None, alpn), keep_alive);
+        let config = quic::client_config(tls::client(pin, None, alpn), None, rtt);
         self.endpoint.connect_with(config, peer.address(), SERVER_NAME)
     }
 }
 
-impl Drop for Port {
-    fn drop(&mut self) {
-        self.receiver.abort();
-    }
+fn receiving_runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_io().build()
+}
+
+/// Receives on a thread that nothing else runs on: no other thread is woken for what it handles itself.
+fn on_own_thread(
+    runtime: tokio::runtime::Runtime,
+    receiving: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<Receiver> {
+    let (stop, stopped) = oneshot::channel::<()>();
+    std::thread::Builder::new().name("receive".into()).spawn(move || {
+        runtime.block_on(async {
+            tokio::select! {
+                () = receiving => {}
+                _ = stopped => {}
+            }
+        });
+    })?;
+    Ok(Receiver::Thread { _stop: stop })
 }
 
 struct Dispatcher {

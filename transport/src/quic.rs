@@ -26,11 +26,11 @@ const MOST_INCOMING: usize = 256;
 const INCOMING_BUFFER: u64 = 64 * 1024;
 const INCOMING_BUFFER_TOTAL: u64 = 4 << 20;
 
-/// Without a word from the peer for this long a connection ends (RFC 7675's consent expiry).
+/// Without a word from a client that nobody introduced for this long its connection ends.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Streams a peer may have open at once.
-const MOST_STREAMS: u32 = 16;
+/// Streams a peer may have open at once: one to watch, and a further request.
+const MOST_STREAMS: u32 = 4;
 
 /// Windows: control messages are small.
 const STREAM_WINDOW: u32 = 128 * 1024;
@@ -178,21 +178,23 @@ pub struct KeepAlive {
     pub interval: Duration,
     /// How long it believes in a server that says nothing.
     pub idle_timeout: Duration,
-    /// The round trip that it expects: a first packet without an answer is sent again after three of it.
-    pub first_rtt: Duration,
 }
 
 /// The round trip that is expected of whoever is not known yet.
-pub const USUAL_RTT: Duration = Duration::from_millis(100);
+pub(crate) const USUAL_RTT: Duration = Duration::from_millis(100);
 
-/// Settings of every connection.
-pub(crate) fn transport_config(keep_alive: Option<KeepAlive>) -> Arc<quinn::TransportConfig> {
+/// Settings of a connection. Between peers that share a path the opening agents' consent decides how
+/// long a silent one lives: QUIC asks nobody, and times nothing out once the handshake is done. A first
+/// packet without an answer is sent again after three times `first_rtt`.
+fn transport_config(
+    idle_timeout: Option<Duration>,
+    keep_alive_interval: Option<Duration>,
+    first_rtt: Duration,
+) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
-    let idle_timeout = keep_alive.map_or(IDLE_TIMEOUT, |keep_alive| keep_alive.idle_timeout);
-    let first_rtt = keep_alive.map_or(USUAL_RTT, |keep_alive| keep_alive.first_rtt);
     config
-        .max_idle_timeout(Some(idle_timeout.try_into().expect("seconds fit")))
-        .keep_alive_interval(keep_alive.map(|keep_alive| keep_alive.interval))
+        .max_idle_timeout(idle_timeout.map(|time| time.try_into().expect("seconds fit")))
+        .keep_alive_interval(keep_alive_interval)
         .initial_mtu(MAX_DATAGRAM as u16)
         .mtu_discovery_config(None)
         .enable_segmentation_offload(false)
@@ -209,26 +211,33 @@ pub(crate) fn transport_config(keep_alive: Option<KeepAlive>) -> Arc<quinn::Tran
 }
 
 /// Settings of a server, around its TLS.
-pub(crate) fn server_config(tls: rustls::ServerConfig) -> quinn::ServerConfig {
+pub(crate) fn server_config(
+    tls: rustls::ServerConfig,
+    idle_timeout: Option<Duration>,
+) -> quinn::ServerConfig {
     let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls)
         .expect("the provider has TLS 1.3's AES-128-GCM");
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
     config
-        .transport_config(transport_config(None))
+        .transport_config(transport_config(idle_timeout, None, USUAL_RTT))
         .max_incoming(MOST_INCOMING)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
     config
 }
 
-/// Settings of a client, around its TLS. It keeps the connection alive.
+/// Settings of a client, around its TLS, how it keeps the connection alive, if it does, and the round trip
+/// that it expects.
 pub(crate) fn client_config(
     tls: rustls::ClientConfig,
-    keep_alive: KeepAlive,
+    keep_alive: Option<KeepAlive>,
+    first_rtt: Duration,
 ) -> quinn::ClientConfig {
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls)
         .expect("the provider has TLS 1.3's AES-128-GCM");
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
-    config.transport_config(transport_config(Some(keep_alive)));
+    let idle_timeout = keep_alive.map(|keep_alive| keep_alive.idle_timeout);
+    let interval = keep_alive.map(|keep_alive| keep_alive.interval);
+    config.transport_config(transport_config(idle_timeout, interval, first_rtt));
     config
 }

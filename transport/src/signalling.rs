@@ -8,16 +8,13 @@ use protocol::signalling::{ALPN, FromRendezvous, REPLACED, ToRendezvous};
 use tokio::task::JoinSet;
 
 use crate::identity::Identity;
-use crate::port::{KeepAlive, Port, USUAL_RTT};
+use crate::port::{KeepAlive, Port};
 use crate::stream::{self, ReadError, Reader};
 
 /// A rendezvous that restarted knows nobody, and cannot say so to connections of its former life: it
 /// is noticed by its silence. Frequent enough for the shortest UDP timeouts of home routers, too.
-const KEEP_ALIVE: KeepAlive = KeepAlive {
-    interval: Duration::from_secs(1),
-    idle_timeout: Duration::from_secs(4),
-    first_rtt: USUAL_RTT,
-};
+const KEEP_ALIVE: KeepAlive =
+    KeepAlive { interval: Duration::from_secs(1), idle_timeout: Duration::from_secs(4) };
 
 /// How long a rendezvous may take to answer: three transmissions of the first packet.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3500);

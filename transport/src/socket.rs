@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use protocol::address::canonical;
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
@@ -44,7 +45,12 @@ pub struct Socket {
     io: Readiness,
     state: UdpSocketState,
     local: SocketAddr,
+    is_gathering: bool,
 }
+
+/// How long datagrams may wait to be taken together where there are many. Waking up for one costs as much
+/// as taking ten; a retransmission that is asked for loses so much of its time at most.
+const GATHERING: Duration = Duration::from_millis(2);
 
 impl Socket {
     /// Binds to `address`; without one, to any port of both IP versions.
@@ -58,7 +64,13 @@ impl Socket {
         let state = UdpSocketState::new((&socket).into())?;
         let local = socket.local_addr()?;
         let io = Readiness::new(socket)?;
-        Ok(Self { io, state, local })
+        Ok(Self { io, state, local, is_gathering: false })
+    }
+
+    /// A socket that a thread of its own receives on, which does nothing else: it sleeps a little while
+    /// datagrams come fast, and takes many at once then.
+    pub(crate) fn gathering(self) -> Self {
+        Self { is_gathering: true, ..self }
     }
 
     /// The address bound to.
@@ -142,6 +154,7 @@ impl Socket {
         mut deliver: impl FnMut(Message<'_>),
     ) -> io::Error {
         let batch = batch.clamp(1, BATCH_SIZE);
+        let mut woken_at = Instant::now();
         loop {
             let received = self
                 .io
@@ -151,7 +164,9 @@ impl Socket {
                             scratch.push(vec![0; RECEIVE_BUFFER]);
                         }
                         let socket = (&*socket).into();
-                        self.receive_batch(socket, &mut scratch[..batch], &mut deliver)
+                        let received =
+                            self.receive_batch(socket, &mut scratch[..batch], &mut deliver)?;
+                        self.gather(received == batch, &mut woken_at)
                     })
                 })
                 .await;
@@ -161,18 +176,32 @@ impl Socket {
                 Err(error) if is_transient(&error) => {}
                 Err(error) => return error,
             }
-            // The stream never ends by itself: let others run between batches.
-            tokio::task::yield_now().await;
+            if !self.is_gathering {
+                // The stream never ends by itself: let others run between batches.
+                tokio::task::yield_now().await;
+            }
         }
     }
 
-    /// Delivers what there is. `WouldBlock` once there is no more.
+    /// `WouldBlock` where all was taken, unless more is gathered first.
+    fn gather(&self, may_be_more: bool, woken_at: &mut Instant) -> io::Result<()> {
+        let since = woken_at.elapsed();
+        let waits = self.is_gathering && !may_be_more && since < GATHERING;
+        if waits {
+            std::thread::sleep(GATHERING - since);
+        }
+        *woken_at = Instant::now();
+        // Asking again where there is nothing costs a call; what comes meanwhile wakes us.
+        if may_be_more || waits { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+    }
+
+    /// Delivers what there is, and says how much it was.
     fn receive_batch(
         &self,
         socket: quinn_udp::UdpSockRef<'_>,
         scratch: &mut [Vec<u8>],
         deliver: &mut impl FnMut(Message<'_>),
-    ) -> io::Result<()> {
+    ) -> io::Result<usize> {
         let batch = scratch.len();
         let mut metas = [RecvMeta::default(); BATCH_SIZE];
         let mut buffers = scratch.iter_mut().map(|buffer| IoSliceMut::new(buffer));
@@ -187,9 +216,7 @@ impl Socket {
                 segment: meta.stride.max(1),
             });
         }
-        // Fewer than would have fitted: asking again costs a call that finds nothing. What came
-        // meanwhile wakes us.
-        if count < batch { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        Ok(count)
     }
 }
 

@@ -81,6 +81,8 @@ pub(crate) fn server(identity: &Identity, ask_client: bool, alpn: &[u8]) -> Serv
     };
     let resolver = AlwaysResolvesServerRawPublicKeys::new(identity.certified_key());
     let mut config = builder.with_cert_resolver(Arc::new(resolver));
+    // Nobody comes back with a ticket: each connection is of a new introduction, or pins a key.
+    config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![alpn.to_vec()];
     config
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use transport::addresses::host_candidates;
 use transport::discovery::{Depth, discover};
-use transport::effort::Word;
+use transport::effort::{Word, Words};
 use transport::port::Port;
 use transport::signalling::{Signalling, SignallingError, resolve};
 
@@ -220,7 +220,7 @@ impl Contact {
 
     /// Passes words between the broadcaster and the effort, for as long as it is polled. Ends where
     /// the broadcaster says that it knows us no more: `true`; or where the connection breaks: `false`.
-    pub(crate) async fn pass_on(&mut self, words: &mpsc::Sender<Word>) -> bool {
+    pub(crate) async fn pass_on(&mut self, words: &Words) -> bool {
         loop {
             tokio::select! {
                 Some((introduction, update)) = self.outgoing.recv() => {
@@ -233,8 +233,8 @@ impl Contact {
                 message = self.signalling.receive() => match message {
                     Ok(FromRendezvous::Update { update, .. }) if update.is_gone => return true,
                     Ok(FromRendezvous::Update { update, .. }) => {
-                        // An error means that the effort is over.
-                        let _ = words.send(Word::Update(update)).await;
+                        // An effort with so much waiting is not short of words.
+                        words.tell(Word::Update(update));
                     }
                     Ok(_) => {}
                     Err(error) => {

@@ -11,7 +11,7 @@ use protocol::opening::{IMPROVEMENT_TIME, Local, Role, State, plan};
 use protocol::signalling::{Introduction, RelayOffer, RelayServer, Update};
 use tokio::sync::mpsc;
 use transport::addresses::host_candidates;
-use transport::effort::Word;
+use transport::effort::Words;
 use transport::mapping::PortMapping;
 use transport::openings::Handle;
 use transport::port::Port;
@@ -54,7 +54,7 @@ pub(crate) struct RelayChoice {
 pub(crate) struct Lifeline {
     pub(crate) port: Arc<Port>,
     pub(crate) handle: Handle,
-    pub(crate) words: mpsc::Sender<Word>,
+    pub(crate) words: Words,
     pub(crate) relay: RelayChoice,
     /// A port that the router maps to ours, once one was asked for. None: never ask.
     pub(crate) mapping: Option<Arc<OnceLock<PortMapping>>>,

@@ -5,11 +5,10 @@ use std::io::Write;
 use protocol::control::{Request, Response, close};
 use quinn::VarInt;
 use service::exit::Failure;
-use transport::stream;
 
 use crate::config::Target;
 use crate::meeting::Viewer;
-use crate::session::refused;
+use crate::session::{ask, refused};
 
 /// Meets the broadcaster, asks, and prints one line for each channel.
 pub(crate) async fn run(target: Target) -> Result<(), Failure> {
@@ -18,10 +17,8 @@ pub(crate) async fn run(target: Target) -> Result<(), Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
     };
-    let (mut send, mut receive) = met.connection.open_bi().await.map_err(|error| broken(&error))?;
     let list = Request::List { secret: target.link.secret.clone() };
-    stream::write(&mut send, &list).await.map_err(|error| broken(&error))?;
-    let response = stream::read(&mut receive).await.map_err(|error| broken(&error))?;
+    let (_send, _receive, response) = ask(&met, &list).await?;
     met.connection.close(VarInt::from_u32(close::DONE), b"");
     match response {
         Response::Catalogue { channels } => {

@@ -22,7 +22,7 @@ use transport::effort::{Effort, Means};
 use transport::mapping::PortMapping;
 use transport::openings::{Opening, Openings};
 use transport::paths::Peer;
-use transport::port::{Arrival, Inbound, KeepAlive, Port, USUAL_RTT};
+use transport::port::{Arrival, Inbound, Port};
 use transport::tls::Pin;
 
 use crate::config::{ByHand, Target};
@@ -30,14 +30,6 @@ use crate::contact::{self, Ask};
 use crate::lifeline::{Lifeline, RelayChoice};
 use crate::renewal::Renewer;
 use crate::stats::State;
-
-/// Feedback goes each second anyway; a broadcaster that says nothing is noticed by the checks of the
-/// path long before.
-const KEEP_ALIVE: KeepAlive = KeepAlive {
-    interval: Duration::from_secs(5),
-    idle_timeout: Duration::from_secs(30),
-    first_rtt: USUAL_RTT,
-};
 
 /// Expected of the path's round trip at least: a machine that lets many in answers later than it is far
 /// away.
@@ -312,10 +304,9 @@ impl Viewer {
         let pin = Pin::to(link.broadcaster);
         // Our first packet is lost where it overtakes the broadcaster's proof that we are here, which on
         // a short path happens often.
-        let keep_alive = KeepAlive { first_rtt: rtt.max(LEAST_RTT), ..KEEP_ALIVE };
         let connecting = self
             .port
-            .connect_peer(peer, Arc::clone(&pin), ALPN, keep_alive)
+            .connect_peer(peer, Arc::clone(&pin), ALPN, rtt.max(LEAST_RTT))
             .map_err(Failure::runtime)?;
         let result = tokio::time::timeout(HANDSHAKE, connecting).await;
         if pin.was_mismatched() {

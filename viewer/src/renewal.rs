@@ -138,8 +138,8 @@ async fn renew(lifeline: Lifeline, link: Arc<Link>, server: SocketAddr, rebinds:
         server: contact.server(),
         updates: contact.updates.clone(),
     };
-    if lifeline.words.send(renewal).await.is_err() {
-        return Renewed::Gone;
+    if !lifeline.words.tell(renewal) {
+        return Renewed::Tried;
     }
     let updates = contact.updates.clone();
     let adding = async {

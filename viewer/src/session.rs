@@ -28,6 +28,9 @@ use crate::outage::{Outage, Step};
 use crate::renewal::Renewed;
 use crate::stats::{State, Stats};
 
+/// How long the broadcaster may take to answer a request: its source may only be starting.
+const ANSWER: Duration = Duration::from_secs(12);
+
 /// From one report to the next: on a clean path, and while packets get lost. Frequent enough that
 /// lost reports do not look like silence.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
@@ -84,18 +87,36 @@ pub(crate) async fn request(
     let broken = |error: &dyn std::fmt::Display| {
         Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
     };
-    let (mut send, mut receive) = met.connection.open_bi().await.map_err(|error| broken(&error))?;
     let watch = Request::Watch {
         channel: channel.clone(),
         secret: link.secret.clone(),
         latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
     };
-    stream::write(&mut send, &watch).await.map_err(|error| broken(&error))?;
-    match stream::read(&mut receive).await.map_err(|error| broken(&error))? {
+    let (send, receive, response) = ask(met, &watch).await?;
+    match response {
         Response::Admitted { admission } => Ok((send, receive, admission)),
         Response::Refused { reason } => Err(refused(reason, channel)),
         Response::Catalogue { .. } => Err(broken(&"it answered what was not asked")),
     }
+}
+
+/// Asks the broadcaster, and waits for its answer.
+pub(crate) async fn ask(
+    met: &Met,
+    request: &Request,
+) -> Result<(SendStream, RecvStream, Response), Failure> {
+    let broken = |error: &dyn std::fmt::Display| {
+        Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
+    };
+    let asking = async {
+        let (mut send, mut receive) =
+            met.connection.open_bi().await.map_err(|error| broken(&error))?;
+        stream::write(&mut send, request).await.map_err(|error| broken(&error))?;
+        let response = stream::read(&mut receive).await.map_err(|error| broken(&error))?;
+        Ok((send, receive, response))
+    };
+    let answer = tokio::time::timeout(ANSWER, asking).await;
+    answer.map_err(|_| broken(&format_args!("no answer within {ANSWER:?}")))?
 }
 
 /// A refusal as the user reads it.

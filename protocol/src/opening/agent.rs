@@ -26,6 +26,10 @@ use crate::stun::{Key, transaction_id};
 /// From one opener with a hop limit to the next: often enough for the shortest bindings.
 const NEAR_OPENER_INTERVAL: Duration = Duration::from_millis(2500);
 
+/// Datagrams that are made at once while a path is open, at most: room for more is given back, since
+/// a broadcaster has thousands of agents.
+const SELDOM_MORE: usize = 4;
+
 /// Opens a path to one peer and keeps it open; the [module](super) says how.
 ///
 /// Drive it with `handle_*`, then drain [`poll_transmit`](Self::poll_transmit) and
@@ -273,7 +277,11 @@ impl Agent {
 
     /// The next datagram to send.
     pub fn poll_transmit(&mut self) -> Option<Transmit> {
-        self.transmits.pop_front()
+        let transmit = self.transmits.pop_front();
+        if transmit.is_none() && self.transmits.capacity() > SELDOM_MORE {
+            self.transmits = VecDeque::new();
+        }
+        transmit
     }
 
     /// The next thing to tell.
@@ -315,6 +323,13 @@ impl Agent {
     /// Whether there is a path that needs no relay, and is not in doubt.
     pub fn is_direct(&self) -> bool {
         self.state == State::Open && !self.wants_scouts()
+    }
+
+    /// Whether the next check of the path may as well come a little later: the peer's words are
+    /// consent, and nothing is amiss.
+    pub fn is_unhurried(&self) -> bool {
+        let is_waiting = self.path.as_ref().is_none_or(Keeping::is_waiting);
+        self.state == State::Open && !self.setup.config.always_checks && !is_waiting
     }
 
     /// Both ends of the path, if there is one.
