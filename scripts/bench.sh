@@ -1,11 +1,13 @@
 #!/bin/bash
-# Measures what sending costs, beside other ways of sending, and what a whole broadcast costs. Prints
-# tables. Arguments go to bench-fanout; with BROADCAST set, what it holds goes to bench-broadcast.
+# Measures what sending costs, beside other ways of sending, what a whole broadcast costs, and how soon
+# viewers that join have a picture. Prints tables. Arguments go to bench-fanout; with BROADCAST set, what
+# it holds goes to bench-broadcast.
 source "$(dirname "$0")/common.sh"
 
 scripts/install.sh build run test
 scripts/bench-peers.sh
-cargo build --locked --release --package broadcaster --package rendezvous --package tests --bins
+cargo build --locked --release --workspace --bins
 cargo run --locked --release --package tests --bin bench-fanout -- "$@"
 read -r -a broadcast <<<"${BROADCAST:-}"
 cargo run --locked --release --package tests --bin bench-broadcast -- "${broadcast[@]}"
+cargo run --locked --release --package tests --bin bench-joining
