@@ -2,7 +2,7 @@
 //! namespaces and runs real programs in them; [`stage`] is the network that most tests play on;
 //! [`renewal`] breaks paths in it, and [`matrix`] sets all kinds of NAT against each other; [`coturn`]
 //! is a relay that is not ours; [`clip`] looks at recordings; [`load`] is thousands of viewers in a
-//! process, and [`bench`] what benches have in common.
+//! process, and [`mod@bench`] what benches have in common.
 
 pub mod bench;
 pub mod clip;
