@@ -165,7 +165,7 @@ impl fmt::Display for Report {
 fn cost(f: &mut fmt::Formatter<'_>, rows: &[CostRow]) -> fmt::Result {
     writeln!(
         f,
-        "\n| viewers | offload | sound | sender | µs per packet | min–max | ÷ bare loop |"
+        "\n| viewers | offload | sound | sender | µs per packet | min–max | ÷ bare loop | min–max | void runs |"
     )?;
     writeln!(
         f,
