@@ -12,6 +12,7 @@ mod crowd;
 mod growth;
 mod latency;
 mod network;
+mod peers;
 mod report;
 mod round;
 
@@ -31,6 +32,8 @@ use report::Report;
 enum Scenario {
     /// What 1,000 viewers cost, against a bare loop: with and without segmentation offload and sound.
     Cost,
+    /// What multiudpsink, srtsink and webrtcsink cost.
+    Peers,
     /// What 10 to 10,000 viewers cost each, in processor time and memory.
     Growth,
     /// Added latency with 100 and 1,000 viewers.
@@ -141,6 +144,9 @@ fn measure(args: &Args) -> Result<Report> {
     }
     if wanted(Scenario::Cost) {
         report.cost = cost::measure(&network, folder.path(), extent, &mut missing);
+    }
+    if wanted(Scenario::Peers) {
+        report.peers = peers::measure(&network, extent, &mut missing);
     }
     if wanted(Scenario::Growth) {
         report.growth = growth::measure(&network, folder.path(), extent, &mut missing);

@@ -19,6 +19,7 @@ pub(crate) struct Report {
     /// What could not be measured, and why.
     pub(crate) missing: Vec<String>,
     pub(crate) cost: Vec<CostRow>,
+    pub(crate) peers: Vec<PeerRow>,
     pub(crate) growth: Vec<GrowthRow>,
     pub(crate) latency: Vec<LatencyRow>,
     pub(crate) storm: Option<Storm>,
@@ -38,6 +39,16 @@ pub(crate) struct CostRow {
     pub(crate) to_bare: Spread,
     /// Further runs, that were void because packets were lost.
     pub(crate) void_runs: u32,
+}
+
+/// What another way of sending costs.
+#[derive(Debug, Serialize)]
+pub(crate) struct PeerRow {
+    pub(crate) peer: &'static str,
+    pub(crate) viewers: u32,
+    pub(crate) offload: bool,
+    /// Microseconds of the sender's processor for one packet delivered to one viewer.
+    pub(crate) cpu_us_per_packet: Spread,
 }
 
 /// What so many viewers cost each.
@@ -94,6 +105,7 @@ impl Report {
             quick,
             missing: Vec::new(),
             cost: Vec::new(),
+            peers: Vec::new(),
             growth: Vec::new(),
             latency: Vec::new(),
             storm: None,
@@ -112,6 +124,9 @@ impl fmt::Display for Report {
         }
         if !self.cost.is_empty() {
             cost(f, &self.cost)?;
+        }
+        if !self.peers.is_empty() {
+            peers(f, &self.peers, &self.cost)?;
         }
         if !self.growth.is_empty() {
             growth(f, &self.growth)?;
@@ -184,6 +199,24 @@ fn cost(f: &mut fmt::Formatter<'_>, rows: &[CostRow]) -> fmt::Result {
             spread(&row.to_bare, 2),
             row.void_runs,
         )?;
+    }
+    Ok(())
+}
+
+/// Peers, and how often one packet of theirs pays for one of ours with the same interface.
+fn peers(f: &mut fmt::Formatter<'_>, rows: &[PeerRow], cost: &[CostRow]) -> fmt::Result {
+    writeln!(f, "\n| peer | viewers | offload | µs per packet | min–max | ÷ broadcaster |")?;
+    writeln!(f, "|------|--------:|---------|--------------:|---------|--------------:|")?;
+    for PeerRow { peer, viewers, offload, cpu_us_per_packet } in rows {
+        let ours = cost
+            .iter()
+            .find(|row| row.sender == "broadcaster" && row.offload == *offload && !row.has_sound);
+        let ratio = ours.map_or("not measured".into(), |ours| {
+            format!("{:.1}", cpu_us_per_packet.median / ours.cpu_us_per_packet.median)
+        });
+        let offload = if *offload { "yes" } else { "no" };
+        let spread = spread(cpu_us_per_packet, 2);
+        writeln!(f, "| {peer} | {viewers} | {offload} | {spread} | {ratio} |")?;
     }
     Ok(())
 }
