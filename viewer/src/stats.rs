@@ -134,7 +134,7 @@ impl Stats {
 
     /// The session is over: its totals are kept.
     pub(crate) fn end_session(&mut self) {
-        self.finished = sum(&self.finished, &self.current);
+        self.finished = [&self.finished, &self.current].into_iter().sum();
         self.current = Totals::default();
     }
 
@@ -145,7 +145,7 @@ impl Stats {
 
     /// The totals over all sessions.
     pub(crate) fn totals(&self) -> Totals {
-        sum(&self.finished, &self.current)
+        [&self.finished, &self.current].into_iter().sum()
     }
 
     /// The next object; the rate is over the time since the one before.
@@ -180,19 +180,6 @@ impl Stats {
             rendition: None,
             reconnects: self.reconnects,
         }
-    }
-}
-
-fn sum(a: &Totals, b: &Totals) -> Totals {
-    Totals {
-        received: a.received + b.received,
-        lost: a.lost + b.lost,
-        recovered_nack: a.recovered_nack + b.recovered_nack,
-        recovered_fec: a.recovered_fec + b.recovered_fec,
-        unrecovered: a.unrecovered + b.unrecovered,
-        duplicates: a.duplicates + b.duplicates,
-        late: a.late + b.late,
-        corrupt: a.corrupt + b.corrupt,
     }
 }
 
