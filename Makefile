@@ -2,10 +2,10 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench nat soak
+.PHONY: help demo test lint bench bench-repair nat soak
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## Install what is missing, build, and stream a clip on this machine (KEEP=1: until Ctrl-C)
 	@KEEP=$(KEEP) scripts/demo.sh
@@ -18,6 +18,9 @@ lint: ## Check format, lints, documentation, dependencies, scripts and dashboard
 
 bench: ## Measure the fan-out beside other ways of sending
 	@scripts/bench.sh
+
+bench-repair: ## Measure repair beside SRT and RIST, over links that lose and delay
+	@scripts/bench-repair.sh $(ARGS)
 
 nat: ## Try which paths open between which NATs, and write the tables of docs/nat.md
 	@scripts/nat.sh $(ARGS)

@@ -9,5 +9,7 @@ scripts/bench-peers.sh
 cargo build --locked --release --workspace --bins
 cargo run --locked --release --package tests --bin bench-fanout -- "$@"
 read -r -a broadcast <<<"${BROADCAST:-}"
-cargo run --locked --release --package tests --bin bench-broadcast -- "${broadcast[@]}"
+cargo run --locked --release --package tests --bin bench-broadcast -- \
+    --save target/bench/broadcast.json "${broadcast[@]}"
+scripts/plot-fanout.py target/bench/broadcast.json docs/images
 cargo run --locked --release --package tests --bin bench-joining

@@ -9,7 +9,8 @@ declare -A packages=(
         gstreamer1.0-tools python3"
     [test]="nftables iproute2 tcpdump util-linux mount ffmpeg curl coturn miniupnpd-nftables
         ethtool"
-    [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev"
+    [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev
+        srt-tools rist-tools"
     [lint]="shellcheck python3 python3-venv"
 )
 # The oldest Rust that the workspace's Cargo.toml allows.

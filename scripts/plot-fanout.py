@@ -1,11 +1,9 @@
 #!/usr/bin/env python3
 """Draws what a fan-out costs against its number of viewers, as SVG for docs/images.
 
-usage: plot-fanout.py MEASUREMENTS.json FOLDER
+usage: plot-fanout.py REPORT.json FOLDER
 
-MEASUREMENTS.json is an array of objects: contender, viewers, cpu_us_per_packet, cpu_us_per_viewer_second,
-rss_kib_per_viewer (or null). Where one contender was measured more than once with as many viewers, the
-median is drawn."""
+REPORT.json is what bench-broadcast saves: of it the scenarios growth and peers."""
 
 import json
 import os
@@ -15,12 +13,12 @@ import sys
 
 # Field, file, title, unit.
 PLOTS = [
-    ("cpu_us_per_viewer_second", "fan-out-cpu.svg", "Sender's CPU for each viewer", "µs a second"),
-    ("rss_kib_per_viewer", "fan-out-memory.svg", "Sender's memory for each viewer", "KiB"),
+    ("cpu_us_per_packet", "fan-out-cpu.svg", "Sender's CPU for a packet to one viewer", "µs"),
+    ("resident_kib_per_viewer", "fan-out-memory.svg", "Sender's memory for each viewer", "KiB"),
 ]
 
 # Mid tones, which stand out from white and from black. In order of first appearance.
-COLOURS = ["#1f9d62", "#8a8f98", "#3f7fc4", "#d9825b", "#c2557f", "#9a6fd0", "#b59a1e"]
+COLOURS = ["#1f9d62", "#8a8f98", "#3f7fc4", "#d9825b", "#c2557f", "#9a6fd0", "#b59a1e", "#5aa9a3"]
 
 # Text and axes in the reader's colours, as in docs/overview.svg.
 STYLE = """<style>
@@ -84,9 +82,27 @@ def adapted(svg):
     return svg.replace("<desc>", STYLE + "<desc>", 1)
 
 
-def main(measurements_path, folder):
-    with open(measurements_path, encoding="utf-8") as file:
-        measurements = json.load(file)
+def measurements_of(report):
+    """One for each contender and number of viewers."""
+    found = []
+    for row in report["growth"]:
+        name = f"punchcast, {row['framerate']} pictures/s"
+        own = {"cpu_us_per_packet": row["cpu_us_per_packet"]["median"]}
+        own["resident_kib_per_viewer"] = row["resident_kib_per_viewer"]["median"]
+        found.append({"contender": name, "viewers": row["viewers"], **own})
+        bare = {"cpu_us_per_packet": row["bare_us_per_packet"]["median"], "resident_kib_per_viewer": None}
+        name = f"bare loop, {row['framerate']} pictures/s"
+        found.append({"contender": name, "viewers": row["viewers"], **bare})
+    for row in report["peers"]:
+        if row["offload"]:
+            cost = {"cpu_us_per_packet": row["cpu_us_per_packet"]["median"], "resident_kib_per_viewer": None}
+            found.append({"contender": row["peer"], "viewers": row["viewers"], **cost})
+    return found
+
+
+def main(report_path, folder):
+    with open(report_path, encoding="utf-8") as file:
+        measurements = measurements_of(json.load(file))
     contenders = list(dict.fromkeys(measured["contender"] for measured in measurements))
     if len(contenders) > len(COLOURS):
         sys.exit(f"plot-fanout: at most {len(COLOURS)} contenders, not {len(contenders)}")

@@ -1,5 +1,6 @@
 //! What the broadcaster counts.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ pub(crate) struct Metrics {
     uplink_budget: Gauge,
     uplink_used: Gauge,
     used_before: Mutex<Option<(std::time::Instant, u64)>>,
+    late_before: AtomicU64,
     lost: IntCounter,
     unrecovered: IntCounter,
     /// Feedback packets that were authentic.
@@ -68,6 +70,10 @@ pub struct ChannelMetrics {
     errors: IntCounterVec,
     /// Packets sent again on request.
     pub retransmitted: IntCounter,
+    /// Repair packets sent.
+    pub repair_packets: IntCounter,
+    /// Bytes of these and of packets sent again.
+    pub repair_bytes: IntCounter,
     /// Bytes of joining bursts.
     pub join_bytes: IntCounter,
     /// Access units dropped before sealing.
@@ -221,8 +227,8 @@ impl ChannelMetrics {
             packets: counter(
                 registry,
                 "punchcast_packets_sent_total",
-                "Media packets handed to the kernel, joining bursts and retransmissions included; \
-                 control traffic not.",
+                "Media packets handed to the kernel, joining bursts, retransmissions and repair \
+                 packets included; control traffic not.",
             ),
             bytes: counter(
                 registry,
@@ -234,6 +240,17 @@ impl ChannelMetrics {
                 registry,
                 "punchcast_packets_retransmitted_total",
                 "Packets sent again because a viewer asked for them.",
+            ),
+            repair_packets: counter(
+                registry,
+                "punchcast_repair_packets_sent_total",
+                "Reed-Solomon repair packets sent to viewers that lack packets, or would have no time \
+                 to ask for them. Packets that are sent again are not among them.",
+            ),
+            repair_bytes: counter(
+                registry,
+                "punchcast_repair_bytes_sent_total",
+                "Bytes of repair packets and of packets sent again.",
             ),
             join_bytes: counter(
                 registry,
@@ -249,7 +266,7 @@ impl ChannelMetrics {
             requests_dropped: counter(
                 registry,
                 "punchcast_repair_requests_dropped_total",
-                "NACKs dropped because too many were waiting.",
+                "Requests for repair dropped because too many were waiting.",
             ),
             keyframes_requested: counter(
                 registry,
@@ -426,6 +443,7 @@ impl Metrics {
                 "Media bytes handed to the kernel, headers included, over the last second.",
             ),
             used_before: Mutex::new(None),
+            late_before: AtomicU64::new(0),
             lost: counter(
                 &registry,
                 "punchcast_viewer_packets_lost_total",
@@ -501,6 +519,15 @@ impl Metrics {
             self.uplink_used.set((bytes - before) as f64 / seconds);
         }
         Bitrate::bits_per_second((self.uplink_used.get() * 8.0) as u64)
+    }
+
+    /// What one viewer needs of the uplink, and whether packets were dropped since this was asked last because
+    /// they had waited too long for it.
+    pub(crate) fn uplink_needs(&self) -> (Bitrate, bool) {
+        let each = self.channel.live_rate.get() * 8.0;
+        let late = self.channel.errors.with_label_values(&["late"]).get();
+        let before = self.late_before.swap(late, Ordering::Relaxed);
+        (Bitrate::bits_per_second(each as u64), late > before)
     }
 
     /// What the uplink carries, if that is known.

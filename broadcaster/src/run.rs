@@ -339,10 +339,10 @@ fn channel_starter(
     Ok(Box::new(move |formats: Arc<[Format]>| {
         let mut rng = rand::rng();
         let key = MasterKey::random(Epoch::FIRST, &mut rng);
+        // Neighbours differ, whatever the first is; the highest bit is repair packets'.
         let first: u32 = rng.random();
-        // Neighbours differ, whatever the first is.
         let ssrcs: Arc<[u32]> =
-            (0..formats.len() as u32).map(|at| first.wrapping_add(at)).collect();
+            (0..formats.len() as u32).map(|at| first.wrapping_add(at) & (u32::MAX >> 1)).collect();
         if let Some(path) = &key_log {
             log_keys(path, &key, &ssrcs).map_err(|error| {
                 Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))

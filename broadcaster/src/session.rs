@@ -31,6 +31,9 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 /// its consent looked at: media must not go on to a viewer that leaves a window closed.
 const SAYING_PATIENCE: Duration = Duration::from_secs(2);
 
+/// No viewer has more latency to spend than this, whatever it says.
+const MOST_LATENCY: Duration = Duration::from_secs(60);
+
 /// Begins to open a path to an introduced viewer. From when this returns, what the viewer tells further
 /// finds its way; the future serves it to its end. `None` for an introduction without credentials.
 pub(crate) fn begin(
@@ -259,7 +262,7 @@ impl Session {
             Ok(Ok(Request::Watch { channel, secret, latency_ms })) => {
                 match self.shared.admit(&channel, secret.as_ref()).await {
                     Ok(admitted) => {
-                        let latency = Duration::from_millis(latency_ms.into());
+                        let latency = Duration::from_millis(latency_ms.into()).min(MOST_LATENCY);
                         self.watch(connection, send, admitted, latency).await;
                         return;
                     }

@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use protocol::units::Bitrate;
-use protocol::uplink::{Budget, Estimator};
+use protocol::uplink::{Budget, Estimator, most_suffer};
 
 use crate::audience::Audience;
 use crate::fanout::FanOut;
@@ -36,9 +36,15 @@ impl Uplink {
     /// Looks at what was sent in the last second, and at how the viewers are. Each second.
     pub(crate) fn observe(&self, metrics: &Metrics, audience: &Audience, fan_out: Option<&FanOut>) {
         let sent = metrics.measure_uplink();
+        let healths = audience.healths();
+        if let Some(fan_out) = fan_out {
+            // Repair cannot help an uplink that is full: it only adds to what is lost.
+            fan_out.set_margins(!most_suffer(&healths));
+        }
         if !self.is_configured() {
             let before = self.estimator().estimate();
-            self.estimator().observe(sent, &audience.healths(), Instant::now());
+            let (least, is_dropping) = metrics.uplink_needs();
+            self.estimator().observe(sent, least, is_dropping, &healths, Instant::now());
             let now = self.estimator().estimate();
             if now != before {
                 match now {

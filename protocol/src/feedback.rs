@@ -2,20 +2,29 @@
 //! as SRTCP ([`crate::srtcp`]).
 //!
 //! A report is a receiver report (RFC 3550, section 6.4.2) with one block for each track, and an APP
-//! packet (section 6.7) named `PNCH` that holds the viewer's running totals as CBOR. A NACK is
-//! generic (RFC 4585, section 6.2.1) and travels alone (RFC 5506), so that nothing delays it.
+//! packet (section 6.7) named `PNCH` that holds the viewer's running totals and its round-trip time as
+//! CBOR. A [`Wish`], for what is missing, is an APP packet named `PNWI`, as a generic NACK (RFC 4585) can
+//! name packets only: not how many a block lacks, nor which request came twice. It travels alone (RFC
+//! 5506), so that nothing delays it.
+
+use std::time::Duration;
 
 use minicbor::{Decode, Encode};
 use rtcp_types::{
-    App, AppBuilder, Compound, Nack, Packet, ReceiverReport, ReportBlock, RtcpPacketWriterExt,
-    TransportFeedback,
+    App, AppBuilder, Compound, Packet, ReceiverReport, ReportBlock, RtcpPacketWriterExt,
 };
 
-/// Name of the APP packet.
-const APP_NAME: &str = "PNCH";
+use crate::seal::PacketIndex;
 
-/// Most packets asked for in one NACK, so that it fits any datagram.
-pub const MOST_NACKED: usize = 200;
+/// Names of the APP packets.
+const REPORT_NAME: &str = "PNCH";
+const WISH_NAME: &str = "PNWI";
+
+/// Most packets asked for by name in one [`Wish`], so that it fits any datagram.
+pub const MOST_NAMED: usize = 128;
+
+/// Most requests in one [`Wish`].
+pub const MOST_ASKS: usize = 20;
 
 /// Most report blocks in one report (five bits count them).
 pub const MOST_BLOCKS: usize = 31;
@@ -64,6 +73,84 @@ pub struct Totals {
     pub corrupt: u64,
 }
 
+/// What a viewer asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
+pub struct Wish {
+    /// Share of packets that it loses, as of late, in 1/256.
+    #[n(0)]
+    pub loss: u8,
+    /// Whether repair packets are of use to it.
+    #[n(1)]
+    pub takes_repair: bool,
+    /// Its requests.
+    #[n(2)]
+    pub asks: Vec<Ask>,
+}
+
+/// One request.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Ask {
+    /// A number that only a repetition of the same request has, too.
+    #[n(0)]
+    pub serial: u32,
+    /// Of which track.
+    #[n(1)]
+    pub ssrc: u32,
+    /// How many further requests fit before the deadline, if this one fails.
+    #[n(2)]
+    pub rounds_left: u8,
+    /// What is wanted.
+    #[n(3)]
+    pub what: What,
+}
+
+/// What one request wants.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum What {
+    /// These packets.
+    #[n(0)]
+    Packets {
+        /// Index of the first.
+        #[n(0)]
+        first: PacketIndex,
+        /// How far behind it the others are.
+        #[n(1)]
+        others: Vec<u16>,
+    },
+    /// So many packets of a block, whichever.
+    #[n(1)]
+    Block {
+        /// Index of its first packet.
+        #[n(0)]
+        base: PacketIndex,
+        /// How many more.
+        #[n(1)]
+        lacks: u8,
+    },
+    /// Whatever was sent behind a packet, and should have arrived.
+    #[n(2)]
+    Behind {
+        /// Its index.
+        #[n(0)]
+        index: PacketIndex,
+        /// The last packet that came when it was sent, not sooner than so many microseconds …
+        #[n(1)]
+        newest: PacketIndex,
+        /// … ago.
+        #[n(2)]
+        silence_us: u32,
+    },
+}
+
+/// What the APP packet of a report holds.
+#[derive(Debug, Encode, Decode)]
+struct Extension {
+    #[n(0)]
+    totals: Totals,
+    #[n(1)]
+    rtt_us: Option<u32>,
+}
+
 /// One feedback message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Feedback {
@@ -73,14 +160,11 @@ pub enum Feedback {
         blocks: Vec<Block>,
         /// Totals, where the APP packet was there.
         totals: Option<Totals>,
+        /// The viewer's round-trip time, where it knows it.
+        rtt: Option<Duration>,
     },
-    /// Packets to send again.
-    Nack {
-        /// Of which track.
-        ssrc: u32,
-        /// Their sequence numbers.
-        sequences: Vec<u16>,
-    },
+    /// Packets to send.
+    Wish(Wish),
 }
 
 /// Bytes that are no feedback.
@@ -89,16 +173,21 @@ pub enum FeedbackError {
     /// Not RTCP.
     #[error("not RTCP: {0}")]
     Rtcp(#[from] rtcp_types::RtcpParseError),
-    /// The totals are not the CBOR that was expected.
-    #[error("malformed totals")]
-    Totals,
+    /// An APP packet of ours is not the CBOR that was expected.
+    #[error("malformed totals or request")]
+    Malformed,
     /// RTCP of kinds that mean nothing here.
-    #[error("neither a receiver report nor a generic NACK")]
+    #[error("neither a receiver report nor a request")]
     Unexpected,
 }
 
 /// A report as bytes. Blocks beyond [`MOST_BLOCKS`] are left out.
-pub fn encode_report(viewer: u32, blocks: &[Block], totals: &Totals) -> Vec<u8> {
+pub fn encode_report(
+    viewer: u32,
+    blocks: &[Block],
+    totals: &Totals,
+    rtt: Option<Duration>,
+) -> Vec<u8> {
     let mut report = ReceiverReport::builder(viewer);
     for block in blocks.iter().take(MOST_BLOCKS) {
         report = report.add_report_block(
@@ -109,18 +198,40 @@ pub fn encode_report(viewer: u32, blocks: &[Block], totals: &Totals) -> Vec<u8> 
                 .interarrival_jitter(block.jitter),
         );
     }
-    let mut cbor = minicbor::to_vec(totals).expect("writing into a vector cannot fail");
-    // APP data comes in whole words; what follows a CBOR item is not read.
-    cbor.resize(cbor.len().next_multiple_of(4), 0);
-    let app: AppBuilder = App::builder(viewer, APP_NAME).data(&cbor);
+    let rtt_us = rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
+    let extension = Extension { totals: *totals, rtt_us };
+    let cbor = to_cbor(&extension);
+    let app: AppBuilder = App::builder(viewer, REPORT_NAME).data(&cbor);
     write(&Compound::builder().add_packet(report).add_packet(app))
 }
 
-/// A NACK as bytes, for at most [`MOST_NACKED`] packets; the others are left out.
-pub fn encode_nack(viewer: u32, ssrc: u32, sequences: impl IntoIterator<Item = u16>) -> Vec<u8> {
-    let sequences = sequences.into_iter().take(MOST_NACKED);
-    let nack = sequences.fold(Nack::builder(), |nack, sequence| nack.add_rtp_sequence(sequence));
-    write(&TransportFeedback::builder_owned(nack).sender_ssrc(viewer).media_ssrc(ssrc))
+/// A wish as bytes. Requests beyond [`MOST_ASKS`], and packets beyond [`MOST_NAMED`], are left out.
+pub fn encode_wish(viewer: u32, wish: &Wish) -> Vec<u8> {
+    let mut wish = wish.clone();
+    wish.trim();
+    let cbor = to_cbor(&wish);
+    write(&App::builder(viewer, WISH_NAME).data(&cbor))
+}
+
+impl Wish {
+    /// Leaves out what exceeds the bounds.
+    fn trim(&mut self) {
+        self.asks.truncate(MOST_ASKS);
+        let mut room = MOST_NAMED;
+        for ask in &mut self.asks {
+            if let What::Packets { others, .. } = &mut ask.what {
+                others.truncate(room.saturating_sub(1));
+                room = room.saturating_sub(1 + others.len());
+            }
+        }
+    }
+}
+
+fn to_cbor(value: &impl Encode<()>) -> Vec<u8> {
+    let mut cbor = minicbor::to_vec(value).expect("writing into a vector cannot fail");
+    // APP data comes in whole words; what follows a CBOR item is not read.
+    cbor.resize(cbor.len().next_multiple_of(4), 0);
+    cbor
 }
 
 fn write(packet: &impl RtcpPacketWriterExt) -> Vec<u8> {
@@ -133,27 +244,34 @@ fn write(packet: &impl RtcpPacketWriterExt) -> Vec<u8> {
 /// Reads a feedback datagram. Unknown RTCP packets in it are skipped.
 pub fn parse(bytes: &[u8]) -> Result<Feedback, FeedbackError> {
     let mut report = None;
-    let mut totals = None;
+    let mut extension = None;
     for packet in Compound::parse(bytes)? {
         match packet? {
             Packet::Rr(rr) => report = Some(rr.report_blocks().map(block).collect()),
-            Packet::App(app) if app.name() == *b"PNCH" => {
-                let parsed = minicbor::decode(app.data()).map_err(|_| FeedbackError::Totals)?;
-                totals = Some(parsed);
+            Packet::App(app) if app.name() == *REPORT_NAME.as_bytes() => {
+                extension = Some(from_cbor::<Extension>(app.data())?);
             }
-            Packet::TransportFeedback(feedback) => {
-                if let Ok(nack) = feedback.parse_fci::<Nack<'_>>() {
-                    let sequences = nack.entries().take(MOST_NACKED).collect();
-                    return Ok(Feedback::Nack { ssrc: feedback.media_ssrc(), sequences });
-                }
+            Packet::App(app) if app.name() == *WISH_NAME.as_bytes() => {
+                let mut wish: Wish = from_cbor(app.data())?;
+                wish.trim();
+                return Ok(Feedback::Wish(wish));
             }
             _ => {}
         }
     }
+    let rtt_us = extension.as_ref().and_then(|extension| extension.rtt_us);
     match report {
-        Some(blocks) => Ok(Feedback::Report { blocks, totals }),
+        Some(blocks) => Ok(Feedback::Report {
+            blocks,
+            totals: extension.map(|extension| extension.totals),
+            rtt: rtt_us.map(|rtt_us| Duration::from_micros(rtt_us.into())),
+        }),
         None => Err(FeedbackError::Unexpected),
     }
+}
+
+fn from_cbor<'a, T: Decode<'a, ()>>(bytes: &'a [u8]) -> Result<T, FeedbackError> {
+    minicbor::decode(bytes).map_err(|_| FeedbackError::Malformed)
 }
 
 fn block(block: ReportBlock<'_>) -> Block {
@@ -168,8 +286,6 @@ fn block(block: ReportBlock<'_>) -> Block {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -181,23 +297,37 @@ mod tests {
             Block { ssrc: 2, ..Block::default() },
         ];
         let totals = Totals { received: 1 << 40, lost: 3, unrecovered: 1, ..Totals::default() };
-        let bytes = encode_report(9, &blocks, &totals);
-        let expected = Feedback::Report { blocks: blocks.to_vec(), totals: Some(totals) };
-        assert_eq!(parse(&bytes), Ok(expected));
+        for rtt in [None, Some(Duration::from_micros(40_001))] {
+            let bytes = encode_report(9, &blocks, &totals, rtt);
+            let expected = Feedback::Report { blocks: blocks.to_vec(), totals: Some(totals), rtt };
+            assert_eq!(parse(&bytes), Ok(expected));
+        }
+    }
+
+    fn ask() -> impl Strategy<Value = Ask> {
+        let index = 0..1u64 << 48;
+        let others = proptest::collection::vec(any::<u16>(), 0..200);
+        let what = prop_oneof![
+            (index.clone(), others).prop_map(|(first, others)| What::Packets { first, others }),
+            (index.clone(), any::<u8>()).prop_map(|(base, lacks)| What::Block { base, lacks }),
+            (index.clone(), index, any::<u32>()).prop_map(|(index, newest, silence_us)| {
+                What::Behind { index, newest, silence_us }
+            }),
+        ];
+        (any::<u32>(), any::<u32>(), any::<u8>(), what)
+            .prop_map(|(serial, ssrc, rounds_left, what)| Ask { serial, ssrc, rounds_left, what })
     }
 
     proptest! {
         #[test]
-        fn nacks_round_trip(ssrc: u32, sequences in proptest::collection::btree_set(any::<u16>(), 1..MOST_NACKED)) {
-            let bytes = encode_nack(9, ssrc, sequences.iter().copied());
+        fn wishes_round_trip(
+            loss: u8, takes_repair: bool, asks in proptest::collection::vec(ask(), 0..40),
+        ) {
+            let mut wish = Wish { loss, takes_repair, asks };
+            let bytes = encode_wish(9, &wish);
             prop_assert!(bytes.len() <= 1100, "{}", bytes.len());
-            match parse(&bytes) {
-                Ok(Feedback::Nack { ssrc: parsed, sequences: list }) => {
-                    prop_assert_eq!(parsed, ssrc);
-                    prop_assert_eq!(list.into_iter().collect::<BTreeSet<_>>(), sequences);
-                }
-                other => prop_assert!(false, "{:?}", other),
-            }
+            wish.trim();
+            prop_assert_eq!(parse(&bytes), Ok(Feedback::Wish(wish)));
         }
 
         #[test]
@@ -207,7 +337,7 @@ mod tests {
 
         #[test]
         fn altered_reports_parse_or_fail(at in 0usize..100, with: u8, cut in 0usize..100) {
-            let mut bytes = encode_report(9, &[Block::default(); 2], &Totals::default());
+            let mut bytes = encode_report(9, &[Block::default(); 2], &Totals::default(), None);
             let length = bytes.len();
             bytes[at % length] = with;
             let _ = parse(&bytes[..cut % length]);

@@ -48,9 +48,10 @@
 //!
 //! A [`channel::Channel`] keeps sealed bursts since the last keyframe. A new viewer is sent that
 //! history, paced, until it has caught up, and is then one of those that every new burst goes to: it
-//! sees a picture at once, and the encoder makes no keyframe for it. What a viewer misses
-//! ([`reception`]) it asks for by NACK while an answer can still be in time, and the same sealed bytes
-//! are sent again out of the same history. [`timeline`] says when each packet, old or live, belongs
+//! sees a picture at once, and the encoder makes no keyframe for it. What a viewer's [`receiver`] misses
+//! ([`reception`]) it asks for while an answer can still be in time, and the same sealed bytes are sent
+//! again out of the same history, with Reed-Solomon packets beside them where little time is left
+//! ([`repair`]). [`timeline`] says when each packet, old or live, belongs
 //! on the viewer's clock; [`rtp`] and [`media`] are the formats in between, and [`units`] rates as
 //! people write them.
 
@@ -68,7 +69,9 @@ pub mod message;
 pub mod offer;
 pub mod opening;
 mod pacing;
+pub mod receiver;
 pub mod reception;
+pub mod repair;
 pub mod rtp;
 pub mod schedule;
 pub mod seal;

@@ -73,6 +73,10 @@ impl<A: Clone> Schedule<A> {
 
     /// The uplink is of this rate from now on.
     pub fn set_rate(&mut self, rate: Option<Bitrate>) {
+        if self.rate != rate {
+            // What is owed was reckoned with another rate.
+            self.pacer = Pacer::default();
+        }
         self.rate = rate;
     }
 

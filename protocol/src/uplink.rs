@@ -1,8 +1,8 @@
 //! What the uplink carries: how many viewers are let in, and, where nobody said what it carries, what
 //! their reports tell about it.
 //!
-//! Loss or a growing round trip that **most viewers see at once** is the sender's own uplink: their own
-//! access links have nothing in common. What arrived meanwhile is then about what the uplink carries.
+//! Loss with a growing round trip that **most viewers see at once** is the sender's own uplink: their own
+//! access links have nothing in common, and where several are bad no queue grows. What arrived meanwhile is then about what the uplink carries.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,11 @@ const LEAST_VIEWERS: usize = 3;
 /// Loss from which on a viewer suffers: below it, radio links lose as much.
 const LOSS: f64 = 0.02;
 
-/// Growth of the round trip over its least from which on a viewer suffers: a queue is filling.
+/// Growth of the round trip over its least that must come with it: an uplink that is full has a queue, a
+/// link that is bad has none.
+const QUEUE: Duration = Duration::from_millis(10);
+
+/// Growth of the round trip over its least from which on a viewer suffers anyhow.
 const DELAY: Duration = Duration::from_millis(150);
 
 /// Observations in a row that make a conclusion.
@@ -79,8 +83,15 @@ pub struct Health {
 
 impl Health {
     fn suffers(&self) -> bool {
-        self.fraction_lost >= LOSS || self.rtt >= self.least_rtt + DELAY
+        let grown = self.rtt.saturating_sub(self.least_rtt);
+        (self.fraction_lost >= LOSS && grown >= QUEUE) || grown >= DELAY
     }
+}
+
+/// Whether so many viewers suffer at once that what they have in common must be the cause.
+pub fn most_suffer(viewers: &[Health]) -> bool {
+    let suffering = viewers.iter().filter(|viewer| viewer.suffers()).count();
+    viewers.len() >= LEAST_VIEWERS && suffering as f64 >= MOST_SUFFER * viewers.len() as f64
 }
 
 /// Finds out what the uplink carries, from what viewers report.
@@ -98,12 +109,21 @@ impl Estimator {
     }
 
     /// Takes an observation, about one a second: what was sent since the last one, headers included, and
-    /// how the viewers are.
-    pub fn observe(&mut self, sent: Bitrate, viewers: &[Health], now: Instant) {
-        let suffering = viewers.iter().filter(|viewer| viewer.suffers()).count();
-        let most = viewers.len() >= LEAST_VIEWERS
-            && suffering as f64 >= MOST_SUFFER * viewers.len() as f64;
-        if !most {
+    /// how the viewers are. The estimate never falls below `least`, what one viewer needs. `is_dropping` says
+    /// whether the sender itself left packets out: then viewers tell of that, and not of the uplink.
+    pub fn observe(
+        &mut self,
+        sent: Bitrate,
+        least: Bitrate,
+        is_dropping: bool,
+        viewers: &[Health],
+        now: Instant,
+    ) {
+        if is_dropping {
+            self.suffering = 0;
+            return;
+        }
+        if !most_suffer(viewers) {
             self.suffering = 0;
             self.probe(sent, now);
             return;
@@ -115,7 +135,7 @@ impl Estimator {
         let mut losses: Vec<f64> = viewers.iter().map(|viewer| viewer.fraction_lost).collect();
         losses.sort_by(f64::total_cmp);
         let arrived = sent.as_bits_per_second() as f64 * (1.0 - losses[losses.len() / 2]);
-        let arrived = Bitrate::bits_per_second(arrived as u64);
+        let arrived = Bitrate::bits_per_second(arrived as u64).max(least);
         // What goes out while the estimate already holds it back says nothing higher.
         self.estimate = Some(self.estimate.map_or(arrived, |estimate| estimate.min(arrived)));
         self.congested_at = Some(now);
@@ -130,7 +150,7 @@ impl Estimator {
         }
         let more = estimate.as_bits_per_second() as f64 * PROBE;
         // An uplink that carries much more than is asked of it is no limit any more.
-        let unused = more > 2.0 * sent.as_bits_per_second() as f64;
+        let unused = more >= 2.0 * sent.as_bits_per_second() as f64;
         self.estimate = (!unused).then_some(Bitrate::bits_per_second(more as u64));
         self.congested_at = self.estimate.map(|_| now);
     }
@@ -163,10 +183,10 @@ mod tests {
     fn loss_of_most_viewers_at_once_is_the_uplink() {
         let mut estimator = Estimator::default();
         let now = Instant::now();
-        let viewers = vec![health(0.2, 25), health(0.22, 25), health(0.18, 25), health(0.0, 25)];
-        estimator.observe(mbit(25.0), &viewers, now);
+        let viewers = vec![health(0.2, 35), health(0.22, 40), health(0.18, 35), health(0.0, 25)];
+        estimator.observe(mbit(25.0), mbit(4.0), false, &viewers, now);
         assert_eq!(estimator.estimate(), None, "once may be chance");
-        estimator.observe(mbit(25.0), &viewers, now + Duration::from_secs(1));
+        estimator.observe(mbit(25.0), mbit(4.0), false, &viewers, now + Duration::from_secs(1));
         assert_eq!(estimator.estimate(), Some(mbit(20.0)));
     }
 
@@ -176,7 +196,13 @@ mod tests {
         let now = Instant::now();
         for second in 0..2 {
             let viewers = vec![health(0.0, 400); 3];
-            estimator.observe(mbit(10.0), &viewers, now + Duration::from_secs(second));
+            estimator.observe(
+                mbit(10.0),
+                mbit(4.0),
+                false,
+                &viewers,
+                now + Duration::from_secs(second),
+            );
         }
         assert_eq!(estimator.estimate(), Some(mbit(10.0)));
     }
@@ -187,10 +213,61 @@ mod tests {
         let now = Instant::now();
         let some = vec![health(0.5, 900), health(0.0, 25), health(0.01, 30), health(0.0, 25)];
         let few = vec![health(0.5, 900), health(0.5, 900)];
+        // Many bad links, and no queue.
+        estimator.observe(mbit(10.0), mbit(4.0), false, &[health(0.3, 22); 9], now);
+        estimator.observe(mbit(10.0), mbit(4.0), false, &[health(0.3, 22); 9], now);
+        assert_eq!(estimator.estimate(), None);
         for second in 0..20 {
             let at = now + Duration::from_secs(second);
-            estimator.observe(mbit(10.0), if second % 2 == 0 { &some } else { &few }, at);
+            estimator.observe(
+                mbit(10.0),
+                mbit(4.0),
+                false,
+                if second % 2 == 0 { &some } else { &few },
+                at,
+            );
         }
+        assert_eq!(estimator.estimate(), None);
+    }
+
+    #[test]
+    fn what_the_sender_leaves_out_itself_says_nothing() {
+        let mut estimator = Estimator::default();
+        let now = Instant::now();
+        let viewers = [health(0.5, 35); 10];
+        for second in 0..2 {
+            estimator.observe(
+                mbit(40.0),
+                mbit(4.0),
+                false,
+                &viewers,
+                now + Duration::from_secs(second),
+            );
+        }
+        assert_eq!(estimator.estimate(), Some(mbit(20.0)));
+        for second in 2..60 {
+            estimator.observe(
+                mbit(19.0),
+                mbit(4.0),
+                true,
+                &viewers,
+                now + Duration::from_secs(second),
+            );
+        }
+        assert_eq!(estimator.estimate(), Some(mbit(20.0)));
+        // Nothing arrives at all: still what one viewer needs, so that one can try.
+        for second in 60..62 {
+            let gone = [health(1.0, 35); 10];
+            estimator.observe(
+                mbit(19.0),
+                mbit(4.0),
+                false,
+                &gone,
+                now + Duration::from_secs(second),
+            );
+        }
+        assert_eq!(estimator.estimate(), Some(mbit(4.0)));
+        estimator.observe(mbit(0.0), mbit(4.0), false, &[], now + Duration::from_secs(100));
         assert_eq!(estimator.estimate(), None);
     }
 
@@ -199,14 +276,14 @@ mod tests {
         let mut estimator = Estimator::default();
         let mut now = Instant::now();
         for _ in 0..2 {
-            estimator.observe(mbit(10.0), &[health(0.1, 25); 3], now);
+            estimator.observe(mbit(10.0), mbit(2.0), false, &[health(0.1, 35); 3], now);
         }
         assert_eq!(estimator.estimate(), Some(mbit(9.0)));
         let mut last = mbit(9.0);
         for _ in 0..1000 {
             now += Duration::from_secs(1);
             // Fewer viewers now, all well.
-            estimator.observe(mbit(6.0), &[health(0.0, 25); 3], now);
+            estimator.observe(mbit(6.0), mbit(2.0), false, &[health(0.0, 25); 3], now);
             let Some(estimate) = estimator.estimate() else { return };
             assert!(estimate >= last && estimate <= last.max(mbit(12.1)));
             last = estimate;

@@ -6,8 +6,10 @@
 //!
 //! A bundle is the sealed packets one behind the other, the lengths of all but the last (two bytes
 //! each, big endian), and four bytes that stand where a single packet has its MKI: [`BUNDLE_MARK`], the
-//! number of packets, and two zeros. Lengths and mark are not authenticated; each packet is. So whoever
-//! alters them loses packets, as whoever drops datagrams does, and gains nothing.
+//! number of packets, flags, and a zero. The one flag, [`SENT_AGAIN`], says that the packets were sent before,
+//! so that the viewer can tell what was lost from what was late; a single packet is a bundle then, too. Lengths
+//! and mark are not authenticated; each packet is. So whoever alters them loses packets, or is told wrong
+//! of loss, as whoever drops datagrams is, and gains nothing.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -23,13 +25,17 @@ pub const BUNDLE_MARK: u8 = WIRE_VERSION | 0x80;
 /// Most packets in one bundle.
 pub const MOST_BUNDLED: usize = 16;
 
+/// The flag of packets that were sent before.
+pub const SENT_AGAIN: u8 = 1;
+
 const MARK: usize = 4;
 const LENGTH: usize = 2;
 
-/// Bytes that bundling adds to so many packets.
-const fn overhead(packets: usize) -> usize {
+/// Bytes that bundling adds to so many packets: to a single one only where it is sent again.
+const fn overhead(packets: usize, sent_again: bool) -> usize {
     match packets {
-        0 | 1 => 0,
+        0 => 0,
+        1 if !sent_again => 0,
         more => LENGTH * (more - 1) + MARK,
     }
 }
@@ -104,17 +110,37 @@ impl Volley {
     /// several parts, or something is bundled.
     pub fn new(parts: &[Part], most: usize) -> Self {
         let packets: Vec<&[u8]> = parts.iter().flat_map(Part::slices).collect();
-        let groups = group(&packets);
+        let only = if let [only] = parts { Some(only.bytes()) } else { None };
+        Self::lay_out(&packets, only, most)
+    }
+
+    /// Lays out packets that are sent again, and need not follow each other.
+    pub fn again(packets: &[Bytes], most: usize) -> Self {
+        let packets: Vec<&[u8]> = packets.iter().map(|packet| &packet[..]).collect();
+        Self::lay_out_as(&packets, None, most, true)
+    }
+
+    /// Lays out packets that need not follow each other, as they are.
+    pub fn of_packets(packets: &[Bytes], most: usize) -> Self {
+        let only = if let [only] = packets { Some(only.clone()) } else { None };
+        let packets: Vec<&[u8]> = packets.iter().map(|packet| &packet[..]).collect();
+        Self::lay_out(&packets, only, most)
+    }
+
+    /// `whole` are the packets where they lie in one piece already.
+    fn lay_out(packets: &[&[u8]], whole: Option<Bytes>, most: usize) -> Self {
+        Self::lay_out_as(packets, whole, most, false)
+    }
+
+    fn lay_out_as(packets: &[&[u8]], whole: Option<Bytes>, most: usize, sent_again: bool) -> Self {
+        let groups = group(packets, sent_again);
         let lengths = groups.iter().map(|group| {
             let bytes: usize = packets[group.clone()].iter().map(|packet| packet.len()).sum();
-            (bytes + overhead(group.len()), group.len())
+            (bytes + overhead(group.len(), sent_again), group.len())
         });
         let runs = runs(lengths, most);
-        let bytes = match parts {
-            [only] if groups.len() == packets.len() => only.bytes(),
-            _ => copy(&packets, &groups),
-        };
-        Self { bytes, runs }
+        let whole = whole.filter(|_| groups.len() == packets.len() && !sent_again);
+        Self { bytes: whole.unwrap_or_else(|| copy(packets, &groups, sent_again)), runs }
     }
 
     /// All datagrams, one behind the other.
@@ -134,13 +160,15 @@ impl Volley {
 }
 
 /// Which packets share a datagram.
-fn group(packets: &[&[u8]]) -> Vec<Range<usize>> {
+fn group(packets: &[&[u8]], sent_again: bool) -> Vec<Range<usize>> {
+    let overhead = |packets: usize| overhead(packets, sent_again);
+    let most = MAX_SOURCE_PACKET + overhead(1);
     let longest = packets.iter().map(|packet| packet.len()).max().unwrap_or(0);
     let full = packets.iter().filter(|packet| packet.len() == longest).count();
     let all: usize = packets.iter().map(|packet| packet.len()).sum();
-    let fits_one = all + overhead(packets.len()) <= MAX_SOURCE_PACKET;
+    let fits_one = all + overhead(packets.len()) <= most;
     // A datagram longer than those before it would need a message of its own.
-    let room = if full > 1 && !fits_one { longest } else { MAX_SOURCE_PACKET };
+    let room = if full > 1 && !fits_one { longest + overhead(1) } else { most };
     let mut groups: Vec<Range<usize>> = Vec::with_capacity(packets.len());
     let mut used = 0;
     for (at, packet) in packets.iter().enumerate() {
@@ -184,21 +212,22 @@ fn runs(datagrams: impl Iterator<Item = (usize, usize)>, most: usize) -> Vec<Run
     runs
 }
 
-fn copy(packets: &[&[u8]], groups: &[Range<usize>]) -> Bytes {
+fn copy(packets: &[&[u8]], groups: &[Range<usize>], sent_again: bool) -> Bytes {
     let bytes: usize = packets.iter().map(|packet| packet.len()).sum();
-    let added: usize = groups.iter().map(|group| overhead(group.len())).sum();
+    let added: usize = groups.iter().map(|group| overhead(group.len(), sent_again)).sum();
     let mut buffer = Vec::with_capacity(bytes + added);
     for group in groups {
         let packets = &packets[group.clone()];
         packets.iter().for_each(|packet| buffer.extend_from_slice(packet));
         if let [others @ .., _] = packets
-            && !others.is_empty()
+            && (sent_again || !others.is_empty())
         {
             for packet in others {
                 // No sealed packet is longer than a datagram.
                 buffer.extend_from_slice(&(packet.len() as u16).to_be_bytes());
             }
-            buffer.extend_from_slice(&[BUNDLE_MARK, packets.len() as u8, 0, 0]);
+            let flags = if sent_again { SENT_AGAIN } else { 0 };
+            buffer.extend_from_slice(&[BUNDLE_MARK, packets.len() as u8, flags, 0]);
         }
     }
     buffer.into()
@@ -207,19 +236,19 @@ fn copy(packets: &[&[u8]], groups: &[Range<usize>]) -> Bytes {
 /// The sealed packets of a datagram: one, or those of a bundle. What is no well-formed bundle comes back
 /// whole, for the opener to refuse.
 pub fn packets(datagram: &mut [u8]) -> Packets<'_> {
-    let lengths = bundle(datagram);
-    let count = lengths.map_or(1, |(count, _)| count);
-    let end = datagram.len() - overhead(count);
+    let (trailer, sent_again) = bundle(datagram).unwrap_or((0, false));
+    let end = datagram.len() - trailer;
     let (packets, trailer) = datagram.split_at_mut(end);
-    Packets { left: Some(packets), lengths: &*trailer }
+    Packets { left: Some(packets), lengths: &*trailer, sent_again }
 }
 
-/// Number of packets, and bytes of all but the last, of a well-formed bundle.
-fn bundle(datagram: &[u8]) -> Option<(usize, usize)> {
+/// Bytes behind the packets of a well-formed bundle, and whether they were sent before.
+fn bundle(datagram: &[u8]) -> Option<(usize, bool)> {
     let (rest, mark) = datagram.split_last_chunk::<MARK>()?;
-    let &[BUNDLE_MARK, count, 0, 0] = mark else { return None };
-    let count = usize::from(count);
-    if !(2..=MOST_BUNDLED).contains(&count) {
+    let &[BUNDLE_MARK, count, flags @ (0 | SENT_AGAIN), 0] = mark else { return None };
+    let (count, sent_again) = (usize::from(count), flags == SENT_AGAIN);
+    let least = if sent_again { 1 } else { 2 };
+    if !(least..=MOST_BUNDLED).contains(&count) {
         return None;
     }
     let lengths = rest.len().checked_sub(LENGTH * (count - 1))?;
@@ -229,7 +258,7 @@ fn bundle(datagram: &[u8]) -> Option<(usize, usize)> {
         (length > 0).then_some(length)
     });
     let others: usize = sum.sum::<Option<usize>>()?;
-    (others < packets.len()).then_some((count, others))
+    (others < packets.len()).then_some((overhead(count, sent_again), sent_again))
 }
 
 /// Iterator over [`packets`].
@@ -238,6 +267,14 @@ pub struct Packets<'a> {
     left: Option<&'a mut [u8]>,
     /// Lengths to come, and the mark behind them.
     lengths: &'a [u8],
+    sent_again: bool,
+}
+
+impl Packets<'_> {
+    /// Whether the datagram says that its packets were sent before.
+    pub fn are_sent_again(&self) -> bool {
+        self.sent_again
+    }
 }
 
 impl<'a> Iterator for Packets<'a> {
@@ -349,16 +386,44 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_one_packet_or_a_bundle(mut bytes in prop::collection::vec(any::<u8>(), 0..80), mark: bool, count in 0..20u8) {
+        fn any_bytes_are_one_packet_or_a_bundle(mut bytes in prop::collection::vec(any::<u8>(), 0..80), mark: bool, count in 0..20u8, flags in 0..3u8) {
             if mark {
-                bytes.extend_from_slice(&[BUNDLE_MARK, count, 0, 0]);
+                bytes.extend_from_slice(&[BUNDLE_MARK, count, flags, 0]);
             }
             let length = bytes.len();
-            let parts: Vec<usize> = packets(&mut bytes).map(|packet| packet.len()).collect();
+            let packets = packets(&mut bytes);
+            let sent_again = packets.are_sent_again();
+            let parts: Vec<usize> = packets.map(|packet| packet.len()).collect();
             prop_assert!(!parts.is_empty() && parts.len() <= MOST_BUNDLED);
-            prop_assert_eq!(parts.iter().sum::<usize>() + overhead(parts.len()), length);
+            prop_assert_eq!(parts.iter().sum::<usize>() + overhead(parts.len(), sent_again), length);
             prop_assert!(parts.len() == 1 || parts.iter().all(|part| *part > 0));
         }
+    }
+
+    #[test]
+    fn what_is_sent_again_says_so() {
+        let full = MAX_RTP_PACKET;
+        let parts = seal(&[vec![full, full, 100], vec![150]]);
+        let sealed = originals(&parts);
+        let all: Vec<Bytes> = sealed.iter().cloned().map(Bytes::from).collect();
+        for packets in [&all[..], &all[..1], &all[2..]] {
+            let volley = Volley::again(packets, 56);
+            let mut found = Vec::new();
+            for run in volley.runs() {
+                for datagram in
+                    volley.bytes()[run.segments.range.clone()].chunks(run.segments.segment)
+                {
+                    assert!(datagram.len() <= MAX_SOURCE_PACKET + MARK);
+                    let mut datagram = datagram.to_vec();
+                    let packets = super::packets(&mut datagram);
+                    assert!(packets.are_sent_again());
+                    found.extend(packets.map(|packet| packet.to_vec()));
+                }
+            }
+            assert_eq!(found, packets);
+        }
+        let mut first = sealed[0].clone();
+        assert!(!packets(&mut first).are_sent_again());
     }
 
     #[test]

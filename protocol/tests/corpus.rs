@@ -11,7 +11,7 @@ use punchcast_protocol::address::Policy;
 use punchcast_protocol::behaviour::Behaviour;
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::control::{Admission, ChannelEntry, Notice, Request, Response, Track};
-use punchcast_protocol::feedback::{Block, Totals, encode_nack, encode_report};
+use punchcast_protocol::feedback::{Ask, Block, Totals, What, Wish, encode_report, encode_wish};
 use punchcast_protocol::link::{BroadcasterId, Link, Secret, Target};
 use punchcast_protocol::media::{Format, Kind};
 use punchcast_protocol::message::{LENGTH_PREFIX, encode};
@@ -63,6 +63,11 @@ fn feedback() {
 #[test]
 fn link() {
     replay("link");
+}
+
+#[test]
+fn receiver() {
+    replay("receiver");
 }
 
 #[test]
@@ -210,9 +215,20 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         target: Target::File("films/a b.mkv".to_owned()),
         secret: secret(),
     };
-    let mut sealed = encode_report(7, &[], &Totals::default());
+    let mut sealed = encode_report(7, &[], &Totals::default(), None);
     let feedback_key = FeedbackKey::from_parts([7; 16], [8; 12]);
     Sealer::new(&feedback_key, 7).seal(&mut sealed).expect("seals");
+    let rtt = Some(Duration::from_millis(40));
+    let ask = |serial, what| Ask { serial, ssrc: 1, rounds_left: 2, what };
+    let wish = Wish {
+        loss: 26,
+        takes_repair: true,
+        asks: vec![
+            ask(7, What::Packets { first: 70_000, others: vec![1, 35, 65_535] }),
+            ask(8, What::Block { base: 70_100, lacks: 3 }),
+            ask(9, What::Behind { index: 70_120, newest: 70_119, silence_us: 5_000 }),
+        ],
+    };
     let block = Block { ssrc: 1, fraction_lost: 3, ..Block::default() };
     let mut rtp = vec![0x91, 0xe0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0xbe, 0xde, 0, 1];
     rtp.extend([0x10, 9, 0, 0, 1, 2, 3, 4]);
@@ -223,9 +239,9 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("demux", "stun", request),
         ("demux", "rtp", rtp.clone()),
         ("rtp", "extension", rtp),
-        ("feedback", "report", encode_report(9, &[block; 2], &Totals::default())),
+        ("feedback", "report", encode_report(9, &[block; 2], &Totals::default(), rtt)),
         ("srtcp", "sealed", sealed),
-        ("feedback", "nack", encode_nack(9, 1, [5, 6, 40, 65_535, 0])),
+        ("feedback", "wish", encode_wish(9, &wish)),
         (
             "control",
             "watch",

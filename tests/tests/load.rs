@@ -84,13 +84,22 @@ fn viewers_that_misbehave_cost_the_others_nothing() -> Result<()> {
     for one in &bad {
         one.wait_for(20 * SECOND, |now| now.watching == 1);
     }
-    let [lossy, _stalled, flooding, stopped] = &bad[..] else { unreachable!("four were started") };
+    let [lossy, stalled, flooding, stopped] = &bad[..] else { unreachable!("four were started") };
     stopped.0.kill(Signal::SIGSTOP)?;
     let before = good.now();
     let began = Instant::now();
     let good_then = good.wait_for(30 * SECOND, |_| began.elapsed() >= 10 * SECOND);
     let flooded = flooding.now();
     assert_eq!((flooded.broken, flooded.ended), (0, 0), "{flooded:?}");
+    // All four did what they were there for: 10,000 words a second of which 250 are opened, nothing read, not
+    // a word for longer than media goes on.
+    let unopened = stage.metric("punchcast_feedback_packets_dropped_total")?;
+    assert!(unopened > 50_000.0, "{unopened} words of the flood were dropped unread");
+    let read = stalled.now().packets;
+    assert!(eventually(3 * SECOND, || stage
+        .metric("punchcast_viewers_paused")
+        .is_ok_and(|n| n >= 1.0)));
+    assert_eq!(stalled.now().packets, read, "it reads nothing");
     // Half of what comes is lost, and half of what repairs it.
     let lossy = lossy.stop()?;
     assert!(lossy.counts.lost * 5 > lossy.counts.packets, "{lossy:?}");
@@ -147,7 +156,8 @@ fn an_uplink_is_filled_and_never_overrun() -> Result<()> {
     let flags = ["--viewers", "6", "--addresses", NETWORK, "--join-rate", "0.5"];
     let load = Load::start(&crowd, "crowd", &broadcast.link, &flags)?;
     let all = load.wait_for(30 * SECOND, |now| now.watching + now.failed == 6);
-    assert!((3..=5).contains(&all.watching), "{all:?}");
+    // Four streams of 4 Mbit/s and their repair fit; the rate is measured, and may leave room for a fifth.
+    assert!((4..=5).contains(&all.watching), "{all:?}");
 
     let refused = stage.watch(0, &broadcast.link, &["--output", "null", "--for", "5s"])?;
     let status = refused.process.wait(10 * SECOND)?;

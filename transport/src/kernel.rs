@@ -9,7 +9,7 @@
 
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use protocol::address::canonical;
@@ -22,9 +22,13 @@ const _: () = assert!(MAX_SEGMENTS <= 64 && MAX_SEGMENTS * MAX_SOURCE_PACKET < 6
 /// Messages in one system call.
 pub const BATCH: usize = sys::BATCH;
 
-/// How long a full send buffer is waited for, in one call, before what remains is dropped: a live
-/// stream gains nothing from packets that wait longer.
-const LONGEST_WAIT: Duration = Duration::from_millis(20);
+/// How long a full send buffer is waited for before what remains of a slice is dropped: a live stream gains
+/// nothing from packets that wait longer.
+pub const LONGEST_WAIT: Duration = Duration::from_millis(20);
+
+/// Messages in a row that the kernel refuses to segment, and takes in pieces, before it is not asked any
+/// more.
+const MOST_REFUSALS: u32 = 16;
 
 /// What became of one fan-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,19 +114,23 @@ pub struct Sender {
     socket: UdpSocket,
     is_v6: bool,
     offload: AtomicBool,
+    /// Messages in a row that the kernel did not segment, and took in pieces.
+    refusals: AtomicU32,
 }
 
 impl Sender {
     /// A sender on a socket (which may be non-blocking, and shared with a receiver).
     pub fn new(socket: UdpSocket) -> std::io::Result<Self> {
         let is_v6 = socket.local_addr()?.is_ipv6();
-        Ok(Self { socket, is_v6, offload: AtomicBool::new(cfg!(target_os = "linux")) })
+        let offload = AtomicBool::new(cfg!(target_os = "linux"));
+        Ok(Self { socket, is_v6, offload, refusals: AtomicU32::new(0) })
     }
 
     /// Another sender on the same socket, for another thread.
     pub fn try_clone(&self) -> std::io::Result<Self> {
         let offload = AtomicBool::new(self.offload());
-        Ok(Self { socket: self.socket.try_clone()?, is_v6: self.is_v6, offload })
+        let refusals = AtomicU32::new(0);
+        Ok(Self { socket: self.socket.try_clone()?, is_v6: self.is_v6, offload, refusals })
     }
 
     /// Whether the kernel segments for us. Turns false by itself where it cannot.
@@ -144,38 +152,40 @@ impl Sender {
     /// destination. At most [`MAX_SEGMENTS`] segments. Never blocks for long, never fails as a whole:
     /// what one destination does to its message costs the others nothing.
     pub fn send(&self, bytes: &[u8], segment: usize, destinations: &[Destination]) -> Sent {
+        self.send_until(Instant::now() + LONGEST_WAIT, bytes, segment, destinations)
+    }
+
+    /// As [`Self::send`], where a full send buffer is waited for until then.
+    pub fn send_until(
+        &self,
+        deadline: Instant,
+        bytes: &[u8],
+        segment: usize,
+        destinations: &[Destination],
+    ) -> Sent {
         debug_assert!(segment > 0 && bytes.len().div_ceil(segment) <= MAX_SEGMENTS);
         let mut sent = Sent::default();
-        let deadline = Instant::now() + LONGEST_WAIT;
-        if self.offload() || bytes.len() <= segment {
-            let done = self.send_messages(bytes, segment, destinations, deadline, &mut sent);
-            if let Err(remaining) = done {
-                // This kernel or interface cannot segment: from now on one datagram a message.
-                self.disable_offload();
-                for datagram in bytes.chunks(segment) {
-                    let _ = self.send_messages(datagram, segment, remaining, deadline, &mut sent);
-                }
-            }
-        } else {
-            for datagram in bytes.chunks(segment) {
-                let _ = self.send_messages(datagram, segment, destinations, deadline, &mut sent);
-            }
-        }
+        self.send_messages(bytes, segment, destinations, deadline, &mut sent);
         sent
     }
 
-    /// One message to each destination. `Err` gives back the destinations that were not served
-    /// because the message as such cannot be sent with offload.
-    fn send_messages<'a>(
+    /// One message to each destination, or one for each datagram where the kernel does not segment.
+    fn send_messages(
         &self,
         bytes: &[u8],
         segment: usize,
-        mut destinations: &'a [Destination],
+        mut destinations: &[Destination],
         deadline: Instant,
         sent: &mut Sent,
-    ) -> Result<(), &'a [Destination]> {
+    ) {
         let datagrams = bytes.len().div_ceil(segment) as u64;
         while let Some((first, others)) = destinations.split_first() {
+            if datagrams > 1 && !self.offload() {
+                for datagram in bytes.chunks(segment) {
+                    self.send_messages(datagram, segment, destinations, deadline, sent);
+                }
+                return;
+            }
             let run = destinations.iter().take(sys::BATCH);
             let run = run.take_while(|destination| destination.leaves_as(first)).count();
             let socket = first.via.as_deref().unwrap_or(&self.socket);
@@ -184,6 +194,9 @@ impl Sender {
                     sent.datagrams += datagrams * messages as u64;
                     sent.bytes += (bytes.len() * messages) as u64;
                     destinations = &destinations[messages..];
+                    if datagrams > 1 {
+                        self.refusals.store(0, Ordering::Relaxed);
+                    }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -193,11 +206,12 @@ impl Sender {
                         destinations = others;
                     } else if !sys::wait_writable(socket, deadline) {
                         sent.blocked += datagrams * destinations.len() as u64;
-                        return Ok(());
+                        return;
                     }
                 }
                 Err(error) if datagrams > 1 && sys::cannot_segment(&error) => {
-                    return Err(destinations);
+                    self.send_apart(bytes, segment, first, deadline, sent);
+                    destinations = others;
                 }
                 Err(error) => {
                     tracing::trace!(%error, "a destination could not be sent to");
@@ -206,7 +220,30 @@ impl Sender {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Sends to a destination for which the kernel refused to segment. That may be its route's fault, or
+    /// its own; where nobody's message is segmented, it is the kernel's or the interface's.
+    fn send_apart(
+        &self,
+        bytes: &[u8],
+        segment: usize,
+        destination: &Destination,
+        deadline: Instant,
+        sent: &mut Sent,
+    ) {
+        let before = sent.datagrams;
+        for datagram in bytes.chunks(segment) {
+            let only = std::slice::from_ref(destination);
+            self.send_messages(datagram, segment, only, deadline, sent);
+        }
+        let is_reachable = sent.datagrams > before;
+        if is_reachable && self.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_REFUSALS {
+            tracing::info!(
+                "this system does not segment UDP messages; sending each datagram alone"
+            );
+            self.disable_offload();
+        }
     }
 }
 
@@ -456,6 +493,44 @@ mod tests {
     }
 
     #[test]
+    fn a_full_buffer_is_waited_for_and_then_counted() {
+        // A socket pair of its own would block; UDP to loopback never does. So one whose queue is full: a
+        // send buffer of the least size, towards a destination whose messages are larger than it.
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        socket.set_nonblocking(true).expect("non-blocking");
+        let socket2 = socket2::SockRef::from(&socket);
+        socket2.set_send_buffer_size(1).expect("the kernel makes it its least");
+        let sender = Sender::new(socket).expect("bound");
+        let (_receiver, address) = receiver();
+        let destinations = vec![sender.destination(address); 64];
+        let bytes = vec![7; 40 * 1150];
+        let began = Instant::now();
+        let sent = sender.send(&bytes, 1150, &destinations);
+        assert!(began.elapsed() < LONGEST_WAIT * 20, "never blocks for long");
+        assert_eq!(sent.datagrams + sent.blocked + sent.failed, 64 * 40);
+    }
+
+    #[test]
+    fn a_destination_where_nobody_listens_costs_the_others_nothing() {
+        let sender = Sender::new(UdpSocket::bind("127.0.0.1:0").expect("bind")).expect("bound");
+        let (good, address) = receiver();
+        // Bound and gone: its datagrams come back as ICMP errors, which the next call may see.
+        let closed = receiver().1;
+        let destinations = [sender.destination(closed), sender.destination(address)];
+        for _ in 0..20 {
+            sender.send(&[7; 300], 100, &destinations);
+        }
+        assert!(sender.offload());
+        let mut came = 0;
+        good.set_read_timeout(Some(Duration::from_millis(200))).expect("a timeout");
+        while good.recv(&mut [0; 200]).is_ok() {
+            came += 1;
+        }
+        // An error that is pending takes the place of one message.
+        assert!(came >= 30, "{came} of 60");
+    }
+
+    #[test]
     fn one_bad_destination_costs_the_others_nothing() {
         let sender = Sender::new(UdpSocket::bind("127.0.0.1:0").expect("bind")).expect("bound");
         let (good, address) = receiver();
@@ -464,6 +539,7 @@ mod tests {
         let destinations = [bad.clone(), sender.destination(address), bad];
         let sent = sender.send(&[7; 300], 100, &destinations);
         assert_eq!((sent.datagrams, sent.failed), (3, 6));
+        assert!(sender.offload(), "it says nothing about the others");
         let mut buffer = [0; 200];
         for _ in 0..3 {
             assert_eq!(good.recv(&mut buffer).expect("a datagram"), 100);

@@ -1,7 +1,9 @@
 //! What a viewer tells its broadcaster of reception: sealed, and sent on whatever path there is.
 
+use std::time::Duration;
+
 use protocol::control::Admission;
-use protocol::feedback::{Block, Totals, encode_nack, encode_report};
+use protocol::feedback::{Block, Totals, Wish, encode_report, encode_wish};
 use protocol::srtcp::Sealer;
 use transport::openings::Handle;
 
@@ -20,14 +22,15 @@ impl Feedback {
         Self { viewer, sealer: Sealer::new(&admission.feedback_key, viewer), path }
     }
 
-    /// Says how reception goes.
-    pub fn report(&mut self, blocks: &[Block], totals: &Totals) {
-        self.send(encode_report(self.viewer, blocks, totals));
+    /// Says how reception goes, and how long a round trip takes.
+    pub fn report(&mut self, blocks: &[Block], totals: &Totals, rtt: Duration) {
+        self.send(encode_report(self.viewer, blocks, totals, Some(rtt)));
     }
 
-    /// Asks for packets again: at most [`MOST_NACKED`](protocol::feedback::MOST_NACKED).
-    pub fn nack(&mut self, ssrc: u32, sequences: impl IntoIterator<Item = u16>) {
-        self.send(encode_nack(self.viewer, ssrc, sequences));
+    /// Asks for what is missing.
+    pub fn wish(&mut self, wish: &Wish) {
+        tracing::trace!(?wish, "asking");
+        self.send(encode_wish(self.viewer, wish));
     }
 
     /// Seals and sends a packet that was encoded before.

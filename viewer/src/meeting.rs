@@ -12,7 +12,6 @@ use protocol::control::ALPN;
 use protocol::link::Link;
 use protocol::offer::Answer;
 use protocol::opening::{Config, Credentials, Event, Local, Path, Role, Setup};
-use protocol::volley;
 use quinn::Connection;
 use service::exit::{Code, Failure};
 use tokio::sync::mpsc;
@@ -72,10 +71,8 @@ struct Queue(mpsc::Sender<Datagram>);
 
 impl Media for Queue {
     fn take(&self, from: SocketAddr, datagram: &mut [u8]) {
-        for packet in volley::packets(datagram) {
-            // What does not fit is lost as if the network had lost it, and asked for again.
-            let _ = self.0.try_send((from, packet.to_vec()));
-        }
+        // What does not fit is lost as if the network had lost it, and asked for again.
+        let _ = self.0.try_send((from, datagram.to_vec()));
     }
 }
 

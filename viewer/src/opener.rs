@@ -180,9 +180,13 @@ impl Opener {
 
     /// Reports out of turn.
     pub fn report(&mut self) {
-        if let Some(report) = self.receiver.report() {
+        if let Some(report) = self.receiver.report(self.rtt()) {
             self.say(report);
         }
+    }
+
+    fn rtt(&self) -> Duration {
+        self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt())
     }
 
     fn say(&mut self, message: Vec<u8>) {
@@ -243,7 +247,7 @@ impl Opener {
                 },
                 () = self.receiver.changed.notified() => {}
                 () = feedback_is_due => {
-                    let rtt = self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt());
+                    let rtt = self.rtt();
                     self.receiver.feedback(rtt).into_iter().for_each(|message| self.say(message));
                 }
                 () = tokio::time::sleep_until(self.upgrade_at.into()), if is_relayed => {

@@ -7,12 +7,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use protocol::candidate::CandidateKind;
 use protocol::control::{Admission, Notice, Refusal, Request, Response};
-use protocol::feedback::{MOST_NACKED, Totals};
 use protocol::link::{Link, Target};
 use protocol::opening::{self, Event, Path};
-use protocol::reception::{Reception, Verdict};
-use protocol::rtp::Header;
-use protocol::seal::{Opener, PacketIndex};
+use protocol::receiver::{Arrived, Receiver, Track, WISH_INTERVAL};
+use protocol::reception::Verdict;
+use protocol::seal::PacketIndex;
 use protocol::timeline::{Timeline, TrackClock};
 use quinn::{RecvStream, SendStream};
 use service::exit::{Code, Failure};
@@ -60,13 +59,12 @@ pub(crate) struct Session {
     _requests: SendStream,
     paths: Arc<Paths>,
     feedback: Feedback,
-    live_from: Vec<PacketIndex>,
     holds: Vec<Hold>,
-    opener: Opener,
-    receptions: Vec<Reception>,
+    receiver: Receiver,
     timeline: Timeline,
-    corrupt: u64,
     report_at: Instant,
+    /// When the broadcaster was last asked for something.
+    wished_at: Option<Instant>,
     outage: Outage,
     /// When a relayed viewer looks for a direct path again, and the time to the next look.
     upgrade_at: Instant,
@@ -176,18 +174,13 @@ impl Session {
             Duration::from_micros(admission.send_lag_us),
             local_now,
         );
-        let mut opener =
-            Opener::new(admission.tracks.iter().map(|track| (track.ssrc, track.first_index)));
-        for key in &admission.keys {
-            opener.add_key(key);
-        }
-        let mut receptions = Vec::new();
+        let mut tracks = Vec::new();
         for (at, track) in admission.tracks.iter().enumerate() {
             let place = timeline.place(at, track.rtp_timestamp).unwrap_or(local_now);
-            let (first, played) = place_track(placed, at, track, place);
-            let rate = track.format.clock_rate;
-            receptions.push(Reception::new(track.ssrc, rate, first, played, latency, now));
+            let expected_from = place_track(placed, at, track, place);
+            tracks.push(Track { expected_from, ..Track::from(track) });
         }
+        let receiver = Receiver::new(&tracks, &admission.keys, latency, now);
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
         Self {
             met,
@@ -195,13 +188,11 @@ impl Session {
             notices: Reader::new(notices),
             _requests: send,
             feedback,
-            live_from: admission.tracks.iter().map(|track| track.live_index).collect(),
             holds: admission.tracks.iter().map(|track| Hold::new(track.live_index)).collect(),
-            opener,
-            receptions,
+            receiver,
             timeline,
-            corrupt: 0,
             report_at: now,
+            wished_at: None,
             outage: Outage::new(now),
             upgrade_at: now + FIRST_UPGRADE,
             upgrade_interval: FIRST_UPGRADE,
@@ -221,55 +212,52 @@ impl Session {
             return;
         }
         let now = Instant::now();
-        let (track, index, length) = match self.opener.open(&mut datagram) {
-            Ok(opened) => opened,
-            Err(error) => {
-                tracing::trace!(%error, "packet not opened");
-                self.corrupt += 1;
+        let is_on_path = self.paths.path(self.met.opening.peer()) == Some(from);
+        let local_now = player.running_time();
+        let bytes = datagram.len() as u64;
+        let Self { receiver, outage, timeline, holds, .. } = self;
+        let result = receiver.take(&mut datagram, now, &mut |arrived| {
+            let Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp } =
+                arrived;
+            stats.first_packet_at.get_or_insert(now);
+            if is_on_path && let Some(outage) = outage.heard(hole, now) {
+                tracing::info!(after_ms = outage.as_millis() as u64, "picture resumes");
+                stats.reconnects += 1;
+                stats.enter(State::Playing);
+            }
+            if verdict != Verdict::Fresh {
                 return;
             }
-        };
+            if is_newest && is_live {
+                timeline.observe(track, timestamp, local_now);
+            }
+            if let Some(hold) = holds.get_mut(track) {
+                hold.add(Packet { index, timestamp, bytes: rtp.to_vec() });
+            }
+        });
+        if let Err(error) = result {
+            tracing::trace!(%error, "packet not opened");
+            return;
+        }
+        stats.bytes += bytes;
         // What comes from a former address says nothing about ours reaching the broadcaster: its router
         // may have moved it, and drop what we send to where it was.
-        let is_on_path = self.paths.path(self.met.opening.peer()) == Some(from);
         if is_on_path {
             self.met.opening.authenticated();
         }
-        stats.bytes += datagram.len() as u64;
-        stats.first_packet_at.get_or_insert(now);
-        datagram.truncate(length);
-        let Ok(Header { timestamp, .. }) = Header::parse(&datagram) else { return };
-        let Some(reception) = self.receptions.get_mut(track) else { return };
-        let before = reception.next_index();
-        let verdict = reception.receive(index, now);
-        let missing = index.saturating_sub(before);
-        if is_on_path && let Some(outage) = self.outage.heard(missing, now) {
-            tracing::info!(after_ms = outage.as_millis() as u64, "picture resumes");
-            stats.reconnects += 1;
-            stats.enter(State::Playing);
+        for track in 0..self.holds.len() {
+            self.release(track, player, placed);
         }
-        if verdict != Verdict::Fresh {
-            return;
-        }
-        let local_now = player.running_time();
-        if index >= self.live_from[track] {
-            reception.time(timestamp, now);
-            if index >= before {
-                self.timeline.observe(track, timestamp, local_now);
-            }
-        }
-        self.holds[track].add(Packet { index, timestamp, bytes: datagram });
-        self.release(track, player, placed);
     }
 
     /// Hands on what need not wait.
     fn release(&mut self, track: usize, player: &Player, placed: &mut [Placed]) {
-        let (Some(hold), Some(reception), Some(place)) =
-            (self.holds.get_mut(track), self.receptions.get(track), placed.get_mut(track))
+        let (Some(hold), Some(hoped_for), Some(place)) =
+            (self.holds.get_mut(track), self.receiver.hoped_for(track), placed.get_mut(track))
         else {
             return;
         };
-        while let Some(mut packet) = hold.next(reception.hoped_for()) {
+        while let Some(mut packet) = hold.next(hoped_for) {
             let Packet { index, timestamp, .. } = packet;
             let Some(arrival) = self.timeline.place(track, timestamp) else { return };
             place.continuity.write(&mut packet.bytes, index, timestamp, arrival);
@@ -280,38 +268,38 @@ impl Session {
 
     /// When [`Self::tick`] has something to do.
     pub(crate) fn wakes_at(&self) -> Instant {
-        let nacks = self.receptions.iter().filter_map(Reception::poll_timeout);
+        let wish = self.receiver.poll_timeout();
+        let wish = wish.map(|at| self.may_wish_at().map_or(at, |may| at.max(may)));
         let renewal = self.met.renewer.is_waiting().then(|| Instant::now() + RENEWAL_LOOK);
         let upgrade = self.is_relayed().then_some(self.upgrade_at);
         let due = [self.report_at, self.outage.due_at()].into_iter().chain(renewal).chain(upgrade);
-        nacks.chain(due).min().unwrap_or(self.report_at)
+        due.chain(wish).min().unwrap_or(self.report_at)
+    }
+
+    /// Wishes keep some distance, so that they are not lost together.
+    fn may_wish_at(&self) -> Option<Instant> {
+        self.wished_at.map(|at| at + WISH_INTERVAL)
     }
 
     /// Asks for what is missing, reports, and checks the path where media stalls.
     pub(crate) fn tick(&mut self, player: &Player, placed: &mut [Placed], stats: &mut Stats) {
         let now = Instant::now();
         let rtt = self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt());
-        let mut is_missing = false;
-        for reception in &mut self.receptions {
-            let missing = reception.poll_nack(rtt, now);
-            for part in missing.chunks(MOST_NACKED) {
-                let sequences = part.iter().map(|index| *index as u16);
-                self.feedback.nack(reception.ssrc(), sequences);
-                is_missing = true;
-            }
+        if self.may_wish_at().is_none_or(|at| at <= now)
+            && let Some(wish) = self.receiver.poll_wish(rtt, now)
+        {
+            self.wished_at = Some(now);
+            self.feedback.wish(&wish);
+            self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
         }
         // What was waited for may have been given up.
         for track in 0..self.holds.len() {
             self.release(track, player, placed);
         }
-        if is_missing {
-            self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
-        }
         if now >= self.report_at {
             self.report_at = now + REPORT_INTERVAL;
-            let blocks: Vec<_> = self.receptions.iter_mut().map(Reception::report).collect();
-            let totals = self.totals();
-            self.feedback.report(&blocks, &totals);
+            let blocks = self.receiver.report();
+            self.feedback.report(&blocks, &self.receiver.totals(), rtt);
         }
         self.mend(rtt, stats, now);
         self.update(stats);
@@ -359,9 +347,9 @@ impl Session {
 
     /// Brings the stats up to date.
     pub(crate) fn update(&self, stats: &mut Stats) {
-        stats.current = self.totals();
+        stats.current = self.receiver.totals();
         stats.rtt = Some(self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt()));
-        stats.jitter = self.receptions.first().map(Reception::jitter);
+        stats.jitter = self.receiver.jitter();
         self.show_path(stats);
     }
 
@@ -421,43 +409,38 @@ impl Session {
     pub(crate) fn notice(&mut self, notice: Notice) -> Result<bool, Failure> {
         match notice {
             Notice::Key { key } => {
-                self.opener.add_key(&key);
+                self.receiver.add_key(&key);
                 Ok(true)
             }
             Notice::Ended => Ok(false),
             Notice::Removed => Err(refused(Refusal::Removed, "")),
         }
     }
-
-    fn totals(&self) -> Totals {
-        Totals { corrupt: self.corrupt, ..self.receptions.iter().map(Reception::totals).sum() }
-    }
 }
 
-/// Finds or makes a track's place; returns the first index to expect, and up to which index all was
-/// had before.
+/// Finds or makes a track's place; returns the first index to expect.
 fn place_track(
     placed: &mut Vec<Placed>,
     at: usize,
     track: &protocol::control::Track,
     place: Duration,
-) -> (PacketIndex, PacketIndex) {
+) -> PacketIndex {
     match placed.get_mut(at) {
         // The same stream as before: what was played is not played again.
         Some(known) if known.ssrc == track.ssrc && known.next_index <= track.live_index => {
-            (known.next_index.max(track.first_index), known.next_index)
+            known.next_index.max(track.first_index)
         }
         Some(known) => {
             known.ssrc = track.ssrc;
             known.next_index = track.first_index;
             known.continuity.splice(track.first_index, track.rtp_timestamp, place);
-            (track.first_index, 0)
+            track.first_index
         }
         None => {
             let mut continuity = Continuity::new(at as u32 + 1, track.format.clock_rate);
             continuity.splice(track.first_index, track.rtp_timestamp, place);
             placed.push(Placed { ssrc: track.ssrc, next_index: track.first_index, continuity });
-            (track.first_index, 0)
+            track.first_index
         }
     }
 }

@@ -19,7 +19,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use protocol::burst::PlainBurst;
-use protocol::channel::{Channel, TrackPosition, ViewerId};
+use protocol::channel::{Channel, Condition, TrackPosition, ViewerId};
+use protocol::feedback::Wish;
 use protocol::media::Kind;
 use protocol::uplink::Budget;
 use tokio::sync::oneshot;
@@ -43,7 +44,9 @@ enum Command {
     Join { viewer: ViewerId, to: Target, latency: Duration, reply: oneshot::Sender<Joined> },
     Move { viewer: ViewerId, to: Target },
     Leave { viewer: ViewerId },
-    Request { viewer: ViewerId, ssrc: u32, sequences: Vec<u16> },
+    Wish { viewer: ViewerId, wish: Wish },
+    Condition { viewer: ViewerId, condition: Condition },
+    Margins(bool),
 }
 
 /// Where a viewer's packets go: its proved address, and the socket that they leave by where that is not
@@ -178,14 +181,34 @@ impl FanOut {
         self.tell(Command::Leave { viewer });
     }
 
-    /// Packets that a viewer asks for again.
-    pub fn request(&self, viewer: ViewerId, ssrc: u32, sequences: Vec<u16>) {
-        if self.waiting.requests.load(Ordering::Relaxed) >= MOST_REQUESTS_WAITING {
-            self.metrics.requests_dropped.inc();
-            return;
+    /// What a viewer asks for.
+    pub fn wish(&self, viewer: ViewerId, wish: Wish) {
+        if self.may_request() {
+            self.tell(Command::Wish { viewer, wish });
         }
-        self.waiting.requests.fetch_add(1, Ordering::Relaxed);
-        self.tell(Command::Request { viewer, ssrc, sequences });
+    }
+
+    /// Counts a request that is about to wait, unless too many do.
+    fn may_request(&self) -> bool {
+        let may = self.waiting.requests.load(Ordering::Relaxed) < MOST_REQUESTS_WAITING;
+        if may {
+            self.waiting.requests.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.metrics.requests_dropped.inc();
+        }
+        may
+    }
+
+    /// How a viewer is that loses packets, or has stopped to.
+    pub fn condition(&self, viewer: ViewerId, condition: Condition) {
+        if self.may_request() {
+            self.tell(Command::Condition { viewer, condition });
+        }
+    }
+
+    /// Whether more than what is missing may be sent, in case that gets lost, too.
+    pub fn set_margins(&self, allowed: bool) {
+        self.tell(Command::Margins(allowed));
     }
 
     fn tell(&self, command: Command) {

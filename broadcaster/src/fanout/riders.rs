@@ -12,8 +12,10 @@ use protocol::seal::SealedBurst;
 /// Longest wait: a picture comes within it at 25 frames a second.
 const LONGEST: Duration = Duration::from_millis(42);
 
-/// Share of a viewer's latency that the wait may take.
+/// Share of a viewer's latency that the wait may take, but for so much: one viewer in a hurry must not cost
+/// all others their riders.
 const SHARE: u32 = 4;
+const LEAST: Duration = Duration::from_millis(20);
 
 /// Without a picture for so long, none is waited for.
 const PICTURES_STOPPED: Duration = Duration::from_millis(200);
@@ -46,7 +48,7 @@ impl Default for Riders {
 impl Riders {
     /// The least latency of all viewers is this now.
     pub(super) fn allow(&mut self, latency: Option<Duration>) {
-        self.patience = latency.map_or(LONGEST, |latency| (latency / SHARE).min(LONGEST));
+        self.patience = latency.map_or(LONGEST, |latency| (latency / SHARE).clamp(LEAST, LONGEST));
     }
 
     /// A picture leaves.
@@ -78,5 +80,44 @@ impl Riders {
     pub(super) fn leave(&mut self) -> Vec<Rider> {
         self.leave_at = None;
         std::mem::take(&mut self.waiting)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::burst::PlainBurst;
+    use protocol::seal::{Epoch, MasterKey, Sealer};
+
+    use super::*;
+
+    fn rider() -> Rider {
+        let key = MasterKey::from_parts(Epoch::FIRST, [1; 16], [2; 12]);
+        let mut burst = PlainBurst::default();
+        burst.push([&[0x80; 40][..]]).expect("fits");
+        let burst = Sealer::new(&key, &[1]).seal(0, false, Instant::now(), burst).expect("seals");
+        Rider { position: 7, burst: Arc::new(burst) }
+    }
+
+    #[test]
+    fn sound_waits_for_pictures_while_they_come_and_no_longer_than_viewers_allow() {
+        let now = Instant::now();
+        let mut riders = Riders::default();
+        assert!(riders.take(rider(), now).is_err(), "no picture so far");
+        riders.picture(now);
+        assert!(riders.take(rider(), now).is_ok());
+        assert_eq!(riders.leave_at(), Some(now + LONGEST));
+        riders.allow(Some(Duration::ZERO));
+        assert!(riders.take(rider(), now).is_ok());
+        assert_eq!(riders.leave_at(), Some(now + LONGEST), "as the first was promised");
+        assert_eq!(riders.leave().len(), 2);
+        assert!(riders.is_empty() && riders.leave_at().is_none());
+        assert!(riders.take(rider(), now).is_ok());
+        assert_eq!(riders.leave_at(), Some(now + LEAST), "whatever a viewer says");
+        for _ in 1..MOST {
+            assert!(riders.take(rider(), now).is_ok());
+        }
+        assert!(riders.take(rider(), now).is_err(), "no more may wait");
+        riders.leave();
+        assert!(riders.take(rider(), now + PICTURES_STOPPED).is_err(), "pictures have stopped");
     }
 }

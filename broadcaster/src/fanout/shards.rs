@@ -6,9 +6,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use protocol::schedule::Slice;
-use transport::kernel::{self, BATCH, Sent};
+use transport::kernel::{self, BATCH, LONGEST_WAIT, Sent};
 
 use super::live::Listing;
 use crate::metrics::ChannelMetrics;
@@ -112,8 +113,9 @@ fn run(slices: &Receiver<Slice<Listing>>, sender: &kernel::Sender, metrics: &Cha
 fn send(sender: &kernel::Sender, slice: &Slice<Listing>, metrics: &ChannelMetrics) {
     let bytes = &slice.volley.bytes()[slice.segments.range.clone()];
     let mut sent = Sent::default();
+    let deadline = Instant::now() + LONGEST_WAIT;
     for part in slice.audience.parts(slice.viewers.clone()) {
-        sent += sender.send(bytes, slice.segments.segment, part);
+        sent += sender.send_until(deadline, bytes, slice.segments.segment, part);
     }
     metrics.count(&sent, slice.packets, slice.segments.count());
 }

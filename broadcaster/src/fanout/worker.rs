@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use protocol::channel::{Channel, Purpose, Step, TrackPosition, ViewerId};
+use protocol::channel::{Channel, Step, TrackPosition, ViewerId};
 use protocol::media::Kind;
 use protocol::schedule::Schedule;
 use protocol::seal::SealedBurst;
@@ -135,7 +135,7 @@ impl Worker {
         let uplink = self.schedule.poll_timeout(now);
         // What one viewer waits for waits for the uplink, too.
         let channel = self.channel.poll_timeout().map(|at| uplink.map_or(at, |free| at.max(free)));
-        let volleys = uplink.filter(|_| self.schedule.is_waiting());
+        let volleys = self.schedule.is_waiting().then(|| uplink.unwrap_or(now));
         [channel, volleys, self.riders.leave_at()].into_iter().flatten().min()
     }
 
@@ -172,12 +172,20 @@ impl Worker {
                 }
             }
             Command::Leave { viewer } => self.leave(viewer),
-            Command::Request { viewer, ssrc, sequences } => {
+            Command::Wish { viewer, wish } => {
                 self.waiting.requests.fetch_sub(1, Ordering::Relaxed);
                 if self.served.contains_key(&viewer) {
-                    self.channel.request(viewer, ssrc, sequences);
+                    let queued = self.channel.ask(viewer, &wish, Instant::now());
+                    tracing::trace!(%viewer, ?wish, queued, "asked");
                 }
             }
+            Command::Condition { viewer, condition } => {
+                self.waiting.requests.fetch_sub(1, Ordering::Relaxed);
+                if self.served.contains_key(&viewer) {
+                    self.channel.tell(viewer, condition, Instant::now());
+                }
+            }
+            Command::Margins(allowed) => self.channel.set_margins(allowed),
         }
     }
 
@@ -246,6 +254,13 @@ impl Worker {
             bursts.map(|rider| Part::from(&rider.burst)).collect()
         };
         let viewers = self.live.len();
+        for Rider { burst, position } in &bursts {
+            // What the uplink needs for all of them.
+            let bytes = burst.bytes().len() * viewers;
+            let spread =
+                self.budget.map_or(Duration::ZERO, |budget| budget.media().time_for(bytes));
+            self.channel.left(*position, now + spread);
+        }
         if viewers > 0 {
             let volley = Volley::new(&parts(0), MAX_SEGMENTS);
             self.schedule.push(volley, self.live.listing(), viewers, now);
@@ -254,14 +269,13 @@ impl Worker {
             let Some(served) = self.served.get(&viewer) else { continue };
             let destination = served.destination.clone();
             // It had the sound that waited from the history.
-            self.send_to(&destination, &parts(position), now);
+            self.send_to(&destination, &Volley::new(&parts(position), MAX_SEGMENTS), now);
             self.live.set(viewer, destination);
         }
     }
 
     /// Sends packets to one viewer alone.
-    fn send_to(&mut self, to: &Destination, parts: &[Part], now: Instant) -> Sent {
-        let volley = Volley::new(parts, MAX_SEGMENTS);
+    fn send_to(&mut self, to: &Destination, volley: &Volley, now: Instant) -> Sent {
         let mut all = Sent::default();
         for Run { segments, packets } in volley.runs() {
             let bytes = &volley.bytes()[segments.range.clone()];
@@ -287,16 +301,28 @@ impl Worker {
 
     fn take(&mut self, step: Step, now: Instant) {
         match step {
-            Step::Send { viewer, parts, purpose } => {
+            Step::Send { viewer, parts } => {
                 let Some(served) = self.served.get(&viewer) else { return };
                 let destination = served.destination.clone();
-                let sent = self.send_to(&destination, &parts, now);
-                match purpose {
-                    Purpose::Join => self.metrics.join_bytes.inc_by(sent.bytes),
-                    Purpose::Retransmission if sent.datagrams > 0 => {
-                        self.metrics.retransmitted.inc_by(parts.len() as u64);
-                    }
-                    Purpose::Retransmission => {}
+                let volley = Volley::new(&parts, MAX_SEGMENTS);
+                let sent = self.send_to(&destination, &volley, now);
+                self.metrics.join_bytes.inc_by(sent.bytes);
+            }
+            Step::Repair { viewer, packets, repair } => {
+                let Some(served) = self.served.get(&viewer) else { return };
+                let destination = served.destination.clone();
+                let (again, repair_packets) = packets.split_at(packets.len() - repair);
+                let mut sent = Sent::default();
+                for volley in [
+                    Volley::again(again, MAX_SEGMENTS),
+                    Volley::of_packets(repair_packets, MAX_SEGMENTS),
+                ] {
+                    sent += self.send_to(&destination, &volley, now);
+                }
+                self.metrics.repair_bytes.inc_by(sent.bytes);
+                if sent.datagrams > 0 {
+                    self.metrics.retransmitted.inc_by((packets.len() - repair) as u64);
+                    self.metrics.repair_packets.inc_by(repair as u64);
                 }
             }
             Step::Begin { viewer, positions } => {

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::seal::SealedBurst;
+use crate::seal::{PacketIndex, SealedBurst};
 
 /// How long packets are kept for repair, whatever the keyframes do.
 pub(super) const REPAIR_WINDOW: Duration = Duration::from_secs(2);
@@ -36,6 +36,8 @@ pub struct History {
 struct Kept {
     burst: Arc<SealedBurst>,
     published_at: Instant,
+    /// When it has left for the last of the live viewers.
+    left_at: Option<Instant>,
 }
 
 impl Default for History {
@@ -57,7 +59,7 @@ impl History {
         }
         self.bytes += burst.bytes().len();
         self.packets += burst.len();
-        self.bursts.push_back(Kept { burst, published_at: now });
+        self.bursts.push_back(Kept { burst, published_at: now, left_at: None });
         while let Some(front) = self.bursts.front() {
             let needed_to_join = self.keyframe.is_some_and(|keyframe| self.first >= keyframe);
             let needed_to_repair = now.saturating_duration_since(front.published_at) < self.window;
@@ -112,11 +114,55 @@ impl History {
         behind.find(|burst| burst.track == track).map(|burst| burst.first_index)
     }
 
-    /// The newest kept packet of a stream with this sequence number.
-    pub fn find(&self, ssrc: u32, sequence: u16) -> Option<(Arc<SealedBurst>, usize)> {
-        self.bursts.iter().rev().map(|kept| &kept.burst).find_map(|burst| {
-            let at = usize::from(sequence.wrapping_sub(burst.first_index as u16));
-            (burst.ssrc == ssrc && at < burst.len()).then(|| (Arc::clone(burst), at))
+    /// The kept packet of a stream with this index: its burst's position, its burst, and its number there.
+    pub(super) fn find(
+        &self,
+        ssrc: u32,
+        index: PacketIndex,
+    ) -> Option<(u64, &Arc<SealedBurst>, usize)> {
+        self.bursts.iter().enumerate().rev().find_map(|(number, Kept { burst, .. })| {
+            let at = usize::try_from(index.checked_sub(burst.first_index)?).ok()?;
+            let is_here = burst.ssrc == ssrc && at < burst.len();
+            is_here.then_some((self.first + number as u64, burst, at))
         })
+    }
+
+    /// A burst has left for all live viewers, at that time.
+    pub(super) fn left(&mut self, position: u64, at: Instant) {
+        let number =
+            position.checked_sub(self.first).and_then(|number| usize::try_from(number).ok());
+        if let Some(kept) = number.and_then(|number| self.bursts.get_mut(number)) {
+            kept.left_at = Some(at);
+        }
+    }
+
+    /// When a burst has left for all live viewers.
+    pub(super) fn left_at(&self, position: u64) -> Option<Instant> {
+        let at = usize::try_from(position.checked_sub(self.first)?).ok()?;
+        self.bursts.get(at)?.left_at
+    }
+
+    /// Indices of a stream's kept packets behind one, oldest first, that had left by some time.
+    pub(super) fn behind(
+        &self,
+        ssrc: u32,
+        index: PacketIndex,
+        until: Instant,
+    ) -> impl Iterator<Item = PacketIndex> + use<> {
+        let from = index.saturating_add(1);
+        let bursts = self.bursts.iter().rev().take_while(move |kept| {
+            let Kept { burst, .. } = kept;
+            burst.ssrc != ssrc || burst.first_index + burst.len() as u64 > from
+        });
+        let newest_first = bursts.filter(move |kept| {
+            kept.burst.ssrc == ssrc && kept.left_at.is_some_and(|at| at <= until)
+        });
+        let mut ranges: Vec<_> = newest_first
+            .map(|Kept { burst, .. }| {
+                burst.first_index.max(from)..burst.first_index + burst.len() as u64
+            })
+            .collect();
+        ranges.reverse();
+        ranges.into_iter().flatten()
     }
 }

@@ -1,7 +1,7 @@
 //! A viewer on its way to the live edge.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::ViewerId;
 use super::history::History;
@@ -17,13 +17,20 @@ pub(super) struct Joiner {
     next: Option<(u64, usize)>,
     /// Whether the viewer was told where it begins.
     is_told: bool,
+    joined_at: Instant,
     patience_ends: Instant,
 }
 
 impl Joiner {
-    pub(super) fn new(viewer: ViewerId, start: Option<u64>, patience_ends: Instant) -> Self {
+    pub(super) fn new(
+        viewer: ViewerId,
+        start: Option<u64>,
+        joined_at: Instant,
+        patience: Duration,
+    ) -> Self {
         let next = start.map(|start| (start, 0));
-        Self { viewer, pacer: Pacer::default(), next, is_told: start.is_some(), patience_ends }
+        let (is_told, patience_ends) = (start.is_some(), joined_at + patience);
+        Self { viewer, pacer: Pacer::default(), next, is_told, joined_at, patience_ends }
     }
 
     /// Where a viewer begins that has waited until now. Once.
@@ -47,6 +54,11 @@ impl Joiner {
         self.next.is_some_and(|(position, _)| position >= end)
     }
 
+    /// Whether the viewer was sent a packet of the history. What it asks for before comes by itself.
+    pub(super) fn has_sent(&self, position: u64, packet: usize) -> bool {
+        self.next.is_some_and(|next| (position, packet) < next)
+    }
+
     pub(super) fn is_due(&self, now: Instant) -> bool {
         self.next.is_some() && self.pacer.is_due(now)
     }
@@ -54,7 +66,7 @@ impl Joiner {
     /// When something is due for it, where all who join may be served from `all_at` on.
     pub(super) fn wakes_at(&self, all_at: Option<Instant>) -> Option<Instant> {
         match self.next {
-            Some(_) => self.pacer.due_at().max(all_at),
+            Some(_) => Some(self.pacer.due_at().max(all_at).unwrap_or(self.joined_at)),
             None => Some(self.patience_ends),
         }
     }

@@ -6,9 +6,14 @@
 //! encoder makes no keyframe for it. Only where catching up would take longer than
 //! [`LONGEST_CATCH_UP`] is a keyframe asked for instead.
 //!
-//! Drive it with [`Channel::publish`], [`Channel::join`], [`Channel::request`]; drain it with
+//! What a viewer asks for again comes out of the same history, with repair packets made of it
+//! ([`crate::repair`]).
+//!
+//! Drive it with [`Channel::publish`], [`Channel::join`], [`Channel::ask`]; drain it with
 //! [`Channel::poll_step`] until it has nothing due, then wait until [`Channel::poll_timeout`].
 
+mod ask;
+mod coded;
 mod history;
 mod join;
 mod repairs;
@@ -17,7 +22,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 pub use history::History;
+pub use repairs::Condition;
 
 use crate::burst::PlainBurst;
 use crate::pacing::{Pacer, RateMeter};
@@ -25,8 +32,9 @@ use crate::seal::{MasterKey, SealError, SealedBurst, Sealer};
 use crate::size::WIRE_OVERHEAD;
 use crate::units::Bitrate;
 use crate::volley::Part;
+use coded::Coded;
 use join::Joiner;
-use repairs::Repairs;
+use repairs::{Chunk, Repairs};
 
 /// How long a viewer may take to reach the live edge before a keyframe is the cheaper way.
 pub const LONGEST_CATCH_UP: Duration = Duration::from_secs(2);
@@ -37,6 +45,9 @@ const KEYFRAME_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keyframes are asked for at most this often, however many viewers wait.
 const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bursts that are further apart belong to a source that pauses.
+const LONGEST_SPACING: Duration = Duration::from_millis(200);
 
 /// Names a viewer within a broadcaster process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,14 +62,21 @@ impl std::fmt::Display for ViewerId {
 /// What is to be done next.
 #[derive(Debug)]
 pub enum Step {
-    /// Send these packets to one viewer.
+    /// Send these packets of the GOP so far to one viewer, which joins.
     Send {
         /// To whom.
         viewer: ViewerId,
         /// The packets, in order.
         parts: Vec<Part>,
-        /// Why.
-        purpose: Purpose,
+    },
+    /// Send these packets to one viewer, which lost some.
+    Repair {
+        /// To whom.
+        viewer: ViewerId,
+        /// The sealed packets: first those that are sent again …
+        packets: Vec<Bytes>,
+        /// … then so many repair packets.
+        repair: usize,
     },
     /// A viewer that waited is served from now on: tell it where its tracks stand.
     Begin {
@@ -74,15 +92,6 @@ pub enum Step {
     },
     /// Ask the encoder for a keyframe.
     RequestKeyframe,
-}
-
-/// Why packets go to one viewer alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// The GOP so far, for a viewer that joins.
-    Join,
-    /// Asked for by a NACK.
-    Retransmission,
 }
 
 /// What a viewer that joins now is told about each track.
@@ -118,6 +127,13 @@ pub struct Channel {
     history: History,
     joiners: VecDeque<Joiner>,
     repairs: Repairs,
+    coded: Coded,
+    /// Whether more than what is missing may be sent: not while our own uplink is what loses.
+    has_margins: bool,
+    /// How far apart each track's bursts are, smoothed, and when the last came.
+    spacing: Vec<(Duration, Option<Instant>)>,
+    /// Whose turn it is.
+    is_joining_first: bool,
     pacing: JoinPacing,
     join_pacer: Pacer,
     live_rate: RateMeter,
@@ -127,13 +143,18 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// A channel whose tracks have these SSRCs (which must differ), sealed with `key`.
+    /// A channel whose tracks have these SSRCs (which must differ, and have their highest bit clear), sealed
+    /// with `key`.
     pub fn new(key: &MasterKey, ssrcs: &[u32], history: History, pacing: JoinPacing) -> Self {
         Self {
             sealer: Sealer::new(key, ssrcs),
             history,
             joiners: VecDeque::new(),
             repairs: Repairs::default(),
+            coded: Coded::default(),
+            has_margins: true,
+            spacing: vec![(Duration::ZERO, None); ssrcs.len()],
+            is_joining_first: false,
             join_pacer: Pacer::default(),
             live_rate: RateMeter::default(),
             pacing,
@@ -155,6 +176,11 @@ impl Channel {
         let burst = Arc::new(self.sealer.seal(track, keyframe, captured_at, burst)?);
         self.live_rate.add(burst.bytes().len() + burst.len() * WIRE_OVERHEAD, now);
         self.history.push(Arc::clone(&burst), now);
+        self.repairs.count(burst.bytes().len());
+        self.repairs.expire(now);
+        self.coded.forget(self.history.start());
+        self.note_spacing(track, now);
+        self.repair_ahead(&burst, now);
         if keyframe {
             self.keyframe_wanted = false;
             let start = self.history.end() - 1;
@@ -163,6 +189,11 @@ impl Channel {
             }
         }
         Ok(burst)
+    }
+
+    /// The burst at this position of the history has left for all live viewers by then.
+    pub fn left(&mut self, position: u64, at: Instant) {
+        self.history.left(position, at);
     }
 
     /// Begins to serve a viewer. It gets the GOP so far, then [`Step::CaughtUp`]. `None` where it must wait
@@ -174,14 +205,13 @@ impl Channel {
         if start.is_none() && self.history.keyframe().is_some() {
             self.keyframe_wanted = true;
         }
-        let patience_ends = now + KEYFRAME_PATIENCE;
         let start = match (start, self.history.keyframe()) {
             (Some(start), _) => Some(start),
             // Nothing can be decoded yet: the first keyframe to come reaches the viewer live.
             (None, None) => Some(self.history.end()),
             (None, Some(_)) => None,
         };
-        self.joiners.push_back(Joiner::new(viewer, start, patience_ends));
+        self.joiners.push_back(Joiner::new(viewer, start, now, KEYFRAME_PATIENCE));
         start.map(|start| self.positions(start))
     }
 
@@ -201,26 +231,23 @@ impl Channel {
         self.repairs.leave(viewer);
     }
 
-    /// Queues the packets of a stream that a viewer asks for again, as far as the history has them.
-    /// Returns how many were queued.
-    pub fn request(
-        &mut self,
-        viewer: ViewerId,
-        ssrc: u32,
-        sequences: impl IntoIterator<Item = u16>,
-    ) -> usize {
-        let (history, repairs) = (&self.history, &mut self.repairs);
-        let found = sequences.into_iter().filter_map(|sequence| history.find(ssrc, sequence));
-        let part = |(burst, packet)| Part { burst, packets: packet..packet + 1 };
-        found.map(part).take_while(|part| repairs.push(viewer, part.clone())).count()
-    }
-
     /// What is due at `now`, if anything.
     pub fn poll_step(&mut self, now: Instant) -> Option<Step> {
-        let repair = self.repairs.poll(self.live_rate.rate(), now);
-        if let Some((viewer, parts)) = repair {
-            return Some(Step::Send { viewer, parts, purpose: Purpose::Retransmission });
+        // Neither those who join nor those who lost something wait for all of the others.
+        self.is_joining_first ^= true;
+        if self.is_joining_first {
+            self.poll_joining(now).or_else(|| self.poll_repair(now))
+        } else {
+            self.poll_repair(now).or_else(|| self.poll_joining(now))
         }
+    }
+
+    fn poll_repair(&mut self, now: Instant) -> Option<Step> {
+        let Chunk { viewer, packets, repair } = self.repairs.poll(self.live_rate.rate(), now)?;
+        Some(Step::Repair { viewer, packets, repair })
+    }
+
+    fn poll_joining(&mut self, now: Instant) -> Option<Step> {
         if self.keyframe_due(now) {
             self.keyframe_requested_at = Some(now);
             self.keyframe_wanted = false;
@@ -257,7 +284,7 @@ impl Channel {
             self.join_pacer.spend(bytes, total, now);
         }
         self.joiners.push_back(joiner);
-        Some(Step::Send { viewer, parts, purpose: Purpose::Join })
+        Some(Step::Send { viewer, parts })
     }
 
     /// When [`Self::poll_step`] will have something to do, if nothing else happens before.
@@ -292,6 +319,15 @@ impl Channel {
     /// Seals with another key from now on.
     pub fn rekey(&mut self, key: &MasterKey) {
         self.sealer.rekey(key);
+    }
+
+    fn note_spacing(&mut self, track: usize, now: Instant) {
+        if let Some((spacing, last)) = self.spacing.get_mut(track)
+            && let Some(last) = last.replace(now)
+        {
+            let apart = now.saturating_duration_since(last).min(LONGEST_SPACING);
+            *spacing = if spacing.is_zero() { apart } else { (*spacing * 7 + apart) / 8 };
+        }
     }
 
     fn keyframe_due(&self, now: Instant) -> bool {

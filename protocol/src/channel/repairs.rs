@@ -1,19 +1,23 @@
-//! Retransmissions waiting to be sent: in turns over the viewers that asked, each at its own pace, so
-//! that one that asks for everything takes nothing from the others.
+//! What viewers asked for, waiting to be sent: in turns over the viewers, each at its own pace, so that
+//! one that asks for everything takes nothing from the others.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::ViewerId;
 use crate::pacing::Pacer;
+use crate::repair::margin;
 use crate::schedule::CHUNK;
+use crate::seal::PacketIndex;
+use crate::size::MAX_DATAGRAM;
 use crate::units::Bitrate;
-use crate::volley::Part;
 
-/// Retransmissions waiting for one viewer, at most. What exceeds it is asked for again.
+/// Packets waiting for one viewer, at most. What exceeds it is asked for again.
 pub(super) const MOST_EACH: usize = 512;
 
-/// Retransmissions waiting in all, at most.
+/// Packets waiting in all, at most.
 pub(super) const MOST: usize = 16_384;
 
 /// What a viewer may get at once: what a short outage took.
@@ -22,69 +26,307 @@ const SLACK: Duration = Duration::from_millis(250);
 /// Least rate for one viewer, where the stream itself is slower.
 const LEAST_RATE: Bitrate = Bitrate::bits_per_second(500_000);
 
+/// A packet is sent to a viewer again after this share of its round trip: an earlier request cannot know
+/// what became of it.
+const ROUND: f64 = 0.9;
+
+/// How long it is remembered at least what a viewer was sent.
+const MEMORY: Duration = Duration::from_secs(2);
+
+/// A viewer that lost nothing for so long is forgotten.
+const FORGETTING: Duration = Duration::from_secs(10);
+
+/// How often those are looked for.
+const EXPIRING: Duration = Duration::from_secs(1);
+
+/// No path is shorter than this, whatever a viewer says.
+const LEAST_RTT: Duration = Duration::from_millis(5);
+
+/// How much of the media's time its budget covers.
+const BUDGETED: Duration = Duration::from_secs(1);
+
+/// Least budget to begin with, in bytes.
+const LEAST_BUDGET: f64 = 40.0 * MAX_DATAGRAM as f64;
+
+/// How a viewer is, as far as repair is concerned.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Condition {
+    /// Share of packets that it loses, 0 to 1.
+    pub loss: f64,
+    /// Its round-trip time.
+    pub rtt: Duration,
+    /// How long a packet that was missed is of use to it.
+    pub latency: Duration,
+}
+
+impl Default for Condition {
+    fn default() -> Self {
+        Self { loss: 0.0, rtt: Duration::from_millis(50), latency: Duration::from_millis(200) }
+    }
+}
+
+/// Which packet, where that matters: copies must not leave in one datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Name {
+    Source(usize, PacketIndex),
+    Repair,
+}
+
 /// All that was asked for.
 #[derive(Debug, Default)]
 pub(super) struct Repairs {
-    queues: HashMap<ViewerId, Queue>,
+    viewers: HashMap<ViewerId, Viewer>,
     /// Viewers with something waiting, in the order of their turns.
     turns: VecDeque<ViewerId>,
     waiting: usize,
+    /// Bytes of media sent to every viewer so far.
+    media: u64,
+    expired_at: Option<Instant>,
 }
 
+/// What one viewer is sent at its turn.
 #[derive(Debug)]
-struct Queue {
-    packets: VecDeque<Part>,
+pub(super) struct Chunk {
+    pub(super) viewer: ViewerId,
+    pub(super) packets: Vec<Bytes>,
+    /// How many of them are repair packets.
+    pub(super) repair: usize,
+}
+
+/// One viewer that lost something lately.
+#[derive(Debug)]
+pub(super) struct Viewer {
+    pub(super) condition: Condition,
+    queue: VecDeque<(Name, Bytes)>,
     pacer: Pacer,
+    serials: Serials,
+    /// When it was sent which source packet again.
+    sent: HashMap<(usize, PacketIndex), Instant>,
+    /// The number of the next repair packet of each block, by position and first packet.
+    next_repair: BTreeMap<(u64, usize), usize>,
+    /// Bytes that may be spent, as of so many bytes of media.
+    left: f64,
+    media: u64,
+    asked_at: Instant,
 }
 
 impl Repairs {
+    /// Counts media sent to everybody.
+    pub(super) fn count(&mut self, bytes: usize) {
+        self.media += bytes as u64;
+    }
+
+    /// The viewer, known from now on.
+    pub(super) fn viewer(&mut self, viewer: ViewerId, now: Instant) -> &mut Viewer {
+        let media = self.media;
+        self.viewers.entry(viewer).or_insert_with(|| Viewer::new(media, now))
+    }
+
+    /// The viewer, if it is known.
+    pub(super) fn known(&mut self, viewer: ViewerId) -> Option<&mut Viewer> {
+        self.viewers.get_mut(&viewer)
+    }
+
+    /// Says how a viewer is.
+    pub(super) fn tell(&mut self, viewer: ViewerId, condition: Condition, now: Instant) {
+        if condition.loss > 0.0 {
+            let known = self.viewer(viewer, now);
+            known.condition = condition;
+            known.asked_at = now;
+        } else if let Some(known) = self.viewers.get_mut(&viewer) {
+            known.condition = condition;
+        }
+    }
+
+    /// Forgets those that lost nothing for a while. Looks now and then.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.expired_at.is_some_and(|at| now < at + EXPIRING) {
+            return;
+        }
+        self.expired_at = Some(now);
+        self.viewers
+            .retain(|_, known| !known.queue.is_empty() || now < known.asked_at + FORGETTING);
+    }
+
+    /// Whether more can be queued for a viewer.
+    pub(super) fn has_room(&self, viewer: ViewerId) -> bool {
+        let queued = self.viewers.get(&viewer).map_or(0, |known| known.queue.len());
+        queued < MOST_EACH && self.waiting < MOST
+    }
+
+    /// Viewers that are known, with how they are.
+    pub(super) fn conditions(&self) -> impl Iterator<Item = (ViewerId, Condition)> {
+        self.viewers.iter().map(|(viewer, known)| (*viewer, known.condition))
+    }
+
     /// Queues a packet; false where there is no room.
-    pub(super) fn push(&mut self, viewer: ViewerId, packet: Part) -> bool {
-        let queue = self
-            .queues
-            .entry(viewer)
-            .or_insert_with(|| Queue { packets: VecDeque::new(), pacer: Pacer::with_slack(SLACK) });
-        if queue.packets.len() >= MOST_EACH || self.waiting >= MOST {
+    pub(super) fn push(&mut self, viewer: ViewerId, name: Name, packet: Bytes) -> bool {
+        let Some(known) = self.viewers.get_mut(&viewer) else { return false };
+        if known.queue.len() >= MOST_EACH || self.waiting >= MOST {
             return false;
         }
-        if queue.packets.is_empty() {
+        if known.queue.is_empty() {
             self.turns.push_back(viewer);
         }
-        queue.packets.push_back(packet);
+        known.left = (known.left - packet.len() as f64).max(0.0);
+        known.queue.push_back((name, packet));
         self.waiting += 1;
         true
     }
 
     /// Forgets a viewer.
     pub(super) fn leave(&mut self, viewer: ViewerId) {
-        if let Some(queue) = self.queues.remove(&viewer) {
-            self.waiting -= queue.packets.len();
+        if let Some(known) = self.viewers.remove(&viewer) {
+            self.waiting -= known.queue.len();
             self.turns.retain(|other| *other != viewer);
         }
     }
 
+    /// What may still be spent on a viewer, as a share of what may be at most, for a stream of this rate.
+    pub(super) fn left(&mut self, viewer: ViewerId, stream: Bitrate) -> f64 {
+        let media = self.media;
+        let Some(known) = self.viewers.get_mut(&viewer) else { return 0.0 };
+        let share = margin::allowance(known.condition.loss);
+        let most = stream.as_bytes_per_second() * BUDGETED.as_secs_f64() * share;
+        let most = most.max(LEAST_BUDGET);
+        known.left = (known.left + (media - known.media) as f64 * share).min(most);
+        known.media = media;
+        known.left / most
+    }
+
     /// The next packets that are due, for a stream of this rate.
-    pub(super) fn poll(&mut self, stream: Bitrate, now: Instant) -> Option<(ViewerId, Vec<Part>)> {
+    pub(super) fn poll(&mut self, stream: Bitrate, now: Instant) -> Option<Chunk> {
         let due = |viewer: &ViewerId| {
-            self.queues.get(viewer).is_some_and(|queue| queue.pacer.is_due(now))
+            self.viewers.get(viewer).is_some_and(|known| known.pacer.is_due(now))
         };
         let at = self.turns.iter().position(due)?;
         let viewer = self.turns.remove(at)?;
-        let queue = self.queues.get_mut(&viewer)?;
-        let count = queue.packets.len().min(CHUNK);
-        let packets: Vec<Part> = queue.packets.drain(..count).collect();
-        self.waiting -= count;
-        let bytes = packets.iter().map(Part::len).sum();
-        queue.pacer.spend(bytes, stream.max(LEAST_RATE), now);
-        if !queue.packets.is_empty() {
+        let known = self.viewers.get_mut(&viewer)?;
+        let mut names: Vec<Name> = Vec::with_capacity(CHUNK);
+        let mut packets = Vec::with_capacity(CHUNK);
+        while packets.len() < CHUNK {
+            // A copy in the same message would be lost with the original.
+            let Some((next, _)) = known.queue.front() else { break };
+            if *next != Name::Repair && names.contains(next) {
+                break;
+            }
+            let Some((name, packet)) = known.queue.pop_front() else { break };
+            names.push(name);
+            packets.push(packet);
+        }
+        self.waiting -= packets.len();
+        // Those that are sent again come first: they share a message.
+        let (again, repair): (Vec<_>, Vec<_>) =
+            names.iter().zip(packets).partition(|(name, _)| **name != Name::Repair);
+        let repair_packets = repair.len();
+        let packets: Vec<Bytes> =
+            again.into_iter().chain(repair).map(|(_, packet)| packet).collect();
+        let bytes = packets.iter().map(Bytes::len).sum();
+        known.pacer.spend(bytes, stream.max(LEAST_RATE), now);
+        if !known.queue.is_empty() {
             self.turns.push_back(viewer);
         }
-        Some((viewer, packets))
+        Some(Chunk { viewer, packets, repair: repair_packets })
     }
 
     /// When [`Self::poll`] will have something.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        let queues = self.turns.iter().filter_map(|viewer| self.queues.get(viewer));
-        queues.filter_map(|queue| queue.pacer.due_at()).min()
+        let waiting = self.turns.iter().filter_map(|viewer| self.viewers.get(viewer));
+        // One that was sent nothing yet is due since it asked.
+        waiting.map(|known| known.pacer.due_at().unwrap_or(known.asked_at)).min()
+    }
+}
+
+impl Viewer {
+    fn new(media: u64, now: Instant) -> Self {
+        Self {
+            condition: Condition::default(),
+            queue: VecDeque::new(),
+            pacer: Pacer::with_slack(SLACK),
+            serials: Serials::default(),
+            sent: HashMap::new(),
+            next_repair: BTreeMap::new(),
+            left: LEAST_BUDGET,
+            media,
+            asked_at: now,
+        }
+    }
+
+    /// It asks for something.
+    pub(super) fn asks(&mut self, now: Instant) {
+        self.asked_at = now;
+        if self.sent.len() > MOST_EACH {
+            self.sent.retain(|_, at| *at + MEMORY > now);
+        }
+    }
+
+    /// Whether a request was not answered before.
+    pub(super) fn is_new(&mut self, serial: u32) -> bool {
+        self.serials.note(serial)
+    }
+
+    /// Whether a source packet may be sent again; it is then.
+    pub(super) fn may_send(&mut self, track: usize, index: PacketIndex, now: Instant) -> bool {
+        let round = self.condition.rtt.max(LEAST_RTT).mul_f64(ROUND);
+        let before = self.sent.get(&(track, index));
+        let may = before.is_none_or(|at| *at + round <= now);
+        if may {
+            self.sent.insert((track, index), now);
+        }
+        may
+    }
+
+    /// The next repair packet's number of a block that has so many; blocks before `oldest` are forgotten.
+    pub(super) fn next_repair(&mut self, block: (u64, usize), of: usize, oldest: u64) -> usize {
+        self.next_repair = self.next_repair.split_off(&(oldest, 0));
+        let next = self.next_repair.entry(block).or_default();
+        let number = *next % of.max(1);
+        *next = number + 1;
+        number
+    }
+}
+
+/// Which serials came before.
+#[derive(Debug, Default)]
+struct Serials {
+    /// Behind the highest.
+    end: u32,
+    /// Bit n: `end - 1 - n` came.
+    came: u128,
+}
+
+impl Serials {
+    /// Notes a serial; false where it came before, or is too old to tell.
+    fn note(&mut self, serial: u32) -> bool {
+        let serial = serial.min(u32::MAX - 1);
+        if serial >= self.end {
+            let ahead = serial - self.end + 1;
+            self.came = self.came.checked_shl(ahead).unwrap_or(0);
+            self.end = serial + 1;
+        }
+        let behind = self.end - 1 - serial;
+        let Some(bit) = 1u128.checked_shl(behind) else { return false };
+        let is_new = self.came & bit == 0;
+        self.came |= bit;
+        is_new
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_serial_counts_once() {
+        let mut serials = Serials::default();
+        let noted: Vec<bool> = [0, 0, 5, 3, 3, 5, 4, 200, 60, 72, 73, 73, u32::MAX, u32::MAX]
+            .into_iter()
+            .map(|serial| serials.note(serial))
+            .collect();
+        let expected = [
+            true, false, true, true, false, false, true, true, false, false, true, false, true,
+            false,
+        ];
+        assert_eq!(noted, expected);
     }
 }

@@ -1,5 +1,10 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::feedback::{Ask, What, Wish};
+use crate::rtp::Header;
 use crate::seal::Epoch;
+use crate::size::{MAX_DATAGRAM, VIEWER_TAG_ROOM};
 
 const VIDEO: usize = 0;
 const AUDIO: usize = 1;
@@ -33,6 +38,7 @@ impl Rig {
             burst.push([&packet[..]]).expect("fits");
         }
         self.channel.publish(track, keyframe, self.now, burst, self.now).expect("seals");
+        self.channel.left(self.channel.history().end() - 1, self.now);
     }
 
     /// Publishes 25 frames a second for `seconds`, 1 Mbit/s, the first a keyframe.
@@ -197,23 +203,134 @@ fn before_the_first_keyframe_a_viewer_is_live_at_once() {
     assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::CaughtUp { .. })));
 }
 
+fn ask(serial: u32, rounds_left: u8, what: What) -> Wish {
+    let ask = Ask { serial, ssrc: 10, rounds_left, what };
+    Wish { loss: 0, takes_repair: true, asks: vec![ask] }
+}
+
+/// A request for packets of the video track, with time for further ones.
+fn packets(serial: u32, indices: impl IntoIterator<Item = u64>) -> Wish {
+    let indices: Vec<u64> = indices.into_iter().collect();
+    let others = indices[1..].iter().map(|index| (index - indices[0]) as u16).collect();
+    ask(serial, 5, What::Packets { first: indices[0], others })
+}
+
+impl Rig {
+    /// All that is sent to viewers that lost something, as (viewer, media packets' indices, repair packets).
+    fn repairs(&mut self) -> Vec<(u32, Vec<u16>, usize)> {
+        let mut all = Vec::new();
+        while let Some(step) = self.channel.poll_step(self.now) {
+            let Step::Repair { viewer, packets, repair } = step else { panic!("{step:?}") };
+            let headers = packets.iter().map(|packet| Header::parse(packet).expect("RTP"));
+            let media =
+                headers.filter(|header| header.ssrc >> 31 == 0).map(|header| header.sequence);
+            let media: Vec<_> = media.collect();
+            assert_eq!(media.len() + repair, packets.len());
+            all.push((viewer.0, media, repair));
+        }
+        all
+    }
+}
+
 #[test]
-fn retransmissions_come_from_the_history_and_are_bounded() {
+fn what_is_asked_for_comes_from_the_history_and_is_bounded() {
     let mut rig = Rig::new("20M", None);
     rig.gop(1.0);
-    assert_eq!(rig.channel.request(ViewerId(1), 10, [3, 4, 9999]), 2);
-    assert_eq!(rig.channel.request(ViewerId(1), 99, [3]), 0, "unknown stream");
-    match rig.channel.poll_step(rig.now) {
-        Some(Step::Send { parts, purpose: Purpose::Retransmission, .. }) => {
-            assert_eq!(parts.iter().flat_map(Part::indices).collect::<Vec<_>>(), [3, 4]);
-        }
-        other => panic!("{other:?}"),
+    assert_eq!(rig.channel.ask(ViewerId(1), &packets(0, [3, 4, 9999]), rig.now), 2);
+    assert_eq!(rig.channel.ask(ViewerId(1), &packets(0, [7]), rig.now), 0, "a repetition");
+    assert_eq!(rig.channel.ask(ViewerId(1), &packets(1, [3, 5]), rig.now), 1, "3 is on its way");
+    let mut unknown = packets(2, [3]);
+    unknown.asks[0].ssrc = 99;
+    assert_eq!(rig.channel.ask(ViewerId(1), &unknown, rig.now), 0, "unknown stream");
+    assert_eq!(rig.repairs(), [(1, vec![3, 4, 5], 0)]);
+    rig.now += Duration::from_millis(50);
+    assert_eq!(rig.channel.ask(ViewerId(1), &packets(3, [3]), rig.now), 1, "a round later");
+    let mut asked = 0;
+    for serial in 4..1000 {
+        rig.now += Duration::from_millis(46);
+        asked += rig.channel.ask(ViewerId(1), &packets(serial, 0..120), rig.now);
     }
-    assert!(rig.channel.poll_step(rig.now).is_none());
-    let asked = rig.channel.request(ViewerId(1), 10, std::iter::repeat_n(3, 10_000));
-    assert_eq!(asked, repairs::MOST_EACH);
+    assert_eq!(asked, repairs::MOST_EACH - 1);
     rig.channel.leave(ViewerId(1));
     assert!(rig.channel.poll_step(rig.now).is_none(), "gone with the viewer");
+}
+
+#[test]
+fn what_was_sent_behind_a_packet_and_should_be_there_is_sent_again() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    // Five packets each 40 ms; 112 is of those at 880 ms.
+    let wish = ask(0, 5, What::Behind { index: 112, newest: 111, silence_us: 50_000 });
+    assert_eq!(rig.channel.ask(ViewerId(1), &wish, rig.now), 7);
+    assert_eq!(rig.repairs(), [(1, (113..120).collect(), 0)]);
+}
+
+#[test]
+fn the_fewer_rounds_are_left_the_more_is_sent() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    let mut repair = Vec::new();
+    for (serial, rounds_left) in [(0, 2), (1, 1), (2, 0)] {
+        rig.now += Duration::from_millis(100);
+        let mut wish = packets(serial, [3, 4]);
+        wish.loss = 50;
+        wish.asks[0].rounds_left = rounds_left;
+        rig.channel.ask(ViewerId(1), &wish, rig.now);
+        let [(1, media, more)] = &rig.repairs()[..] else { panic!("one chunk") };
+        assert_eq!(*media, [3, 4]);
+        repair.push(*more);
+    }
+    assert!(repair[0] == 0 && repair[1] > 0 && repair[2] >= repair[1], "{repair:?}");
+    // A viewer that cannot use repair packets gets copies, in datagrams of their own.
+    rig.now += Duration::from_millis(100);
+    let mut wish = packets(9, [3, 4]);
+    (wish.loss, wish.takes_repair, wish.asks[0].rounds_left) = (50, false, 0);
+    rig.channel.ask(ViewerId(1), &wish, rig.now);
+    let copies = rig.repairs();
+    assert!(copies.len() > 1 && copies.iter().all(|(_, media, _)| media.len() <= 2), "{copies:?}");
+    // While our own uplink is what loses, nobody gets more than was lost.
+    rig.now += Duration::from_millis(100);
+    rig.channel.set_margins(false);
+    (wish.takes_repair, wish.asks[0].serial) = (true, 10);
+    rig.channel.ask(ViewerId(1), &wish, rig.now);
+    assert_eq!(rig.repairs(), [(1, vec![3, 4], 0)]);
+}
+
+#[test]
+fn a_block_gets_as_many_repair_packets_as_it_lacks_and_each_once() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    let mut seen = BTreeSet::new();
+    for serial in 0..3 {
+        rig.now += Duration::from_millis(100);
+        let wish = ask(serial, 5, What::Block { base: 5, lacks: 3 });
+        assert_eq!(rig.channel.ask(ViewerId(1), &wish, rig.now), 3);
+        while let Some(Step::Repair { packets, repair, .. }) = rig.channel.poll_step(rig.now) {
+            assert_eq!(repair, packets.len());
+            assert!(packets.iter().all(|packet| packet.len() <= MAX_DATAGRAM - VIEWER_TAG_ROOM));
+            seen.extend(packets);
+        }
+    }
+    assert_eq!(seen.len(), 9);
+}
+
+#[test]
+fn a_viewer_with_no_time_to_ask_is_repaired_ahead() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    let slow = Condition {
+        loss: 0.2,
+        rtt: Duration::from_millis(200),
+        latency: Duration::from_millis(150),
+    };
+    rig.channel.tell(ViewerId(1), slow, rig.now);
+    let quick = Condition { rtt: Duration::from_millis(20), ..slow };
+    rig.channel.tell(ViewerId(2), quick, rig.now);
+    rig.publish(VIDEO, false, 5, 980);
+    rig.publish(AUDIO, false, 1, 200);
+    let repairs = rig.repairs();
+    assert!(!repairs.is_empty() && repairs.iter().all(|(viewer, ..)| *viewer == 1), "{repairs:?}");
+    assert!(repairs.iter().map(|(_, _, repair)| repair).sum::<usize>() >= 2);
 }
 
 /// One viewer asks for all it can get, another for three packets.
@@ -221,26 +338,72 @@ fn retransmissions_come_from_the_history_and_are_bounded() {
 fn a_viewer_that_asks_for_everything_takes_nothing_from_the_others() {
     let mut rig = Rig::new("20M", None);
     rig.gop(1.0);
-    rig.channel.request(ViewerId(1), 10, (0..125).cycle().take(10_000));
-    rig.channel.request(ViewerId(2), 10, [3, 4, 5]);
     let mut turns = Vec::new();
     let mut greedy = 0;
     let began = rig.now;
+    let mut serial = 0;
     while rig.now - began < Duration::from_secs(1) {
+        rig.channel.ask(ViewerId(1), &packets(serial, 0..125), rig.now);
+        serial += 1;
+        if turns.is_empty() {
+            rig.channel.ask(ViewerId(2), &packets(0, [3, 4, 5]), rig.now);
+        }
         while let Some(step) = rig.channel.poll_step(rig.now) {
-            let Step::Send { viewer, parts, .. } = step else { panic!("{step:?}") };
+            let Step::Repair { viewer, packets, .. } = step else { panic!("{step:?}") };
             turns.push(viewer.0);
             if viewer == ViewerId(1) {
-                greedy += parts.iter().map(Part::len).sum::<usize>();
+                greedy += packets.iter().map(Bytes::len).sum::<usize>();
             }
         }
-        let Some(due) = rig.channel.poll_timeout() else { break };
-        assert!(due > rig.now, "a timeout in the past would spin");
-        rig.now = due;
+        let next = rig.now + Duration::from_millis(46);
+        rig.now = rig.channel.poll_timeout().map_or(next, |due| {
+            assert!(due > rig.now, "a timeout in the past would spin");
+            due.min(next)
+        });
     }
     assert_eq!(turns[..2], [1, 2], "in turns");
     // The stream's own rate, 1 Mbit/s, and what a quarter of a second brings at once.
     assert!((125_000..200_000).contains(&greedy), "{greedy} bytes");
+}
+
+#[test]
+fn who_joins_and_who_lost_something_take_turns() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    for viewer in 1..=20 {
+        assert_eq!(rig.channel.ask(ViewerId(viewer), &packets(0, 0..100), rig.now), 100);
+    }
+    rig.channel.join(ViewerId(99), rig.now);
+    let mut turns = Vec::new();
+    while turns.len() < 8 {
+        // Enough for a chunk at the pace of a joining viewer.
+        rig.now += Duration::from_millis(7);
+        match rig.channel.poll_step(rig.now) {
+            Some(Step::Send { .. }) => turns.push(true),
+            Some(Step::Repair { .. }) => turns.push(false),
+            Some(step) => panic!("{step:?}"),
+            None => rig.now = rig.channel.poll_timeout().expect("much is waiting"),
+        }
+    }
+    let joining = turns.iter().filter(|joins| **joins).count();
+    assert!((2..=4).contains(&joining), "{turns:?}");
+}
+
+#[test]
+fn what_a_joining_viewer_was_not_sent_yet_is_not_sent_again() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    rig.channel.join(ViewerId(1), rig.now);
+    let asked = rig.channel.ask(ViewerId(1), &packets(0, [0, 100]), rig.now);
+    assert_eq!(asked, 0, "nothing was sent");
+    let Some(Step::Send { parts, .. }) = rig.channel.poll_step(rig.now) else {
+        panic!("nothing to send");
+    };
+    assert!(parts[0].indices().eq(0..5));
+    assert_eq!(rig.channel.ask(ViewerId(1), &packets(1, [0, 4, 100]), rig.now), 2);
+    // Whoever has caught up was sent everything.
+    rig.catch_up(ViewerId(1));
+    assert_eq!(rig.channel.ask(ViewerId(1), &packets(2, [100]), rig.now), 1);
 }
 
 #[test]

@@ -16,5 +16,5 @@ mod sealer;
 
 pub(crate) use keys::derive;
 pub use keys::{Epoch, MasterKey, WIRE_VERSION};
-pub use opener::{OpenError, Opener, PacketIndex};
+pub use opener::{OpenError, Opened, Opener, PacketIndex};
 pub use sealer::{SealError, SealedBurst, Sealer, Segments};

@@ -3,6 +3,8 @@
 use aws_lc_rs::aead::Aad;
 
 use super::keys::{Epoch, INDEX_END, MasterKey, SessionKey};
+use crate::repair::packet::{self, Malformed, Repair};
+use crate::repair::repair_ssrc;
 use crate::rtp::{Header, RtpError};
 use crate::size::{MKI, SEAL_OVERHEAD};
 
@@ -41,6 +43,19 @@ pub enum OpenError {
     /// Altered, forged, or sealed with another key.
     #[error("authentication failed")]
     Forged,
+    /// A repair packet that says nothing sensible: its sender holds the key, and is no broadcaster.
+    #[error(transparent)]
+    Repair(#[from] Malformed),
+}
+
+/// What was opened.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Opened {
+    /// A media packet: which stream (in the order given to [`Opener::new`]), its index, and the length of
+    /// the RTP packet now at the front of the bytes.
+    Media(usize, PacketIndex, usize),
+    /// A repair packet of a stream.
+    Repair(usize, Repair),
 }
 
 /// Opens the packets of one channel.
@@ -74,12 +89,43 @@ impl Opener {
         }
     }
 
-    /// Opens a sealed packet in place. Returns which stream (in the order given to [`Self::new`]),
+    /// Opens a sealed packet of either kind in place.
+    ///
+    /// On [`OpenError::Forged`] the payload bytes are worthless and must be dropped.
+    pub fn open_any(&mut self, packet: &mut [u8]) -> Result<Opened, OpenError> {
+        let header = Header::parse(packet)?;
+        let is_repair = |stream: &Stream| repair_ssrc(stream.ssrc) == header.ssrc;
+        let Some(track) = self.streams.iter().position(is_repair) else {
+            let (track, index, length) = self.open(packet)?;
+            return Ok(Opened::Media(track, index, length));
+        };
+        let plain = self.decrypt(&header, packet::index(&header), packet)?;
+        let payload = &packet[header.length..header.length + plain];
+        Ok(Opened::Repair(track, Repair::read(payload)?))
+    }
+
+    /// Opens a sealed media packet in place. Returns which stream (in the order given to [`Self::new`]),
     /// its index, and the length of the RTP packet now at the front of `packet`.
     ///
     /// On [`OpenError::Forged`] the payload bytes are worthless and must be dropped.
     pub fn open(&mut self, packet: &mut [u8]) -> Result<(usize, PacketIndex, usize), OpenError> {
         let header = Header::parse(packet)?;
+        let track = self.streams.iter().position(|stream| stream.ssrc == header.ssrc);
+        let unknown = OpenError::UnknownStream { ssrc: header.ssrc };
+        let (track, highest) = track.map(|at| (at, self.streams[at].highest)).ok_or(unknown)?;
+        let index = nearest_index(highest, header.sequence);
+        let plain = self.decrypt(&header, index, packet)?;
+        self.streams[track].highest = highest.max(index);
+        Ok((track, index, header.length + plain))
+    }
+
+    /// Opens what lies behind the header; returns its length.
+    fn decrypt(
+        &self,
+        header: &Header,
+        index: PacketIndex,
+        packet: &mut [u8],
+    ) -> Result<usize, OpenError> {
         let expected = header.length + SEAL_OVERHEAD;
         let actual = packet.len();
         if actual < expected {
@@ -91,21 +137,12 @@ impl Opener {
         let unknown = OpenError::UnknownKey { mki: *mki };
         let epoch = Epoch::from_mki(*mki).ok_or(unknown)?;
         let key = self.keys.iter().find(|key| key.epoch == epoch).ok_or(unknown)?;
-        let (track, stream) = self
-            .streams
-            .iter_mut()
-            .enumerate()
-            .find(|(_, stream)| stream.ssrc == header.ssrc)
-            .ok_or(OpenError::UnknownStream { ssrc: header.ssrc })?;
-        let index = nearest_index(stream.highest, header.sequence);
         let (head, payload) = sealed.split_at_mut(header.length);
         let plain = key
             .aead()
             .open_in_place(key.nonce(header.ssrc, index), Aad::from(&*head), payload)
-            .map_err(|_| OpenError::Forged)?
-            .len();
-        stream.highest = stream.highest.max(index);
-        Ok((track, index, header.length + plain))
+            .map_err(|_| OpenError::Forged)?;
+        Ok(plain.len())
     }
 }
 

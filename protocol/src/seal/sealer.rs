@@ -8,8 +8,10 @@ use bytes::Bytes;
 
 use super::keys::{Epoch, INDEX_END, MasterKey, SessionKey};
 use crate::burst::PlainBurst;
+use crate::repair::packet::Repair;
+use crate::repair::repair_ssrc;
 use crate::rtp::{self, Header, RtpError};
-use crate::size::{AEAD_TAG, SEAL_OVERHEAD};
+use crate::size::{AEAD_TAG, RTP_HEADER, SEAL_OVERHEAD};
 
 /// Why a burst could not be sealed. Nothing of it may be sent.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -123,12 +125,16 @@ pub struct Sealer {
 struct Stream {
     ssrc: u32,
     next_index: u64,
+    /// Of its repair packets, which have an SSRC of their own.
+    next_repair: u64,
 }
 
 impl Sealer {
-    /// A sealer for tracks with these SSRCs, which must differ.
+    /// A sealer for tracks with these SSRCs, which must differ, and have their highest bit clear.
     pub fn new(key: &MasterKey, ssrcs: &[u32]) -> Self {
-        let streams = ssrcs.iter().map(|&ssrc| Stream { ssrc, next_index: 0 }).collect();
+        debug_assert!(ssrcs.iter().all(|ssrc| ssrc >> 31 == 0), "the others are repair packets'");
+        let stream = |&ssrc: &u32| Stream { ssrc, next_index: 0, next_repair: 0 };
+        let streams = ssrcs.iter().map(stream).collect();
         Self { key: SessionKey::derive(key), streams }
     }
 
@@ -184,6 +190,28 @@ impl Sealer {
             bytes: bytes.into(),
             ends,
         })
+    }
+}
+
+impl Sealer {
+    /// Seals a repair packet of a track.
+    pub(crate) fn seal_repair(
+        &mut self,
+        track: usize,
+        repair: &Repair,
+    ) -> Result<Vec<u8>, SealError> {
+        let tracks = self.streams.len();
+        let stream =
+            self.streams.get_mut(track).ok_or(SealError::UnknownTrack { track, tracks })?;
+        let ssrc = repair_ssrc(stream.ssrc);
+        let index = stream.next_repair;
+        if index >= INDEX_END {
+            return Err(SealError::Exhausted { ssrc });
+        }
+        stream.next_repair += 1;
+        let mut packet = repair.write(ssrc, index);
+        seal_packet(&self.key, ssrc, index, RTP_HEADER, &mut packet);
+        Ok(packet)
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Impairment {
     pub delay: Duration,
     /// Up to so much more delay, evenly spread. It never lets packets overtake each other.
     pub jitter: Duration,
+    /// Standard deviation of a normal delay that is added, packet by packet: they overtake each other.
+    pub scatter: Duration,
     /// Which packets get lost.
     pub loss: Loss,
     /// Which packets are held back so that later ones overtake them.
@@ -50,6 +52,20 @@ pub enum Loss {
     None,
     /// Each packet is lost or not, whatever happens to the others.
     Independent(f64),
+    /// So many in a row, of each so many.
+    Bursts {
+        /// Lost.
+        lost: u64,
+        /// Of so many.
+        each: u64,
+    },
+    /// Everything for some time, each so often.
+    Outages {
+        /// For how long.
+        lasts: Duration,
+        /// From the beginning of one to that of the next.
+        each: Duration,
+    },
     /// Loss in bursts: a link that is good or bad, and may change with each packet (Gilbert 1960,
     /// Elliott 1963). It starts good.
     GilbertElliott {
@@ -89,6 +105,9 @@ pub struct Direction {
     rng: StdRng,
     /// Of the Gilbert-Elliott model.
     bad: bool,
+    /// Packets so far, and when the first came.
+    seen: u64,
+    began: Option<Instant>,
     bottleneck_free_at: Option<Instant>,
     /// When the last packet that keeps its place comes out.
     last_release_at: Option<Instant>,
@@ -114,6 +133,8 @@ impl Direction {
             impairment,
             rng: StdRng::seed_from_u64(seed),
             bad: false,
+            seen: 0,
+            began: None,
             bottleneck_free_at: None,
             last_release_at: None,
             accepted: 0,
@@ -137,7 +158,7 @@ impl Direction {
         let Some(through_at) = self.pass_bottleneck(now, frame.len()) else {
             return;
         };
-        if self.is_lost() {
+        if self.is_lost(now) {
             return;
         }
         if self.happens(self.impairment.bit_flips) {
@@ -181,10 +202,18 @@ impl Direction {
         Some(through_at)
     }
 
-    fn is_lost(&mut self) -> bool {
+    fn is_lost(&mut self, now: Instant) -> bool {
+        self.seen += 1;
+        let began = *self.began.get_or_insert(now);
         match self.impairment.loss {
             Loss::None => false,
             Loss::Independent(share) => self.happens(share),
+            Loss::Bursts { lost, each } => self.seen % each.max(1) >= each.saturating_sub(lost),
+            Loss::Outages { lasts, each } => {
+                let each = each.max(Duration::from_millis(1)).as_nanos();
+                let into = now.saturating_duration_since(began).as_nanos() % each;
+                into >= each.saturating_sub(lasts.as_nanos())
+            }
             Loss::GilbertElliott { to_bad, to_good, loss_good, loss_bad } => {
                 let change = if self.bad { to_good } else { to_bad };
                 self.bad ^= self.happens(change);
@@ -204,8 +233,20 @@ impl Direction {
         {
             return release_at + hold;
         }
+        if !self.impairment.scatter.is_zero() {
+            let scattered = self.normal() * self.impairment.scatter.as_secs_f64();
+            let from = release_at.checked_sub(self.impairment.delay).unwrap_or(release_at);
+            let delay = self.impairment.delay.as_secs_f64() + scattered;
+            return from + Duration::from_secs_f64(delay.max(0.0));
+        }
         self.last_release_at = Some(release_at);
         release_at
+    }
+
+    /// A standard normal variable (Box and Muller 1958).
+    fn normal(&mut self) -> f64 {
+        let (a, b): (f64, f64) = (self.rng.random_range(f64::EPSILON..1.0), self.rng.random());
+        (-2.0 * a.ln()).sqrt() * (std::f64::consts::TAU * b).cos()
     }
 
     fn wait(&mut self, release_at: Instant, frame: Vec<u8>) {

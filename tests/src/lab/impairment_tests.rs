@@ -24,6 +24,35 @@ fn delay_is_exact_and_jitter_keeps_order() {
 }
 
 #[test]
+fn scattered_packets_overtake_each_other() {
+    let out = send(Impairment { scatter: ms(5), ..Impairment::delay(ms(40)) }, 5000);
+    assert_eq!(out.len(), 5000);
+    assert!(!numbers(&out).is_sorted());
+    let delays: Vec<f64> = out.iter().map(|arrival| arrival.delay.as_secs_f64() * 1e3).collect();
+    let mean = delays.iter().sum::<f64>() / delays.len() as f64;
+    let variance =
+        delays.iter().map(|delay| (delay - mean).powi(2)).sum::<f64>() / delays.len() as f64;
+    assert!((mean - 40.0).abs() < 0.5 && (variance.sqrt() - 5.0).abs() < 0.5, "{mean} {variance}");
+}
+
+#[test]
+fn an_outage_takes_everything_for_its_time() {
+    let began = Instant::now();
+    let loss = Loss::Outages { lasts: ms(100), each: ms(1000) };
+    let mut direction = Direction::new(Impairment { loss, ..Impairment::default() }, SEED);
+    let lost: Vec<u64> = (0..3000u64)
+        .filter(|at| {
+            let now = began + ms(*at);
+            direction.handle_frame(now, frame(*at as u32));
+            direction.poll_frame(now).is_none()
+        })
+        .collect();
+    let expected: Vec<u64> =
+        (0..3).flat_map(|second| second * 1000 + 900..second * 1000 + 1000).collect();
+    assert_eq!(lost, expected);
+}
+
+#[test]
 fn losses_are_as_many_as_asked_and_repeat_with_the_seed() {
     // Each with the share lost and the mean length of a burst of losses that it must show.
     let bursts =
@@ -32,6 +61,7 @@ fn losses_are_as_many_as_asked_and_repeat_with_the_seed() {
         (Loss::Independent(0.05), 0.05, 1.05),
         (Loss::Independent(0.3), 0.3, 1.43),
         (bursts, 1.0 / 6.0, 4.0),
+        (Loss::Bursts { lost: 20, each: 200 }, 0.1, 20.0),
     ];
     for (loss, share, burst) in cases {
         let impairment = Impairment { loss, ..Impairment::default() };

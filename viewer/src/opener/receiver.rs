@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use protocol::control::Admission;
 use protocol::feedback::{self, Totals};
-use protocol::reception::{Reception, Verdict};
-use protocol::rtp::Header;
-use protocol::seal::{MasterKey, Opener, PacketIndex};
-use protocol::volley;
+use protocol::receiver::{self, Track, WISH_INTERVAL};
+use protocol::reception::Verdict;
+use protocol::seal::{MasterKey, PacketIndex};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
@@ -77,11 +76,10 @@ struct Admitted {
     viewer: u32,
     paths: Arc<Paths>,
     handle: Handle,
-    opener: Opener,
-    receptions: Vec<Reception>,
-    live_from: Vec<PacketIndex>,
-    corrupt: u64,
+    receiver: receiver::Receiver,
+    ssrcs: Vec<u32>,
     report_at: Instant,
+    wished_at: Option<Instant>,
     first_packet_at: Option<Instant>,
     message: Option<Message>,
 }
@@ -119,22 +117,15 @@ impl Receiver {
         latency: Duration,
     ) {
         let now = Instant::now();
-        let tracks = &admission.tracks;
-        let mut opener = Opener::new(tracks.iter().map(|track| (track.ssrc, track.first_index)));
-        admission.keys.iter().for_each(|key| opener.add_key(key));
-        let reception = |track: &protocol::control::Track| {
-            let rate = track.format.clock_rate;
-            Reception::new(track.ssrc, rate, track.first_index, 0, latency, now)
-        };
+        let tracks: Vec<Track> = admission.tracks.iter().map(Track::from).collect();
         let mut admitted = Admitted {
             viewer: admission.viewer,
             paths,
             handle,
-            opener,
-            receptions: tracks.iter().map(reception).collect(),
-            live_from: tracks.iter().map(|track| track.live_index).collect(),
-            corrupt: 0,
+            receiver: receiver::Receiver::new(&tracks, &admission.keys, latency, now),
+            ssrcs: tracks.iter().map(|track| track.ssrc).collect(),
             report_at: now,
+            wished_at: None,
             first_packet_at: None,
             message: None,
         };
@@ -158,7 +149,7 @@ impl Receiver {
 
     /// A further epoch's key.
     pub(super) fn add_key(&self, key: &MasterKey) {
-        self.with_admitted(|admitted| admitted.opener.add_key(key));
+        self.with_admitted(|admitted| admitted.receiver.add_key(key));
     }
 
     /// When the first genuine packet came.
@@ -168,19 +159,20 @@ impl Receiver {
 
     /// Totals over all tracks; zeros before admission.
     pub(super) fn totals(&self) -> Totals {
-        self.with_admitted(|admitted| admitted.totals()).unwrap_or_default()
+        self.with_admitted(|admitted| admitted.receiver.totals()).unwrap_or_default()
     }
 
     /// The next report, whether it is due or not.
-    pub(super) fn report(&self) -> Option<Vec<u8>> {
-        self.with_admitted(Admitted::report)
+    pub(super) fn report(&self, rtt: Duration) -> Option<Vec<u8>> {
+        self.with_admitted(|admitted| admitted.report(rtt))
     }
 
     /// When [`Self::feedback`] has something to say.
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         self.with_admitted(|admitted| {
-            let nacks = admitted.receptions.iter().filter_map(Reception::poll_timeout);
-            nacks.fold(admitted.report_at, Instant::min)
+            let wish = admitted.receiver.poll_timeout();
+            let wish = wish.map(|at| admitted.may_wish_at().map_or(at, |may| at.max(may)));
+            wish.map_or(admitted.report_at, |at| at.min(admitted.report_at))
         })
     }
 
@@ -244,49 +236,29 @@ impl Admitted {
         if !message.is_from_peer {
             return false;
         }
-        let (at, bytes, corrupt) = (message.at, datagram.len(), self.corrupt);
-        let mut is_due = false;
-        for packet in volley::packets(datagram) {
-            is_due |= self.take_packet(packet, at, tap.as_deref_mut());
-        }
-        if let Some(tap) = tap.filter(|_| self.corrupt == corrupt) {
+        let (at, bytes) = (message.at, datagram.len());
+        let ssrcs = &self.ssrcs;
+        let mut is_missing = false;
+        let result = self.receiver.take(datagram, at, &mut |arrived| {
+            let receiver::Arrived { track, index, verdict, is_live, hole, .. } = arrived;
+            is_missing |= hole > 0;
+            message.is_genuine = true;
+            if let (Some(tap), Some(&ssrc)) = (tap.as_deref_mut(), ssrcs.get(track)) {
+                let is_fresh = verdict == Verdict::Fresh;
+                tap.packet(&Arrived { ssrc, index, is_live, is_fresh, at });
+            }
+        });
+        message.is_genuine |= result.is_ok();
+        if result.is_ok()
+            && let Some(tap) = tap
+        {
             tap.datagram_ends(bytes);
         }
-        is_due
-    }
-
-    /// Opens a packet. True where there is something new to do: it is the first, or some before it are
-    /// missing.
-    fn take_packet(
-        &mut self,
-        packet: &mut [u8],
-        at: Instant,
-        tap: Option<&mut (dyn Tap + 'static)>,
-    ) -> bool {
-        let Ok((track, index, length)) = self.opener.open(packet) else {
-            self.corrupt += 1;
-            return false;
-        };
-        if let Some(message) = &mut self.message {
-            message.is_genuine = true;
+        let is_first = message.is_genuine && self.first_packet_at.is_none();
+        if is_first {
+            self.first_packet_at = Some(at);
         }
-        let Some(reception) = self.receptions.get_mut(track) else { return false };
-        let before = reception.next_index();
-        let is_fresh = reception.receive(index, at) == Verdict::Fresh;
-        let is_live = self.live_from.get(track).is_some_and(|live| index >= *live);
-        if is_fresh
-            && is_live
-            && let Ok(Header { timestamp, .. }) = Header::parse(&packet[..length])
-        {
-            reception.time(timestamp, at);
-        }
-        if let Some(tap) = tap {
-            let ssrc = reception.ssrc();
-            tap.packet(&Arrived { ssrc, index, is_live, is_fresh, at });
-        }
-        let is_first = self.first_packet_at.is_none();
-        self.first_packet_at.get_or_insert(at);
-        is_first || index > before
+        is_first || is_missing
     }
 
     fn message_ends(&mut self, tap: Option<&mut (dyn Tap + 'static)>) {
@@ -299,30 +271,28 @@ impl Admitted {
         }
     }
 
-    fn totals(&self) -> Totals {
-        Totals { corrupt: self.corrupt, ..self.receptions.iter().map(Reception::totals).sum() }
+    fn report(&mut self, rtt: Duration) -> Vec<u8> {
+        let blocks = self.receiver.report();
+        feedback::encode_report(self.viewer, &blocks, &self.receiver.totals(), Some(rtt))
     }
 
-    fn report(&mut self) -> Vec<u8> {
-        let blocks: Vec<_> = self.receptions.iter_mut().map(Reception::report).collect();
-        feedback::encode_report(self.viewer, &blocks, &self.totals())
+    /// Wishes keep some distance, so that they are not lost together.
+    fn may_wish_at(&self) -> Option<Instant> {
+        self.wished_at.map(|at| at + WISH_INTERVAL)
     }
 
     fn feedback(&mut self, rtt: Duration, now: Instant) -> Vec<Vec<u8>> {
         let mut said = Vec::new();
-        for reception in &mut self.receptions {
-            let missing = reception.poll_nack(rtt, now);
-            for part in missing.chunks(feedback::MOST_NACKED) {
-                let sequences = part.iter().map(|index| *index as u16);
-                said.push(feedback::encode_nack(self.viewer, reception.ssrc(), sequences));
-            }
-        }
-        if !said.is_empty() {
+        if self.may_wish_at().is_none_or(|at| at <= now)
+            && let Some(wish) = self.receiver.poll_wish(rtt, now)
+        {
+            self.wished_at = Some(now);
+            said.push(feedback::encode_wish(self.viewer, &wish));
             self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
         }
         if now >= self.report_at {
             self.report_at = now + REPORT_INTERVAL;
-            said.push(self.report());
+            said.push(self.report(rtt));
         }
         said
     }

@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use arbitrary::{Result, Unstructured};
 use punchcast_protocol::burst::PlainBurst;
 use punchcast_protocol::channel::{
-    Channel, History, JoinPacing, Purpose, Step, TrackPosition, ViewerId,
+    Channel, Condition, History, JoinPacing, Step, TrackPosition, ViewerId,
 };
+use punchcast_protocol::feedback::{Ask, What, Wish};
+use punchcast_protocol::rtp::Header;
 use punchcast_protocol::seal::{Epoch, MasterKey};
 use punchcast_protocol::units::Bitrate;
 
-use super::choose::{Input, goes_on, step};
+use super::choose::{Input, goes_on, several, step};
 
 const SSRCS: [u32; 2] = [10, 20];
 
@@ -28,16 +30,16 @@ fn driven(input: &mut Input<'_>) -> Result<()> {
     let mut stage = Stage::new(input)?;
     while goes_on(input) {
         let viewer = ViewerId(input.int_in_range(0..=5u32)?);
-        match input.int_in_range(0..=7u8)? {
+        match input.int_in_range(0..=8u8)? {
             0..=2 => stage.publish(input)?,
             3 => stage.join(viewer),
             4 => {
                 stage.channel.leave(viewer);
                 stage.joining.remove(&viewer);
-                stage.asked.retain(|(who, ..)| *who != viewer);
             }
-            5 => stage.request(input, viewer)?,
+            5 => stage.ask(input, viewer)?,
             6 => stage.now += step(input)?,
+            7 => stage.tell(input, viewer)?,
             _ => stage.now = stage.channel.poll_timeout().unwrap_or(stage.now).max(stage.now),
         }
         stage.drain(input)?;
@@ -52,7 +54,8 @@ struct Stage {
     /// Index of the next packet of each track.
     live: [u64; 2],
     joining: BTreeMap<ViewerId, Joining>,
-    asked: BTreeSet<(ViewerId, u32, u16)>,
+    /// Who asked for anything, or was said to lose packets.
+    lossy: BTreeSet<ViewerId>,
 }
 
 /// What a viewer that catches up expects.
@@ -81,7 +84,7 @@ impl Stage {
             now: Instant::now(),
             live: [0; 2],
             joining: BTreeMap::new(),
-            asked: BTreeSet::new(),
+            lossy: BTreeSet::new(),
         })
     }
 
@@ -100,6 +103,9 @@ impl Stage {
         let burst = burst.expect("well-formed packets are sealed");
         assert_eq!((burst.first_index, burst.len()), (self.live[track], count));
         self.live[track] += count as u64;
+        if input.arbitrary()? {
+            self.channel.left(self.channel.history().end() - 1, self.now);
+        }
         Ok(())
     }
 
@@ -107,7 +113,6 @@ impl Stage {
         let told = self.channel.join(viewer, self.now);
         self.check(told.as_deref().unwrap_or_default());
         self.joining.insert(viewer, Joining { next: [None; 2], told, may_skip: false });
-        self.asked.retain(|(who, ..)| *who != viewer);
     }
 
     /// What a viewer is told.
@@ -116,12 +121,28 @@ impl Stage {
         assert!(told.iter().all(|track| track.first_index <= track.live_index));
     }
 
-    fn request(&mut self, input: &mut Input<'_>, viewer: ViewerId) -> Result<()> {
-        let ssrc = *input.choose(&[SSRCS[0], SSRCS[1], 30])?;
-        let sequences: Vec<u16> = input.arbitrary::<[u8; 3]>()?.map(u16::from).to_vec();
-        let queued = self.channel.request(viewer, ssrc, sequences.iter().copied());
-        assert!(queued <= sequences.len());
-        self.asked.extend(sequences.into_iter().map(|sequence| (viewer, ssrc, sequence)));
+    fn ask(&mut self, input: &mut Input<'_>, viewer: ViewerId) -> Result<()> {
+        let wish = Wish {
+            loss: input.arbitrary()?,
+            takes_repair: input.arbitrary()?,
+            asks: several(input, 3, ask)?,
+        };
+        let queued = self.channel.ask(viewer, &wish, self.now);
+        // Of each block no more than its margin, and no viewer more than may wait for it.
+        assert!(queued <= 512, "{queued}");
+        self.lossy.insert(viewer);
+        Ok(())
+    }
+
+    fn tell(&mut self, input: &mut Input<'_>, viewer: ViewerId) -> Result<()> {
+        let condition = Condition {
+            loss: f64::from(input.arbitrary::<u8>()?) / 255.0,
+            rtt: Duration::from_millis(input.arbitrary::<u16>()?.into()),
+            latency: Duration::from_millis(input.arbitrary::<u16>()?.into()),
+        };
+        self.channel.tell(viewer, condition, self.now);
+        self.lossy.insert(viewer);
+        self.channel.set_margins(input.arbitrary()?);
         Ok(())
     }
 
@@ -144,7 +165,7 @@ impl Stage {
             let Some(step) = self.channel.poll_step(self.now) else { return };
             assert!(count < ENDLESS, "steps never end");
             match step {
-                Step::Send { viewer, parts, purpose: Purpose::Join } => {
+                Step::Send { viewer, parts } => {
                     let kept = self.channel.history().start();
                     let joining = self.joining.get_mut(&viewer).expect("only who joins is sent it");
                     joining.may_skip |= kept > 0;
@@ -154,13 +175,13 @@ impl Stage {
                         joining.take(part.burst.track, part.indices());
                     }
                 }
-                Step::Send { viewer, parts, purpose: Purpose::Retransmission } => {
-                    assert!(!parts.is_empty());
-                    for part in parts {
-                        assert_eq!(part.packets.len(), 1);
-                        let sequence = part.indices().start as u16;
-                        assert!(self.asked.contains(&(viewer, part.burst.ssrc, sequence)));
-                    }
+                Step::Repair { viewer, packets, repair } => {
+                    assert!(self.lossy.contains(&viewer) && !packets.is_empty());
+                    let headers = packets.iter().map(|packet| Header::parse(packet).expect("RTP"));
+                    let repairs = headers.filter(|header| header.ssrc >> 31 == 1).count();
+                    assert_eq!(repairs, repair);
+                    let names: BTreeSet<_> = packets.iter().map(|packet| &packet[..12]).collect();
+                    assert!(repair > 0 || names.len() == packets.len(), "copies in one message");
                 }
                 Step::Begin { viewer, positions } => {
                     self.check(&positions);
@@ -186,6 +207,29 @@ impl Stage {
         }
         assert!(self.joining.is_empty(), "somebody never catches up");
     }
+}
+
+fn ask(input: &mut Input<'_>) -> Result<Ask> {
+    // Mostly indices that there are.
+    let index = |input: &mut Input<'_>| -> Result<u64> {
+        Ok(if input.ratio(7, 8)? { input.arbitrary::<u8>()?.into() } else { input.arbitrary()? })
+    };
+    let what = match input.int_in_range(0..=2u8)? {
+        0 => What::Packets {
+            first: index(input)?,
+            others: input.arbitrary::<[u8; 3]>()?.map(u16::from).to_vec(),
+        },
+        1 => What::Block { base: index(input)?, lacks: input.arbitrary()? },
+        _ => What::Behind {
+            index: index(input)?,
+            newest: index(input)?,
+            silence_us: input.arbitrary()?,
+        },
+    };
+    let serial =
+        if input.ratio(7, 8)? { input.arbitrary::<u8>()?.into() } else { input.arbitrary()? };
+    let ssrc = *input.choose(&[SSRCS[0], SSRCS[1], 30])?;
+    Ok(Ask { serial, ssrc, rounds_left: input.int_in_range(0..=3)?, what })
 }
 
 impl Joining {

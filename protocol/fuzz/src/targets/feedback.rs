@@ -1,10 +1,11 @@
 //! RTCP feedback.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use punchcast_protocol::feedback::{
-    Block, Feedback, MOST_BLOCKS, MOST_NACKED, Totals, encode_nack, encode_report, parse,
+    Ask, Block, Feedback, MOST_ASKS, MOST_BLOCKS, MOST_NAMED, Totals, What, Wish, encode_report,
+    encode_wish, parse,
 };
 use punchcast_protocol::size::MAX_DATAGRAM;
 
@@ -23,16 +24,36 @@ pub fn run(data: &[u8]) {
 }
 
 fn written(input: &mut Input<'_>) -> Result<()> {
-    let ssrc = input.arbitrary()?;
     let feedback = if input.arbitrary()? {
-        let sequences = several(input, MOST_NACKED + 10, |input| input.arbitrary())?;
-        Feedback::Nack { ssrc, sequences }
+        Feedback::Wish(Wish {
+            loss: input.arbitrary()?,
+            takes_repair: input.arbitrary()?,
+            asks: several(input, MOST_ASKS + 2, ask)?,
+        })
     } else {
         let blocks = several(input, MOST_BLOCKS + 2, block)?;
-        Feedback::Report { blocks, totals: Some(totals(input)?) }
+        let rtt = input.arbitrary::<Option<u32>>()?.map(|us| Duration::from_micros(us.into()));
+        Feedback::Report { blocks, totals: Some(totals(input)?), rtt }
     };
     returns(&feedback);
     Ok(())
+}
+
+fn ask(input: &mut Input<'_>) -> Result<Ask> {
+    let what = match input.int_in_range(0..=2u8)? {
+        0 => What::Packets {
+            first: input.arbitrary()?,
+            others: several(input, MOST_NAMED + 2, |input| input.arbitrary())?,
+        },
+        1 => What::Block { base: input.arbitrary()?, lacks: input.arbitrary()? },
+        _ => What::Behind {
+            index: input.arbitrary()?,
+            newest: input.arbitrary()?,
+            silence_us: input.arbitrary()?,
+        },
+    };
+    let (serial, ssrc) = input.arbitrary()?;
+    Ok(Ask { serial, ssrc, rounds_left: input.arbitrary()?, what })
 }
 
 fn block(input: &mut Input<'_>) -> Result<Block> {
@@ -61,28 +82,25 @@ fn totals(input: &mut Input<'_>) -> Result<Totals> {
 /// What is encoded fits a datagram and parses to the same.
 fn returns(feedback: &Feedback) {
     match feedback {
-        Feedback::Nack { ssrc, sequences } => {
-            let bytes = encode_nack(7, *ssrc, sequences.iter().copied());
+        Feedback::Wish(wish) => {
+            let bytes = encode_wish(7, wish);
             assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
-            let asked: BTreeSet<_> = sequences.iter().take(MOST_NACKED).copied().collect();
-            match parse(&bytes) {
-                Ok(Feedback::Nack { ssrc: of, sequences }) => {
-                    assert_eq!(of, *ssrc);
-                    assert_eq!(sequences.into_iter().collect::<BTreeSet<_>>(), asked);
-                }
-                other => assert!(asked.is_empty(), "{other:?}"),
-            }
+            let Ok(Feedback::Wish(read)) = parse(&bytes) else { panic!("{wish:?} is not read") };
+            assert_eq!((read.loss, read.takes_repair), (wish.loss, wish.takes_repair));
+            assert_eq!(read.asks.len(), wish.asks.len().min(MOST_ASKS));
+            let serials = |asks: &[Ask]| asks.iter().map(|ask| ask.serial).collect::<Vec<_>>();
+            assert_eq!(serials(&read.asks), serials(&wish.asks[..read.asks.len()]));
         }
-        Feedback::Report { blocks, totals } => {
+        Feedback::Report { blocks, totals, rtt } => {
             let totals = totals.unwrap_or_default();
-            let bytes = encode_report(7, blocks, &totals);
+            let bytes = encode_report(7, blocks, &totals, *rtt);
             assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
             let saturated = |block: &Block| {
                 let cumulative_lost = block.cumulative_lost.min(MOST_LOST);
                 Block { cumulative_lost, ..*block }
             };
             let blocks = blocks.iter().take(MOST_BLOCKS).map(saturated).collect();
-            let expected = Feedback::Report { blocks, totals: Some(totals) };
+            let expected = Feedback::Report { blocks, totals: Some(totals), rtt: *rtt };
             assert_eq!(parse(&bytes), Ok(expected));
         }
     }

@@ -9,6 +9,7 @@ pub mod control;
 pub mod demux;
 pub mod feedback;
 pub mod link;
+pub mod receiver;
 pub mod reception;
 pub mod rtp;
 pub mod seal;
@@ -25,13 +26,14 @@ mod choose;
 pub type Body = fn(&[u8]);
 
 /// Every target here, by the name of its binary and corpus folder.
-pub const ALL: [(&str, Body); 15] = [
+pub const ALL: [(&str, Body); 16] = [
     ("agent", agent::run),
     ("channel", channel::run),
     ("control", control::run),
     ("demux", demux::run),
     ("feedback", feedback::run),
     ("link", link::run),
+    ("receiver", receiver::run),
     ("reception", reception::run),
     ("rtp", rtp::run),
     ("seal", seal::run),

@@ -16,11 +16,10 @@ mod peers;
 mod report;
 mod round;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use tests::bench::{environment, namespaces};
 
@@ -63,6 +62,9 @@ struct Args {
     /// Print the result as one JSON object, all samples included.
     #[arg(long)]
     json: bool,
+    /// Write the same JSON object to this file, too, as scripts/plot-fanout.py takes it.
+    #[arg(long, value_name = "FILE")]
+    save: Option<PathBuf>,
     /// Set on the run inside the bench's own namespaces.
     #[arg(long, hide = true)]
     inside: bool,
@@ -110,6 +112,10 @@ fn run(args: &Args) -> Result<ExitCode> {
         return namespaces::reenter(&["--inside"]);
     }
     let report = measure(args)?;
+    if let Some(file) = &args.save {
+        std::fs::write(file, serde_json::to_vec(&report)?)
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
     if args.json {
         println!("{}", serde_json::to_string(&report)?);
     } else {
@@ -155,8 +161,7 @@ fn measure(args: &Args) -> Result<Report> {
     Ok(report)
 }
 
+/// A run takes long, and what it has found so far is of use where it is ended early.
 fn progress(what: &str) {
-    if std::io::stderr().is_terminal() {
-        eprintln!("{what}");
-    }
+    eprintln!("{what}");
 }

@@ -47,8 +47,14 @@ pub(crate) fn measure(
                     .set_offload(offload)
                     .and_then(|()| run(kind, viewers, rate, extent.seconds));
                 match measured {
-                    Ok(cost) => samples.entry((offload, at)).or_default().add(cost),
-                    Err(error) => missing.push(format!("{kind}: {error:#}")),
+                    Ok(cost) => {
+                        progress(&format!("… {cost:.2} µs a packet"));
+                        samples.entry((offload, at)).or_default().add(cost);
+                    }
+                    Err(error) => {
+                        progress(&format!("… {error:#}"));
+                        missing.push(format!("{kind}: {error:#}"));
+                    }
                 }
             }
         }

@@ -33,6 +33,8 @@ pub(crate) struct CostRow {
     pub(crate) viewers: u32,
     pub(crate) offload: bool,
     pub(crate) has_sound: bool,
+    /// Whether packets came to viewers, or ended at the far interface.
+    pub(crate) is_delivered: bool,
     /// Microseconds of the sender's processor for one packet to one viewer.
     pub(crate) cpu_us_per_packet: Spread,
     /// Against the bare loop of the same repetition.
@@ -58,6 +60,8 @@ pub(crate) struct GrowthRow {
     pub(crate) framerate: u32,
     pub(crate) cpu_us_per_packet: Spread,
     pub(crate) bare_us_per_packet: Spread,
+    /// Without what the broadcast takes when nobody watches.
+    pub(crate) marginal_us_per_packet: Spread,
     pub(crate) cpu_us_per_viewer_second: Spread,
     pub(crate) resident_kib_per_viewer: Spread,
     /// Further runs, that were void because packets were lost.
@@ -180,20 +184,21 @@ impl fmt::Display for Report {
 fn cost(f: &mut fmt::Formatter<'_>, rows: &[CostRow]) -> fmt::Result {
     writeln!(
         f,
-        "\n| viewers | offload | sound | sender | µs per packet | min–max | ÷ bare loop | min–max | void runs |"
+        "\n| viewers | offload | sound | delivered | sender | µs per packet | min–max | ÷ bare loop | min–max | void runs |"
     )?;
     writeln!(
         f,
-        "|--------:|---------|-------|--------|--------------:|---------|------------:|---------|----------:|"
+        "|--------:|---------|-------|-----------|--------|--------------:|---------|------------:|---------|----------:|"
     )?;
     for row in rows {
         let yes = |is: bool| if is { "yes" } else { "no" };
         writeln!(
             f,
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} |",
             row.viewers,
             yes(row.offload),
             yes(row.has_sound),
+            yes(row.is_delivered),
             row.sender,
             spread(&row.cpu_us_per_packet, 3),
             spread(&row.to_bare, 2),
@@ -205,18 +210,26 @@ fn cost(f: &mut fmt::Formatter<'_>, rows: &[CostRow]) -> fmt::Result {
 
 /// Peers, and how often one packet of theirs pays for one of ours with the same interface.
 fn peers(f: &mut fmt::Formatter<'_>, rows: &[PeerRow], cost: &[CostRow]) -> fmt::Result {
-    writeln!(f, "\n| peer | viewers | offload | µs per packet | min–max | ÷ broadcaster |")?;
-    writeln!(f, "|------|--------:|---------|--------------:|---------|--------------:|")?;
+    writeln!(
+        f,
+        "\n| peer | viewers | offload | µs per packet | min–max | ÷ broadcaster | ÷ broadcaster, nothing delivered |"
+    )?;
+    writeln!(
+        f,
+        "|------|--------:|---------|--------------:|---------|--------------:|----------------------------------:|"
+    )?;
     for PeerRow { peer, viewers, offload, cpu_us_per_packet } in rows {
-        let ours = cost
-            .iter()
-            .find(|row| row.sender == "broadcaster" && row.offload == *offload && !row.has_sound);
-        let ratio = ours.map_or("not measured".into(), |ours| {
-            format!("{:.1}", cpu_us_per_packet.median / ours.cpu_us_per_packet.median)
-        });
+        let ratio = |is_delivered: bool| {
+            let mut rows = cost.iter().filter(|row| row.sender == "broadcaster" && !row.has_sound);
+            let ours = rows.find(|row| (row.offload, row.is_delivered) == (*offload, is_delivered));
+            ours.map_or("not measured".into(), |ours| {
+                format!("{:.1}", cpu_us_per_packet.median / ours.cpu_us_per_packet.median)
+            })
+        };
+        let (delivered, dropped) = (ratio(true), ratio(false));
         let offload = if *offload { "yes" } else { "no" };
         let spread = spread(cpu_us_per_packet, 2);
-        writeln!(f, "| {peer} | {viewers} | {offload} | {spread} | {ratio} |")?;
+        writeln!(f, "| {peer} | {viewers} | {offload} | {spread} | {delivered} | {dropped} |")?;
     }
     Ok(())
 }
@@ -224,21 +237,22 @@ fn peers(f: &mut fmt::Formatter<'_>, rows: &[PeerRow], cost: &[CostRow]) -> fmt:
 fn growth(f: &mut fmt::Formatter<'_>, rows: &[GrowthRow]) -> fmt::Result {
     writeln!(
         f,
-        "\n| viewers | pictures/s | µs per packet | min–max | bare loop | min–max | µs per viewer and second | \
-         KiB per viewer | void runs |"
+        "\n| viewers | pictures/s | µs per packet | min–max | of it for viewers | min–max | bare loop | min–max | \
+         for a viewer, µs/s | KiB per viewer | void runs |"
     )?;
     writeln!(
         f,
-        "|--------:|-----------:|--------------:|---------|----------:|---------|-------------------------:|\
-         ---------------:|----------:|"
+        "|--------:|-----------:|--------------:|---------|------------------:|---------|----------:|---------|\
+         -------------------:|---------------:|----------:|"
     )?;
     for row in rows {
         writeln!(
             f,
-            "| {} | {} | {} | {} | {:.0} | {:.1} | {} |",
+            "| {} | {} | {} | {} | {} | {:.0} | {:.1} | {} |",
             row.viewers,
             row.framerate,
             spread(&row.cpu_us_per_packet, 3),
+            spread(&row.marginal_us_per_packet, 3),
             spread(&row.bare_us_per_packet, 3),
             row.cpu_us_per_viewer_second.median,
             row.resident_kib_per_viewer.median,

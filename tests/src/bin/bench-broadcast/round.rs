@@ -21,6 +21,10 @@ const CALM_RATE: u32 = JOIN_RATE / 2;
 /// rendezvous are over.
 const SETTLING: Duration = Duration::from_secs(4);
 
+/// For a broadcast to be under way, and for what it costs with nobody there.
+const STARTING: Duration = Duration::from_secs(2);
+const IDLE: Duration = Duration::from_secs(4);
+
 /// How often a round is tried until one is not void.
 const TRIES: u32 = 3;
 
@@ -41,6 +45,8 @@ pub(crate) struct Round {
 pub(crate) struct Measured {
     /// The broadcaster's processor time for one packet to one viewer, in microseconds.
     pub(crate) broadcaster_us: f64,
+    /// What of it viewers cost: without what the broadcast takes when nobody watches.
+    pub(crate) marginal_us: f64,
     /// The bare loop's.
     pub(crate) bare_us: f64,
     /// Packets to each viewer in a second.
@@ -76,7 +82,10 @@ impl Round {
         network.set_offload(true)?;
         network.drop_media(self.drops_media)?;
         let broadcast = Broadcast::start(folder, &clip, false)?;
-        broadcast.scraped_for(Duration::from_secs(2))?;
+        broadcast.scraped_for(STARTING)?;
+        let idle = broadcast.usage()?.cpu;
+        broadcast.scraped_for(IDLE)?;
+        let idle = (broadcast.usage()?.cpu - idle).as_secs_f64() / IDLE.as_secs_f64();
         let alone = broadcast.resident()?;
         let record = folder.join("record");
         let flags = crowd::flags(self.viewers, VIEWERS, CALM_RATE);
@@ -124,6 +133,7 @@ impl Round {
         ensure!((0.98..1.02).contains(&alike), "the bare loop sent {alike:.3} times as much: void");
         Ok(Measured {
             broadcaster_us: sent_us / packets,
+            marginal_us: (sent_us - idle * 1e6 * self.seconds) / packets,
             bare_us: bare.cpu_us / bare.packets as f64,
             packets_per_second: packets / f64::from(self.viewers) / self.seconds,
             resident: resident as f64 / f64::from(self.viewers),

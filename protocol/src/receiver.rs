@@ -1,0 +1,526 @@
+//! What a viewer does with sealed packets: open them, rebuild what is missing, and say what it needs.
+//!
+//! Feed it with [`Receiver::take`], which hands on every packet once, in place or rebuilt; ask it with
+//! [`Receiver::poll_wish`] and [`Receiver::report`] what to tell the broadcaster, at
+//! [`Receiver::poll_timeout`].
+//!
+//! To rebuild a packet, the sealed packets of its block are needed. They are copied as they come, for as
+//! long as packets were lost of late: a viewer on a clean path copies nothing, and has its first losses sent
+//! again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use crate::control;
+use crate::feedback::{self, Ask, Block, Totals, What, Wish};
+use crate::media::Kind;
+use crate::reception::{Arrival, Came, LEAST_EXPECTED, Reception, Silence, Verdict, Wanted};
+use crate::repair::code;
+use crate::repair::packet::{Repair, nearest};
+use crate::rtp::Header;
+use crate::seal::{MasterKey, OpenError, Opened, Opener, PacketIndex};
+use crate::volley;
+
+/// How long after a loss sealed packets are still kept.
+const KEEPING: Duration = Duration::from_secs(30);
+
+/// Sealed packets, and blocks with repair packets, of one track that are kept at most.
+const MOST_KEPT: usize = 2048;
+const MOST_BLOCKS: usize = 64;
+
+/// From one wish to the next: what asks for one thing twice goes through different moments of the network.
+pub const WISH_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How likely it may be that all repetitions of a request get lost, by how many further ones fit.
+const RISK_OF_LAST: f64 = 1e-4;
+const RISK_OF_SECOND_LAST: f64 = 1e-3;
+const RISK_OF_EARLIER: f64 = 0.05;
+
+/// Most repetitions of a request: as often as fits into a round of usual length.
+const MOST_COPIES: u32 = 12;
+
+/// A track as the broadcaster announced it.
+#[derive(Debug, Clone, Copy)]
+pub struct Track {
+    /// What it carries.
+    pub kind: Kind,
+    /// Its SSRC.
+    pub ssrc: u32,
+    /// The rate of its RTP clock.
+    pub clock_rate: u32,
+    /// Index of the first packet that will come.
+    pub first_index: PacketIndex,
+    /// Index of the first packet that is wanted: later where some were had before.
+    pub expected_from: PacketIndex,
+    /// From this index on packets come as they are made.
+    pub live_index: PacketIndex,
+}
+
+impl From<&control::Track> for Track {
+    fn from(track: &control::Track) -> Self {
+        let control::Track { ref format, ssrc, first_index, live_index, .. } = *track;
+        let (kind, clock_rate) = (format.kind, format.clock_rate);
+        Self { kind, ssrc, clock_rate, first_index, expected_from: first_index, live_index }
+    }
+}
+
+/// A packet that was opened.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    /// Of which track.
+    pub track: usize,
+    /// Its index.
+    pub index: PacketIndex,
+    /// Its RTP timestamp.
+    pub timestamp: u32,
+    /// What to do with it.
+    pub verdict: Verdict,
+    /// Whether it is beyond all that came before, and no answer to a request.
+    pub is_newest: bool,
+    /// Whether it was made after the viewer was admitted.
+    pub is_live: bool,
+    /// Packets in front of it that were not missed before.
+    pub hole: u64,
+    /// The RTP packet.
+    pub rtp: &'a mut [u8],
+}
+
+/// Receives one channel's packets.
+pub struct Receiver {
+    opener: Opener,
+    tracks: Vec<Receiving>,
+    corrupt: u64,
+    serial: u32,
+    repeating: VecDeque<Repeating>,
+    wished_at: Option<Instant>,
+    kept_until: Option<Instant>,
+}
+
+struct Receiving {
+    reception: Reception,
+    kind: Kind,
+    live_index: PacketIndex,
+    /// Sealed packets of late.
+    kept: BTreeMap<PacketIndex, Vec<u8>>,
+    /// Blocks of which repair packets came, by their first packet.
+    blocks: BTreeMap<PacketIndex, Coded>,
+}
+
+struct Coded {
+    source: usize,
+    repair: BTreeMap<usize, Vec<u8>>,
+}
+
+/// A request to be said.
+struct Asking {
+    /// What it is for, by name.
+    wanted: Vec<PacketIndex>,
+    /// How often that was asked for before.
+    rounds: u32,
+    rounds_left: u8,
+    what: What,
+}
+
+/// A request that is sent again.
+struct Repeating {
+    at: Instant,
+    left: u32,
+    track: usize,
+    wanted: Vec<PacketIndex>,
+    ask: Ask,
+}
+
+impl Receiver {
+    /// Receives these tracks. A packet is of use for `patience` after it should have come.
+    pub fn new(tracks: &[Track], keys: &[MasterKey], patience: Duration, now: Instant) -> Self {
+        let mut opener = Opener::new(tracks.iter().map(|track| (track.ssrc, track.first_index)));
+        keys.iter().for_each(|key| opener.add_key(key));
+        let receiving = |track: &Track| Receiving {
+            reception: Reception::new(
+                track.ssrc,
+                track.clock_rate,
+                track.expected_from,
+                track.live_index,
+                patience,
+                now,
+            ),
+            kind: track.kind,
+            live_index: track.live_index,
+            kept: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+        };
+        Self {
+            opener,
+            tracks: tracks.iter().map(receiving).collect(),
+            corrupt: 0,
+            serial: 0,
+            repeating: VecDeque::new(),
+            wished_at: None,
+            kept_until: None,
+        }
+    }
+
+    /// A further epoch's key.
+    pub fn add_key(&mut self, key: &MasterKey) {
+        self.opener.add_key(key);
+    }
+
+    /// Opens the sealed packets of a datagram, in place. Hands each on, unless it is a repair packet, and
+    /// what can be rebuilt with it.
+    ///
+    /// # Errors
+    ///
+    /// Where one is not authentic. That is counted, and the others are taken.
+    pub fn take(
+        &mut self,
+        datagram: &mut [u8],
+        now: Instant,
+        deliver: &mut dyn FnMut(Arrived<'_>),
+    ) -> Result<(), OpenError> {
+        let packets = volley::packets(datagram);
+        let came = if packets.are_sent_again() { Came::Again } else { Came::First };
+        let mut result = Ok(());
+        for packet in packets {
+            if let Err(error) = self.take_packet(packet, came, now, deliver) {
+                self.corrupt += 1;
+                result = Err(error);
+            }
+        }
+        result
+    }
+
+    fn take_packet(
+        &mut self,
+        packet: &mut [u8],
+        came: Came,
+        now: Instant,
+        deliver: &mut dyn FnMut(Arrived<'_>),
+    ) -> Result<(), OpenError> {
+        let keeps = self.kept_until.is_some_and(|until| now < until);
+        let sealed = keeps.then(|| packet.to_vec());
+        let (track, base) = match self.opener.open_any(packet)? {
+            Opened::Media(track, index, length) => {
+                let Some(receiving) = self.tracks.get_mut(track) else { return Ok(()) };
+                let rtp = &mut packet[..length];
+                let is_fresh = receiving.take(track, index, rtp, came, now, deliver);
+                if let Some(sealed) = sealed.filter(|_| is_fresh) {
+                    receiving.keep(index, sealed);
+                }
+                (track, receiving.block_of(index))
+            }
+            Opened::Repair(track, repair) => {
+                let Some(receiving) = self.tracks.get_mut(track) else { return Ok(()) };
+                (track, receiving.take_repair(repair))
+            }
+        };
+        if let Some(base) = base {
+            self.rebuild(track, base, now, deliver);
+        }
+        if self.tracks[track].reception.recent().1 >= 0.5 {
+            self.kept_until = Some(now + KEEPING);
+        } else if self.kept_until.is_some_and(|until| now >= until) {
+            self.kept_until = None;
+            self.tracks.iter_mut().for_each(|track| track.kept.clear());
+        }
+        Ok(())
+    }
+
+    /// Rebuilds what is missing of a block, if enough of it came.
+    fn rebuild(
+        &mut self,
+        track: usize,
+        base: PacketIndex,
+        now: Instant,
+        deliver: &mut dyn FnMut(Arrived<'_>),
+    ) {
+        let Some(receiving) = self.tracks.get_mut(track) else { return };
+        let Some(coded) = receiving.blocks.get(&base) else { return };
+        let range = coded.range(base);
+        if receiving.kept.range(range.clone()).count() + coded.repair.len() < coded.source {
+            return;
+        }
+        let kept = receiving.kept.range(range.clone());
+        let there = kept.map(|(index, packet)| ((index - base) as usize, &packet[..])).collect();
+        let ssrc = receiving.reception.ssrc();
+        let rebuilt = code::decode((ssrc, base, coded.source), &there, &coded.repair);
+        receiving.blocks.remove(&base);
+        for (index, mut packet) in rebuilt.into_iter().flatten() {
+            // Nothing else is wanted of what was given up, or had before it was kept.
+            let is_wanted =
+                receiving.reception.is_missing(index) || index >= receiving.reception.next_index();
+            if !is_wanted {
+                continue;
+            }
+            match self.opener.open(&mut packet) {
+                Ok((_, opened, length)) if opened == index => {
+                    let rtp = &mut packet[..length];
+                    receiving.take(track, index, rtp, Came::Rebuilt, now, deliver);
+                }
+                // Whoever made the repair packet holds the key, and is no broadcaster.
+                Ok(_) | Err(_) => self.corrupt += 1,
+            }
+        }
+    }
+
+    /// What to ask for now, if anything; `rtt` is the path's.
+    pub fn poll_wish(&mut self, rtt: Duration, now: Instant) -> Option<Wish> {
+        let loss = self.loss();
+        let mut asks: Vec<(usize, Asking)> = Vec::new();
+        for (number, track) in self.tracks.iter_mut().enumerate() {
+            asks.extend(track.ask(rtt, now).into_iter().map(|asking| (number, asking)));
+        }
+        let mut said = Vec::new();
+        for (track, Asking { wanted, rounds, rounds_left, what }) in asks {
+            let Some(receiving) = self.tracks.get(track) else { continue };
+            let ssrc = receiving.reception.ssrc();
+            let ask = Ask { serial: self.serial, ssrc, rounds_left, what };
+            self.serial = self.serial.wrapping_add(1);
+            let copies = copies(loss, rounds, rounds_left);
+            if copies > 1 {
+                let at = now + WISH_INTERVAL;
+                let ask = ask.clone();
+                self.repeating.push_back(Repeating { at, left: copies - 1, track, wanted, ask });
+            }
+            said.push(ask);
+        }
+        self.repeat(now, &mut said);
+        if said.is_empty() {
+            return None;
+        }
+        self.wished_at = Some(now);
+        let takes_repair = self.kept_until.is_some_and(|until| now < until);
+        Some(Wish { loss: (loss * 256.0).min(255.0) as u8, takes_repair, asks: said })
+    }
+
+    /// Adds what is due to be repeated, as far as it is still missing.
+    fn repeat(&mut self, now: Instant, said: &mut Vec<Ask>) {
+        let tracks = &self.tracks;
+        self.repeating.retain_mut(|repeating| {
+            if repeating.at > now {
+                return true;
+            }
+            let Some(track) = tracks.get(repeating.track) else { return false };
+            let reception = &track.reception;
+            repeating.wanted.retain(|index| reception.is_missing(*index));
+            let ask = match &repeating.ask.what {
+                What::Packets { .. } => {
+                    let Some(what) = named(&repeating.wanted) else { return false };
+                    Ask { what, ..repeating.ask.clone() }
+                }
+                What::Block { .. } if repeating.wanted.is_empty() => return false,
+                What::Behind { index, .. } if reception.next_index() != index + 1 => return false,
+                What::Block { .. } | What::Behind { .. } => repeating.ask.clone(),
+            };
+            said.push(ask);
+            repeating.left -= 1;
+            repeating.at = now + WISH_INTERVAL;
+            repeating.left > 0
+        });
+    }
+
+    /// When [`Self::poll_wish`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let tracks = self.tracks.iter().filter_map(|track| track.reception.poll_timeout());
+        let repeating = self.repeating.iter().map(|repeating| repeating.at);
+        tracks.chain(repeating).min()
+    }
+
+    /// Share of packets lost of late, over all tracks, 0 to 1.
+    pub fn loss(&self) -> f64 {
+        let sum = self.tracks.iter().map(|track| track.reception.recent());
+        let (expected, lost) = sum.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
+        (lost / expected.max(LEAST_EXPECTED)).clamp(0.0, 1.0)
+    }
+
+    /// Totals over all tracks.
+    pub fn totals(&self) -> Totals {
+        let totals = self.tracks.iter().map(|track| track.reception.totals()).sum();
+        Totals { corrupt: self.corrupt, ..totals }
+    }
+
+    /// The blocks of the next report; the interval since the last ends here.
+    pub fn report(&mut self) -> Vec<Block> {
+        self.tracks.iter_mut().map(|track| track.reception.report()).collect()
+    }
+
+    /// Interarrival jitter of the first track.
+    pub fn jitter(&self) -> Option<Duration> {
+        self.tracks.first().map(|track| track.reception.jitter())
+    }
+
+    /// The lowest index of a track that may still come.
+    pub fn hoped_for(&self, track: usize) -> Option<PacketIndex> {
+        self.tracks.get(track).map(|track| track.reception.hoped_for())
+    }
+
+    /// Index behind the highest that came of a track.
+    pub fn next_index(&self, track: usize) -> Option<PacketIndex> {
+        self.tracks.get(track).map(|track| track.reception.next_index())
+    }
+}
+
+impl Receiving {
+    /// Takes an opened packet; true where it is of use.
+    fn take(
+        &mut self,
+        track: usize,
+        index: PacketIndex,
+        rtp: &mut [u8],
+        came: Came,
+        now: Instant,
+        deliver: &mut dyn FnMut(Arrived<'_>),
+    ) -> bool {
+        // What was authenticated was RTP when it was sealed.
+        let Ok(Header { timestamp, marker, .. }) = Header::parse(rtp) else { return false };
+        // Each packet of sound is one of its own.
+        let ends_unit = marker || self.kind == Kind::Audio;
+        let before = self.reception.next_index();
+        let was_missing = self.reception.is_missing(index);
+        let arrival = Arrival { index, timestamp, ends_unit, came };
+        let verdict = self.reception.receive(arrival, now);
+        let is_newest = index >= before && came == Came::First;
+        let is_live = index >= self.live_index;
+        if is_newest && is_live {
+            self.reception.time(timestamp, now);
+        }
+        let hole = if was_missing { 0 } else { index.saturating_sub(before) };
+        deliver(Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp });
+        verdict == Verdict::Fresh
+    }
+
+    fn keep(&mut self, index: PacketIndex, sealed: Vec<u8>) {
+        self.kept.insert(index, sealed);
+        if self.kept.len() > MOST_KEPT {
+            self.kept.pop_first();
+        }
+        // No packet older than this can be rebuilt in time.
+        let oldest = self.reception.hoped_for().min(index).saturating_sub(MOST_KEPT as u64);
+        if self.kept.first_key_value().is_some_and(|(first, _)| *first < oldest) {
+            self.kept = self.kept.split_off(&oldest);
+        }
+    }
+
+    /// The block with repair packets that a packet belongs to.
+    fn block_of(&self, index: PacketIndex) -> Option<PacketIndex> {
+        let (&base, coded) = self.blocks.range(..=index).next_back()?;
+        coded.range(base).contains(&index).then_some(base)
+    }
+
+    /// Takes a repair packet, and says of which block it is, if it is of use.
+    fn take_repair(&mut self, repair: Repair) -> Option<PacketIndex> {
+        let Repair { base, source, number, shard } = repair;
+        let base = nearest(self.reception.next_index(), base);
+        let range = base..base + source as u64;
+        let is_wanted = range.end > self.reception.next_index()
+            || self.reception.missing_of(range).next().is_some();
+        if !is_wanted {
+            return None;
+        }
+        let coded =
+            self.blocks.entry(base).or_insert_with(|| Coded { source, repair: BTreeMap::new() });
+        let fits = coded.source == source
+            && coded.repair.values().next().is_none_or(|other| other.len() == shard.len());
+        if fits {
+            coded.repair.insert(number, shard);
+        }
+        if self.blocks.len() > MOST_BLOCKS {
+            self.blocks.pop_first();
+        }
+        Some(base)
+    }
+
+    /// What to ask for now: packets by name, and what blocks lack.
+    fn ask(&mut self, rtt: Duration, now: Instant) -> Vec<Asking> {
+        let wanted = self.reception.poll_wanted(rtt, now);
+        self.forget();
+        let mut by_name: BTreeMap<(u8, u32), Vec<PacketIndex>> = BTreeMap::new();
+        let mut asks: BTreeMap<PacketIndex, Asking> = BTreeMap::new();
+        for Wanted { index, rounds, rounds_left } in wanted {
+            let lacking = self.block_of(index).filter(|base| {
+                let lacks = self.lacks(*base);
+                // Packets that came before any were kept are missing to the block, but not to us.
+                lacks > 0 && lacks <= self.missing_of(*base)
+            });
+            let Some(base) = lacking else {
+                by_name.entry((rounds_left, rounds)).or_default().push(index);
+                continue;
+            };
+            let lacks = self.lacks(base).min(255) as u8;
+            let asking = asks.entry(base).or_insert(Asking {
+                wanted: Vec::new(),
+                rounds,
+                rounds_left,
+                what: What::Block { base, lacks },
+            });
+            asking.wanted.push(index);
+            asking.rounds = asking.rounds.max(rounds);
+            asking.rounds_left = asking.rounds_left.min(rounds_left);
+        }
+        let mut asks: Vec<_> = asks.into_values().collect();
+        for ((rounds_left, rounds), wanted) in by_name {
+            for wanted in wanted.chunks(feedback::MOST_NAMED / 2) {
+                let what = named(wanted);
+                let wanted = wanted.to_vec();
+                asks.extend(what.map(|what| Asking { wanted, rounds, rounds_left, what }));
+            }
+        }
+        if let Some(silence) = self.reception.poll_behind(now) {
+            let Silence { index, newest, lasts, rounds_left } = silence;
+            let silence_us = u32::try_from(lasts.as_micros()).unwrap_or(u32::MAX);
+            let what = What::Behind { index, newest, silence_us };
+            asks.push(Asking { wanted: Vec::new(), rounds: 0, rounds_left, what });
+        }
+        asks
+    }
+
+    /// How many packets of a block are needed to rebuild the others.
+    fn lacks(&self, base: PacketIndex) -> usize {
+        self.blocks.get(&base).map_or(0, |coded| {
+            let there = self.kept.range(coded.range(base)).count();
+            coded.source.saturating_sub(there + coded.repair.len())
+        })
+    }
+
+    fn missing_of(&self, base: PacketIndex) -> usize {
+        let range = self.blocks.get(&base).map(|coded| coded.range(base));
+        range.map_or(0, |range| {
+            let behind = range.end.saturating_sub(self.reception.next_index().max(range.start));
+            self.reception.missing_of(range).count() + behind as usize
+        })
+    }
+
+    /// Forgets blocks of which nothing can be missing any more.
+    fn forget(&mut self) {
+        let hoped_for = self.reception.hoped_for();
+        self.blocks.retain(|base, coded| coded.range(*base).end > hoped_for);
+    }
+}
+
+impl Coded {
+    fn range(&self, base: PacketIndex) -> Range<PacketIndex> {
+        base..base + self.source as u64
+    }
+}
+
+/// How often a request is said that was made in so many rounds before, without success.
+fn copies(loss: f64, rounds: u32, rounds_left: u8) -> u32 {
+    let risk = match rounds_left {
+        0 => RISK_OF_LAST,
+        1 => RISK_OF_SECOND_LAST,
+        _ => RISK_OF_EARLIER,
+    };
+    if loss <= 0.0 {
+        return 1;
+    }
+    // What is lost on the way to us may be lost on the way back, and more than was thought if nothing came.
+    let copies = risk.ln() / loss.min(0.9).ln();
+    (copies.ceil() as u32).saturating_mul(4u32.saturating_pow(rounds)).clamp(1, MOST_COPIES)
+}
+
+/// A request for packets by name.
+fn named(wanted: &[PacketIndex]) -> Option<What> {
+    let (&first, others) = wanted.split_first()?;
+    let others = others.iter().map_while(|index| u16::try_from(index - first).ok());
+    Some(What::Packets { first, others: others.collect() })
+}
