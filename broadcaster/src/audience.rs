@@ -116,6 +116,10 @@ impl Audience {
         self.seats.is_empty()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.seats.len()
+    }
+
     /// Tells every viewer.
     pub(crate) fn tell_all(&self, notice: &Notice) {
         self.seats.iter().for_each(|seat| seat.tell(notice.clone()));

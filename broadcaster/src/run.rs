@@ -42,8 +42,9 @@ use crate::source::{Feed, Start};
 use crate::surroundings::{Seen, Surroundings};
 use crate::uplink::Uplink;
 
-/// How long viewers get to hear that the broadcast ends.
+/// How long viewers get to hear that the broadcast ends, and how much longer for each of them.
 const GOODBYE: Duration = Duration::from_millis(800);
+const GOODBYE_EACH: Duration = Duration::from_micros(500);
 
 /// How long a viewer's handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(8);
@@ -542,13 +543,14 @@ fn raise(counter: &prometheus::IntCounter, to: u64) {
 }
 
 async fn stop(shared: &Shared, port: &Port) {
+    let patience = GOODBYE + GOODBYE_EACH * shared.audience.len() as u32;
     shared.audience.tell_all(&Notice::Ended);
     let all_gone = async {
         while !shared.audience.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let _ = tokio::time::timeout(GOODBYE / 2, all_gone).await;
+    let _ = tokio::time::timeout(patience / 2, all_gone).await;
     port.endpoint().close(VarInt::from_u32(close::DONE), b"the broadcaster stops");
-    let _ = tokio::time::timeout(GOODBYE / 2, port.endpoint().wait_idle()).await;
+    let _ = tokio::time::timeout(patience / 2, port.endpoint().wait_idle()).await;
 }

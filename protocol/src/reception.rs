@@ -33,6 +33,9 @@ const ROUND_RESERVE: Duration = Duration::from_millis(5);
 /// Most missing packets followed at once; a larger hole is an outage, and counted as lost whole.
 const MOST_MISSING: usize = 2048;
 
+/// How long a packet of the history is waited for at least.
+const HISTORY_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Bounds of the time between access units, and what it is taken for at first.
 const LEAST_SPACING: Duration = Duration::from_millis(5);
 const FIRST_SPACING: Duration = Duration::from_millis(40);
@@ -360,11 +363,14 @@ impl Reception {
                 Some(at) => at + self.round(),
                 None => now + self.tolerance,
             };
-            let missing = Missing {
-                deadline: due_at + self.patience,
-                ask_at,
-                rounds: u32::from(asked.is_some()),
+            // A hole in the history spoils the picture until the next keyframe, and nothing plays yet.
+            let patience = if index < self.live_index {
+                self.patience.max(HISTORY_PATIENCE)
+            } else {
+                self.patience
             };
+            let missing =
+                Missing { deadline: due_at + patience, ask_at, rounds: u32::from(asked.is_some()) };
             self.missing.insert(index, missing);
         }
     }
@@ -689,6 +695,20 @@ mod tests {
         assert_eq!(reception.totals().unrecovered, 0);
         reception.poll_wanted(RTT, now + ms(200));
         assert_eq!(reception.totals().unrecovered, 1);
+    }
+
+    #[test]
+    fn the_history_is_waited_for_longer() {
+        let now = Instant::now();
+        let mut reception = Reception::new(7, 90_000, 100, 103, ms(200), now);
+        for index in [100, 102, 104] {
+            reception.receive(arrival(index), now);
+        }
+        reception.poll_wanted(RTT, now + ms(200));
+        assert_eq!(reception.totals().unrecovered, 1, "103 was live");
+        assert!(reception.is_missing(101));
+        reception.poll_wanted(RTT, now + ms(1000));
+        assert_eq!(reception.totals().unrecovered, 2);
     }
 
     #[test]

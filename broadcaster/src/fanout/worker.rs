@@ -265,12 +265,17 @@ impl Worker {
             let volley = Volley::new(&parts(0), MAX_SEGMENTS);
             self.schedule.push(volley, self.live.listing(), viewers, now);
         }
+        // They had the sound that waited from the history.
+        let mut entering: BTreeMap<u64, Live> = BTreeMap::new();
         for Entering { viewer, position } in std::mem::take(&mut self.entering) {
             let Some(served) = self.served.get(&viewer) else { continue };
             let destination = served.destination.clone();
-            // It had the sound that waited from the history.
-            self.send_to(&destination, &Volley::new(&parts(position), MAX_SEGMENTS), now);
+            entering.entry(position).or_default().set(viewer, destination.clone());
             self.live.set(viewer, destination);
+        }
+        for (position, mut viewers) in entering {
+            let volley = Volley::new(&parts(position), MAX_SEGMENTS);
+            self.schedule.push(volley, viewers.listing(), viewers.len(), now);
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) fn measure(
     network: &Network,
     folder: &Path,
     extent: Extent,
+    from: u32,
     missing: &mut Vec<String>,
 ) -> Vec<GrowthRow> {
     let usual = Clip::default();
@@ -35,7 +36,7 @@ pub(crate) fn measure(
     let kinds = REAL_TIME.map(|viewers| (viewers, usual, false)).into_iter();
     let kinds: Vec<_> = kinds.chain(SLOW.map(|viewers| (viewers, slow, true))).collect();
     let mut rows = Vec::new();
-    for (full, clip, drops_media) in kinds {
+    for (full, clip, drops_media) in kinds.into_iter().filter(|(viewers, ..)| *viewers >= from) {
         let (viewers, seconds) = (extent.viewers(full), extent.seconds);
         let round = Round { viewers, clip, offload: true, drops_media, seconds };
         match row(network, folder, round, extent.repetitions) {

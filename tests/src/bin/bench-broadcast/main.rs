@@ -59,6 +59,9 @@ struct Args {
     /// Few viewers, once and for a short time: to see that all of it works.
     #[arg(long)]
     quick: bool,
+    /// Of the scenario growth, audiences of this many at least.
+    #[arg(long, default_value_t = 0, value_name = "VIEWERS")]
+    from: u32,
     /// Print the result as one JSON object, all samples included.
     #[arg(long)]
     json: bool,
@@ -155,7 +158,7 @@ fn measure(args: &Args) -> Result<Report> {
         report.peers = peers::measure(&network, extent, &mut missing);
     }
     if wanted(Scenario::Growth) {
-        report.growth = growth::measure(&network, folder.path(), extent, &mut missing);
+        report.growth = growth::measure(&network, folder.path(), extent, args.from, &mut missing);
     }
     report.missing = missing;
     Ok(report)

@@ -45,6 +45,7 @@ pub(crate) fn measure(
                 let viewers = extent.viewers(viewers);
                 let measured = network
                     .set_offload(offload)
+                    .and_then(|()| network.drop_media(false))
                     .and_then(|()| run(kind, viewers, rate, extent.seconds));
                 match measured {
                     Ok(cost) => {

@@ -153,9 +153,11 @@ impl Carried {
             (out, back)
         } else {
             let mut out = Command::new("ristsender");
+            out.args(["-v", "3"]);
             out.args(["-i", &format!("udp://@{}", local(5000))]);
             out.args(["-o", &format!("rist://{remote}:6000?buffer={latency}")]);
             let mut back = Command::new("ristreceiver");
+            back.args(["-v", "3"]);
             back.args(["-i", &format!("rist://@0.0.0.0:6000?buffer={latency}")]);
             back.args(["-o", &format!("udp://{}", local(7000))]);
             (out, back)
