@@ -21,7 +21,7 @@ use transport::stream::{self, Reader};
 use crate::continuity::Continuity;
 use crate::feedback::Feedback;
 use crate::hold::{Hold, Packet};
-use crate::media::Player;
+use crate::media::{Player, patience};
 use crate::meeting::{Datagram, Met};
 use crate::outage::{Outage, Step};
 use crate::renewal::Renewed;
@@ -180,7 +180,7 @@ impl Session {
             let expected_from = place_track(placed, at, track, place);
             tracks.push(Track { expected_from, ..Track::from(track) });
         }
-        let receiver = Receiver::new(&tracks, &admission.keys, latency, now);
+        let receiver = Receiver::new(&tracks, &admission.keys, patience(latency), now);
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
         Self {
             met,

@@ -37,6 +37,7 @@ pub use environment::{check_environment, preload};
 pub use error::PlayerError;
 pub use output::{Container, Output, OutputError, Recording};
 pub use player::Player;
+pub(crate) use receive::patience;
 pub use supervise::{Events, PlayerEvent};
 
 #[cfg(test)]

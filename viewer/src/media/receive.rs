@@ -24,7 +24,12 @@ use super::timeline::Timeline;
 
 /// Kept back from the latency for depayloading and decoding after a loss time-out, so that the
 /// picture after a lost packet still makes its time. At most a quarter of the latency.
-const RESERVE: Duration = Duration::from_millis(30);
+const RESERVE: Duration = Duration::from_millis(10);
+
+/// How long a missing packet is waited for, and so is of use, of this latency.
+pub(crate) fn patience(latency: Duration) -> Duration {
+    latency - RESERVE.min(latency / 4)
+}
 
 /// RTP's fixed header (RFC 3550, section 5.1).
 const RTP_HEADER: usize = 12;
@@ -62,7 +67,7 @@ impl Receiver {
             .is_live(true)
             .do_timestamp(false)
             .build();
-        let patience = shared.latency - RESERVE.min(shared.latency / 4);
+        let patience = patience(shared.latency);
         let jitter_buffer = make("rtpjitterbuffer")?;
         jitter_buffer
             .set_property("latency", u32::try_from(patience.as_millis()).unwrap_or(1 << 30));
