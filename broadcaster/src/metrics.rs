@@ -458,7 +458,7 @@ impl Metrics {
             feedback: counter(
                 &registry,
                 "punchcast_feedback_packets_total",
-                "Authentic feedback packets of all viewers: reports and NACKs.",
+                "Authentic feedback packets of all viewers: reports and requests for repair.",
             ),
             feedback_dropped: Unheard::ALL
                 .map(|reason| feedback_dropped.with_label_values(&[reason.as_str()])),

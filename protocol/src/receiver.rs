@@ -30,7 +30,7 @@ const MOST_KEPT: usize = 2048;
 const MOST_BLOCKS: usize = 64;
 
 /// From one wish to the next: what asks for one thing twice goes through different moments of the network.
-pub const WISH_INTERVAL: Duration = Duration::from_millis(5);
+const WISH_INTERVAL: Duration = Duration::from_millis(5);
 
 /// How likely it may be that all repetitions of a request get lost, by how many further ones fit.
 const RISK_OF_LAST: f64 = 1e-4;
@@ -263,8 +263,11 @@ impl Receiver {
         }
     }
 
-    /// What to ask for now, if anything; `rtt` is the path's.
+    /// What to ask for now, if anything; `rtt` is the path's. Wishes keep some distance from each other.
     pub fn poll_wish(&mut self, rtt: Duration, now: Instant) -> Option<Wish> {
+        if self.wished_at.is_some_and(|at| now < at + WISH_INTERVAL) {
+            return None;
+        }
         let loss = self.loss();
         let mut asks: Vec<(usize, Asking)> = Vec::new();
         for (number, track) in self.tracks.iter_mut().enumerate() {
@@ -323,7 +326,8 @@ impl Receiver {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let tracks = self.tracks.iter().filter_map(|track| track.reception.poll_timeout());
         let repeating = self.repeating.iter().map(|repeating| repeating.at);
-        tracks.chain(repeating).min()
+        let due = tracks.chain(repeating).min()?;
+        Some(self.wished_at.map_or(due, |at| due.max(at + WISH_INTERVAL)))
     }
 
     /// Share of packets lost of late, over all tracks, 0 to 1.
@@ -352,11 +356,6 @@ impl Receiver {
     /// The lowest index of a track that may still come.
     pub fn hoped_for(&self, track: usize) -> Option<PacketIndex> {
         self.tracks.get(track).map(|track| track.reception.hoped_for())
-    }
-
-    /// Index behind the highest that came of a track.
-    pub fn next_index(&self, track: usize) -> Option<PacketIndex> {
-        self.tracks.get(track).map(|track| track.reception.next_index())
     }
 }
 

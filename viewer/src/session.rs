@@ -9,7 +9,7 @@ use protocol::candidate::CandidateKind;
 use protocol::control::{Admission, Notice, Refusal, Request, Response};
 use protocol::link::{Link, Target};
 use protocol::opening::{self, Event, Path};
-use protocol::receiver::{Arrived, Receiver, Track, WISH_INTERVAL};
+use protocol::receiver::{Arrived, Receiver, Track};
 use protocol::reception::Verdict;
 use protocol::seal::PacketIndex;
 use protocol::timeline::{Timeline, TrackClock};
@@ -63,8 +63,6 @@ pub(crate) struct Session {
     receiver: Receiver,
     timeline: Timeline,
     report_at: Instant,
-    /// When the broadcaster was last asked for something.
-    wished_at: Option<Instant>,
     outage: Outage,
     /// When a relayed viewer looks for a direct path again, and the time to the next look.
     upgrade_at: Instant,
@@ -192,7 +190,6 @@ impl Session {
             receiver,
             timeline,
             report_at: now,
-            wished_at: None,
             outage: Outage::new(now),
             upgrade_at: now + FIRST_UPGRADE,
             upgrade_interval: FIRST_UPGRADE,
@@ -268,27 +265,17 @@ impl Session {
 
     /// When [`Self::tick`] has something to do.
     pub(crate) fn wakes_at(&self) -> Instant {
-        let wish = self.receiver.poll_timeout();
-        let wish = wish.map(|at| self.may_wish_at().map_or(at, |may| at.max(may)));
         let renewal = self.met.renewer.is_waiting().then(|| Instant::now() + RENEWAL_LOOK);
         let upgrade = self.is_relayed().then_some(self.upgrade_at);
         let due = [self.report_at, self.outage.due_at()].into_iter().chain(renewal).chain(upgrade);
-        due.chain(wish).min().unwrap_or(self.report_at)
-    }
-
-    /// Wishes keep some distance, so that they are not lost together.
-    fn may_wish_at(&self) -> Option<Instant> {
-        self.wished_at.map(|at| at + WISH_INTERVAL)
+        due.chain(self.receiver.poll_timeout()).min().unwrap_or(self.report_at)
     }
 
     /// Asks for what is missing, reports, and checks the path where media stalls.
     pub(crate) fn tick(&mut self, player: &Player, placed: &mut [Placed], stats: &mut Stats) {
         let now = Instant::now();
         let rtt = self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt());
-        if self.may_wish_at().is_none_or(|at| at <= now)
-            && let Some(wish) = self.receiver.poll_wish(rtt, now)
-        {
-            self.wished_at = Some(now);
+        if let Some(wish) = self.receiver.poll_wish(rtt, now) {
             self.feedback.wish(&wish);
             self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
         }

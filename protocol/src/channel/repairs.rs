@@ -278,7 +278,13 @@ impl Viewer {
 
     /// The next repair packet's number of a block that has so many; blocks before `oldest` are forgotten.
     pub(super) fn next_repair(&mut self, block: (u64, usize), of: usize, oldest: u64) -> usize {
-        self.next_repair = self.next_repair.split_off(&(oldest, 0));
+        while self
+            .next_repair
+            .first_key_value()
+            .is_some_and(|(&(position, _), _)| position < oldest)
+        {
+            self.next_repair.pop_first();
+        }
         let next = self.next_repair.entry(block).or_default();
         let number = *next % of.max(1);
         *next = number + 1;

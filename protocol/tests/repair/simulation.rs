@@ -18,9 +18,6 @@ use crate::network::{Direction, Impairment};
 const VIEWER: ViewerId = ViewerId(1);
 const SSRCS: [u32; 2] = [10, 20];
 
-/// Nothing is asked sooner after the last word.
-const QUIET: Duration = Duration::from_millis(5);
-
 /// How long a viewer may take to know its path.
 const AT_FIRST: Duration = Duration::from_secs(2);
 
@@ -111,7 +108,6 @@ struct Simulation {
     receiver: Receiver,
     there: Direction,
     back: Direction,
-    spoken_at: Option<Duration>,
     looks_at: Option<Duration>,
     frames: u64,
     published: u64,
@@ -151,7 +147,6 @@ pub(crate) fn run(setting: Setting) -> Outcome {
         count: 0,
         channel,
         receiver,
-        spoken_at: None,
         looks_at: None,
         frames: 0,
         published: 0,
@@ -336,18 +331,13 @@ impl Simulation {
                 }
             }
         }
-        let may_speak = self.spoken_at.is_none_or(|at| at + QUIET <= self.now);
-        if may_speak
-            && self.receiver.poll_timeout().is_some_and(|at| at <= now)
+        if self.receiver.poll_timeout().is_some_and(|at| at <= now)
             && let Some(wish) = self.receiver.poll_wish(self.setting.rtt, now)
         {
             self.outcome.wishes += 1;
-            self.spoken_at = Some(self.now);
             self.say(feedback::encode_wish(VIEWER.0, &wish));
         }
-        let quiet_until = self.spoken_at.map(|at| self.began + at + QUIET);
-        let receiver = self.receiver.poll_timeout().map(|at| quiet_until.map_or(at, |q| at.max(q)));
-        let due = receiver.into_iter().chain(self.channel.poll_timeout()).min();
+        let due = self.receiver.poll_timeout().into_iter().chain(self.channel.poll_timeout()).min();
         if let Some(due) = due {
             let at =
                 due.saturating_duration_since(self.began).max(self.now + Duration::from_micros(1));

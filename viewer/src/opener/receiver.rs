@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use protocol::control::Admission;
 use protocol::feedback::{self, Totals};
-use protocol::receiver::{self, Track, WISH_INTERVAL};
+use protocol::receiver::{self, Track};
 use protocol::reception::Verdict;
 use protocol::seal::{MasterKey, PacketIndex};
 use rand::rngs::StdRng;
@@ -79,7 +79,6 @@ struct Admitted {
     receiver: receiver::Receiver,
     ssrcs: Vec<u32>,
     report_at: Instant,
-    wished_at: Option<Instant>,
     first_packet_at: Option<Instant>,
     message: Option<Message>,
 }
@@ -125,7 +124,6 @@ impl Receiver {
             receiver: receiver::Receiver::new(&tracks, &admission.keys, latency, now),
             ssrcs: tracks.iter().map(|track| track.ssrc).collect(),
             report_at: now,
-            wished_at: None,
             first_packet_at: None,
             message: None,
         };
@@ -171,7 +169,6 @@ impl Receiver {
     pub(super) fn wakes_at(&self) -> Option<Instant> {
         self.with_admitted(|admitted| {
             let wish = admitted.receiver.poll_timeout();
-            let wish = wish.map(|at| admitted.may_wish_at().map_or(at, |may| at.max(may)));
             wish.map_or(admitted.report_at, |at| at.min(admitted.report_at))
         })
     }
@@ -276,17 +273,9 @@ impl Admitted {
         feedback::encode_report(self.viewer, &blocks, &self.receiver.totals(), Some(rtt))
     }
 
-    /// Wishes keep some distance, so that they are not lost together.
-    fn may_wish_at(&self) -> Option<Instant> {
-        self.wished_at.map(|at| at + WISH_INTERVAL)
-    }
-
     fn feedback(&mut self, rtt: Duration, now: Instant) -> Vec<Vec<u8>> {
         let mut said = Vec::new();
-        if self.may_wish_at().is_none_or(|at| at <= now)
-            && let Some(wish) = self.receiver.poll_wish(rtt, now)
-        {
-            self.wished_at = Some(now);
+        if let Some(wish) = self.receiver.poll_wish(rtt, now) {
             said.push(feedback::encode_wish(self.viewer, &wish));
             self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
         }
