@@ -24,7 +24,7 @@ const WISH_NAME: &str = "PNWI";
 pub const MOST_NAMED: usize = 128;
 
 /// Most requests in one [`Wish`].
-pub const MOST_ASKS: usize = 20;
+pub const MOST_ASKS: usize = 16;
 
 /// Most report blocks in one report (five bits count them).
 pub const MOST_BLOCKS: usize = 31;
@@ -290,6 +290,8 @@ mod tests {
 
     use super::*;
 
+    const LONGEST_WISH: usize = 1012;
+
     #[test]
     fn reports_round_trip() {
         let blocks = [
@@ -302,6 +304,18 @@ mod tests {
             let expected = Feedback::Report { blocks: blocks.to_vec(), totals: Some(totals), rtt };
             assert_eq!(parse(&bytes), Ok(expected));
         }
+    }
+
+    #[test]
+    fn the_longest_wish_fits_a_datagram() {
+        let index = (1 << 48) - 1;
+        let ask = |what| Ask { serial: u32::MAX, ssrc: u32::MAX, rounds_left: u8::MAX, what };
+        let others = vec![u16::MAX; MOST_NAMED];
+        let named = ask(What::Packets { first: index, others });
+        let behind = ask(What::Behind { index, newest: index, silence_us: u32::MAX });
+        let asks = std::iter::once(named).chain(std::iter::repeat_n(behind, MOST_ASKS)).collect();
+        let bytes = encode_wish(9, &Wish { loss: u8::MAX, takes_repair: true, asks });
+        assert_eq!(bytes.len(), LONGEST_WISH);
     }
 
     fn ask() -> impl Strategy<Value = Ask> {
@@ -325,7 +339,7 @@ mod tests {
         ) {
             let mut wish = Wish { loss, takes_repair, asks };
             let bytes = encode_wish(9, &wish);
-            prop_assert!(bytes.len() <= 1100, "{}", bytes.len());
+            prop_assert!(bytes.len() <= LONGEST_WISH, "{}", bytes.len());
             wish.trim();
             prop_assert_eq!(parse(&bytes), Ok(Feedback::Wish(wish)));
         }

@@ -4,9 +4,9 @@
 //! [`Receiver::poll_wish`] and [`Receiver::report`] what to tell the broadcaster, at
 //! [`Receiver::poll_timeout`].
 //!
-//! To rebuild a packet, the sealed packets of its block are needed. They are copied as they come, for as
-//! long as packets were lost of late: a viewer on a clean path copies nothing, and has its first losses sent
-//! again.
+//! To rebuild a packet, the sealed packets of its block are needed. They are copied as they come, at first
+//! and for as long as packets were lost of late: a viewer on a clean path soon copies nothing, and has its
+//! first losses sent again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -15,14 +15,17 @@ use std::time::{Duration, Instant};
 use crate::control;
 use crate::feedback::{self, Ask, Block, Totals, What, Wish};
 use crate::media::Kind;
-use crate::reception::{Arrival, Came, LEAST_EXPECTED, Reception, Silence, Verdict, Wanted};
+use crate::reception::{
+    ASSUMED_LOST, Arrival, Came, LEAST_EXPECTED, Reception, Silence, Verdict, Wanted,
+};
 use crate::repair::code;
 use crate::repair::packet::{Repair, nearest};
 use crate::rtp::Header;
 use crate::seal::{MasterKey, OpenError, Opened, Opener, PacketIndex};
 use crate::volley;
 
-/// How long after a loss sealed packets are still kept.
+/// How long sealed packets are kept at first, and after a loss.
+const KEEPING_FIRST: Duration = Duration::from_secs(3);
 const KEEPING: Duration = Duration::from_secs(30);
 
 /// Sealed packets, and blocks with repair packets, of one track that are kept at most.
@@ -100,6 +103,7 @@ pub struct Receiver {
 struct Receiving {
     reception: Reception,
     kind: Kind,
+    /// From here on packets come as they are made, by what was announced.
     live_index: PacketIndex,
     /// Sealed packets of late.
     kept: BTreeMap<PacketIndex, Vec<u8>>,
@@ -157,8 +161,22 @@ impl Receiver {
             serial: 0,
             repeating: VecDeque::new(),
             wished_at: None,
-            kept_until: None,
+            kept_until: Some(now + KEEPING_FIRST),
         }
+    }
+
+    /// Whether what is taken from now on came before its announcement did, and is taken late. Nothing plays
+    /// yet, so what is missing of it is waited for as long as for what is missing of the history.
+    pub fn set_early(&mut self, early: bool) {
+        for Receiving { reception, live_index, .. } in &mut self.tracks {
+            let announced = (*live_index).max(reception.next_index());
+            reception.live_from(if early { PacketIndex::MAX } else { announced });
+        }
+    }
+
+    /// From this index on packets of a track come as they are made.
+    pub fn live_index(&self, track: usize) -> Option<PacketIndex> {
+        self.tracks.get(track).map(|track| track.reception.live_index())
     }
 
     /// A further epoch's key.
@@ -268,7 +286,7 @@ impl Receiver {
         if self.wished_at.is_some_and(|at| now < at + WISH_INTERVAL) {
             return None;
         }
-        let loss = self.loss();
+        let loss = self.expected_loss();
         let mut asks: Vec<(usize, Asking)> = Vec::new();
         for (number, track) in self.tracks.iter_mut().enumerate() {
             asks.extend(track.ask(rtt, now).into_iter().map(|asking| (number, asking)));
@@ -332,9 +350,19 @@ impl Receiver {
 
     /// Share of packets lost of late, over all tracks, 0 to 1.
     pub fn loss(&self) -> f64 {
-        let sum = self.tracks.iter().map(|track| track.reception.recent());
-        let (expected, lost) = sum.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d));
+        let (expected, lost) = self.recent();
         (lost / expected.max(LEAST_EXPECTED)).clamp(0.0, 1.0)
+    }
+
+    /// The share of packets that must be expected to be lost, knowing little at first.
+    fn expected_loss(&self) -> f64 {
+        let (expected, lost) = self.recent();
+        ((lost + ASSUMED_LOST) / (expected + LEAST_EXPECTED)).clamp(0.0, 1.0)
+    }
+
+    fn recent(&self) -> (f64, f64) {
+        let sum = self.tracks.iter().map(|track| track.reception.recent());
+        sum.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d))
     }
 
     /// Totals over all tracks.
@@ -379,7 +407,7 @@ impl Receiving {
         let arrival = Arrival { index, timestamp, ends_unit, came };
         let verdict = self.reception.receive(arrival, now);
         let is_newest = index >= before && came == Came::First;
-        let is_live = index >= self.live_index;
+        let is_live = index >= self.reception.live_index();
         if is_newest && is_live {
             self.reception.time(timestamp, now);
         }

@@ -53,6 +53,10 @@ const LOSS_WINDOW: f64 = 800.0;
 /// Fewer packets say nothing about loss.
 pub(crate) const LEAST_EXPECTED: f64 = 30.0;
 
+/// What is assumed to be lost of [`LEAST_EXPECTED`] packets before any came: enough for a lossy path not to
+/// spoil the first picture, and soon outweighed by what is seen.
+pub(crate) const ASSUMED_LOST: f64 = 3.0;
+
 /// What to do with a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -155,7 +159,7 @@ pub struct Reception {
     rtt: Duration,
     tolerance: Duration,
     newest: Option<Newest>,
-    /// From one access unit to the next.
+    /// From one access unit, or several that come together, to the next.
     spacing: Duration,
     /// When it was last asked what is behind the newest packet.
     asked_behind_at: Option<Instant>,
@@ -254,6 +258,16 @@ impl Reception {
         (lost / expected.max(LEAST_EXPECTED)).clamp(0.0, 1.0)
     }
 
+    /// Index of the first packet that comes as it is made.
+    pub fn live_index(&self) -> PacketIndex {
+        self.live_index
+    }
+
+    /// Packets before this one are of the history, or as good as that.
+    pub fn live_from(&mut self, live_index: PacketIndex) {
+        self.live_index = live_index;
+    }
+
     /// How long a missing packet may be merely late, as of now.
     pub fn tolerance(&self) -> Duration {
         self.tolerance
@@ -310,8 +324,9 @@ impl Reception {
             && newest.timestamp != timestamp
         {
             let apart = now.saturating_duration_since(newest.at);
-            if hole == 0 && apart <= MOST_SPACING {
-                self.spacing = ((self.spacing * 15 + apart) / 16).max(LEAST_SPACING);
+            // Several units of sound may share a datagram: what comes at one moment was sent at one.
+            if hole == 0 && (LEAST_SPACING..=MOST_SPACING).contains(&apart) {
+                self.spacing = (self.spacing * 15 + apart) / 16;
             }
         }
         self.recent.0 += 1.0;
@@ -425,6 +440,7 @@ impl Reception {
         self.rtt = rtt;
         let round = self.round();
         let (totals, given_up, recent) = (&mut self.totals, &mut self.given_up, &mut self.recent);
+        let (ssrc, live_index) = (self.ssrc, &self.live_index);
         self.recovered.retain(|_, recovered| {
             let is_open = recovered.settled_at > now;
             if !is_open {
@@ -446,6 +462,8 @@ impl Reception {
                 totals.lost += 1;
                 totals.unrecovered += 1;
                 given_up.insert(index);
+                let (rounds, is_live) = (missing.rounds, index >= *live_index);
+                tracing::trace!(ssrc, index, rounds, is_live, "given up");
                 return false;
             }
             if missing.ask_at <= now {
@@ -567,6 +585,23 @@ mod tests {
 
     fn wanted(reception: &mut Reception, now: Instant) -> Vec<PacketIndex> {
         reception.poll_wanted(RTT, now).iter().map(|wanted| wanted.index).collect()
+    }
+
+    #[test]
+    fn sound_that_comes_two_units_at_a_time_is_not_overdue_in_between() {
+        let now = Instant::now();
+        let mut reception = reception(now);
+        for pair in 0..50u32 {
+            let at = now + ms(40) * pair;
+            assert_eq!(reception.poll_behind(at), None, "pair {pair}");
+            for number in [2 * pair, 2 * pair + 1] {
+                let timestamp = number * 1024;
+                let index = 100 + u64::from(number);
+                let unit = Arrival { timestamp, ends_unit: true, ..arrival(index) };
+                reception.receive(unit, at);
+            }
+        }
+        assert!(reception.poll_behind(now + ms(49 * 40 + 60)).is_some());
     }
 
     #[test]

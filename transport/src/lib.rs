@@ -9,6 +9,7 @@
 //!   does; [`echo`]: our address where there is no rendezvous; [`relay`]: being reached through a TURN server;
 //! - [`signalling`]: talking to the rendezvous; [`openings`]: driving the opening agents; [`effort`]:
 //!   what is done beside that to open a path;
+//! - `quic` and `repeats`: QUIC on that socket, also where much gets lost;
 //! - [`identity`] and [`tls`]: keys in place of certificates;
 //! - [`stream`]: control messages on QUIC streams; [`addresses`]: this machine's host candidates.
 
@@ -26,6 +27,7 @@ pub mod port;
 mod quic;
 mod readiness;
 pub mod relay;
+mod repeats;
 pub mod sample;
 pub mod signalling;
 pub mod socket;

@@ -137,6 +137,11 @@ impl Paths {
         self.servers.insert(canonical(server));
     }
 
+    /// Whether QUIC's address for someone is of a peer with a path, or of a server that we chose to talk to.
+    pub(crate) fn is_known(&self, to: SocketAddr) -> bool {
+        Peer::from_address(to).is_some() || self.servers.contains(&canonical(to))
+    }
+
     /// Which way and where a datagram for an address that QUIC knows must go; `None` drops it.
     pub(crate) fn outbound(&self, to: SocketAddr) -> Option<(Local, SocketAddr)> {
         match Peer::from_address(to) {

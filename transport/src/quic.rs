@@ -8,13 +8,15 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use protocol::opening::Local;
 use protocol::size::MAX_DATAGRAM;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller, VarInt};
 
 use crate::paths::Paths;
+use crate::repeats::{self, Repeats};
 use crate::socket::Socket;
 use crate::ways::Ways;
 
@@ -41,6 +43,7 @@ pub(crate) struct QuicSocket {
     ways: Arc<Ways>,
     paths: Arc<Paths>,
     inbox: Mutex<Inbox>,
+    repeats: Mutex<Repeats>,
 }
 
 #[derive(Default)]
@@ -57,7 +60,7 @@ impl fmt::Debug for QuicSocket {
 
 impl QuicSocket {
     pub(crate) fn new(ways: Arc<Ways>, paths: Arc<Paths>) -> Arc<Self> {
-        Arc::new(Self { ways, paths, inbox: Mutex::default() })
+        Arc::new(Self { ways, paths, inbox: Mutex::default(), repeats: Mutex::default() })
     }
 
     /// Queues a datagram for quinn. False when there is no room.
@@ -79,6 +82,30 @@ impl QuicSocket {
         }
         true
     }
+
+    /// Sends a datagram again and again, if it is to somebody who is known and the exchange takes long.
+    fn repeat(&self, transmit: &Transmit<'_>, local: Local, to: SocketAddr) {
+        let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        // A stranger may not be who it says, and would be sent more than it sent (RFC 9000, section 8).
+        let is_due = self.paths.is_known(transmit.destination)
+            && repeats.note(transmit.destination, Instant::now());
+        drop(repeats);
+        if !is_due {
+            return;
+        }
+        let ways = Arc::clone(&self.ways);
+        let (contents, ecn) = (transmit.contents.to_vec(), transmit.ecn);
+        let segment_size = transmit.segment_size;
+        tokio::spawn(async move {
+            for _ in 0..repeats::COPIES {
+                tokio::time::sleep(repeats::APART).await;
+                let contents = &contents;
+                let copy = Transmit { destination: to, ecn, contents, segment_size, src_ip: None };
+                // As good as lost on the way.
+                let _ = ways.transmit(local, to, &copy);
+            }
+        });
+    }
 }
 
 impl AsyncUdpSocket for QuicSocket {
@@ -98,7 +125,10 @@ impl AsyncUdpSocket for QuicSocket {
                 tracing::debug!(%error, %to, "QUIC datagram not sent");
                 Ok(())
             }
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                self.repeat(transmit, local, to);
+                Ok(())
+            }
         }
     }
 

@@ -30,6 +30,11 @@ impl Hold {
         Self { live_from, waiting: BTreeMap::new(), joined: false }
     }
 
+    /// Holds until all packets before another one came or are given up.
+    pub(crate) fn live_from(&mut self, live_from: PacketIndex) {
+        self.live_from = live_from;
+    }
+
     /// Takes a packet.
     pub(crate) fn add(&mut self, packet: Packet) {
         self.waiting.insert(packet.index, packet);

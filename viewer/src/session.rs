@@ -196,6 +196,28 @@ impl Session {
         }
     }
 
+    /// Takes what came before the admission.
+    pub(crate) fn receive_early(
+        &mut self,
+        early: impl Iterator<Item = Datagram>,
+        player: &Player,
+        placed: &mut [Placed],
+        stats: &mut Stats,
+    ) {
+        self.set_early(true);
+        for datagram in early {
+            self.receive(datagram, player, placed, stats);
+        }
+        self.set_early(false);
+    }
+
+    fn set_early(&mut self, early: bool) {
+        self.receiver.set_early(early);
+        for (track, hold) in self.holds.iter_mut().enumerate() {
+            hold.live_from(self.receiver.live_index(track).unwrap_or_default());
+        }
+    }
+
     /// Takes a media datagram.
     pub(crate) fn receive(
         &mut self,

@@ -235,6 +235,11 @@ impl Watcher {
             self.stats.reconnects += 1;
         }
         self.stats.enter(State::Playing);
+        let Self { media, player, placed, stats, .. } = self;
+        if let Some(player) = player {
+            let early = std::iter::from_fn(|| media.try_recv().ok());
+            session.receive_early(early, player, placed, stats);
+        }
         session.update(&mut self.stats);
         tracing::info!(
             path = session.met.path.kind.as_str(),

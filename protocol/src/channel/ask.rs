@@ -31,6 +31,8 @@ struct Terms {
     loss: f64,
     risk: f64,
     takes_repair: bool,
+    /// When it must have left to be of use.
+    until: Instant,
 }
 
 impl Channel {
@@ -51,9 +53,10 @@ impl Channel {
             if !self.repairs.viewer(viewer, now).is_new(*serial) {
                 continue;
             }
-            let left = self.repairs.left(viewer, self.live_rate.rate());
+            let left = self.repairs.left(viewer, self.live_rate.rate(), now);
             let risk = if self.has_margins { margin::risk(*rounds_left, left) } else { 1.0 };
-            let terms = Terms { loss, risk, takes_repair: wish.takes_repair };
+            let until = self.repairs.viewer(viewer, now).useful_until(*rounds_left, now);
+            let terms = Terms { loss, risk, takes_repair: wish.takes_repair, until };
             queued += match what {
                 What::Packets { first, others } => {
                     let others = others.iter().map(|behind| first.saturating_add((*behind).into()));
@@ -127,13 +130,14 @@ impl Channel {
         let mut queued = 0;
         for ((position, start), Missing { burst, numbers }) in missing {
             let count = margin::packets(numbers.len(), terms.loss, terms.risk);
-            queued += self.send_source(viewer, &burst, &numbers);
+            let until = terms.until;
+            queued += self.send_source(viewer, &burst, &numbers, until);
             let more = count - numbers.len();
             queued += if terms.takes_repair && block_of(burst.len(), start).len() > 1 {
-                self.send_repair(viewer, position, &burst, start, more)
+                self.send_repair(viewer, (position, start), &burst, more, until)
             } else {
                 let copies: Vec<_> = numbers.iter().copied().cycle().take(more).collect();
-                self.send_source(viewer, &burst, &copies)
+                self.send_source(viewer, &burst, &copies, until)
             };
         }
         queued
@@ -159,15 +163,22 @@ impl Channel {
         }
         let lacks = lacks.min(block.len());
         let count = margin::packets(lacks, terms.loss, terms.risk);
-        self.send_repair(viewer, position, &burst, block.start, count)
+        self.send_repair(viewer, (position, block.start), &burst, count, terms.until)
     }
 
-    fn send_source(&mut self, viewer: ViewerId, burst: &SealedBurst, numbers: &[usize]) -> usize {
+    fn send_source(
+        &mut self,
+        viewer: ViewerId,
+        burst: &SealedBurst,
+        numbers: &[usize],
+        until: Instant,
+    ) -> usize {
         let mut queued = 0;
         for &number in numbers {
             let Some(range) = burst.packet(number) else { continue };
             let name = Name::Source(burst.track, burst.first_index + number as u64);
-            queued += usize::from(self.repairs.push(viewer, name, burst.bytes().slice(range)));
+            let packet = burst.bytes().slice(range);
+            queued += usize::from(self.repairs.push(viewer, name, packet, until));
         }
         queued
     }
@@ -175,10 +186,10 @@ impl Channel {
     fn send_repair(
         &mut self,
         viewer: ViewerId,
-        position: u64,
+        (position, start): (u64, usize),
         burst: &SealedBurst,
-        start: usize,
         count: usize,
+        until: Instant,
     ) -> usize {
         let block = block_of(burst.len(), start);
         let (of, oldest) = (most_repair(block.len()), self.history.start());
@@ -198,7 +209,8 @@ impl Channel {
                     break;
                 }
             };
-            queued += usize::from(self.repairs.push(viewer, Name::Repair, packet));
+            let name = Name::Repair(burst.track, burst.first_index + start as u64);
+            queued += usize::from(self.repairs.push(viewer, name, packet, until));
         }
         queued
     }
@@ -224,17 +236,18 @@ impl Channel {
             .collect();
         let position = self.history.end() - 1;
         for (viewer, condition) in viewers {
-            let left = self.repairs.left(viewer, self.live_rate.rate());
+            let left = self.repairs.left(viewer, self.live_rate.rate(), now);
             let risk = margin::risk(0, left);
+            let until = now + condition.latency;
             let mut start = 0;
             while start < burst.len() {
                 let block = block_of(burst.len(), start);
                 let more = margin::packets(block.len(), condition.loss, risk) - block.len();
                 if block.len() > 1 {
-                    self.send_repair(viewer, position, burst, start, more);
+                    self.send_repair(viewer, (position, start), burst, more, until);
                 } else {
                     let copies: Vec<usize> = block.clone().cycle().take(more).collect();
-                    self.send_source(viewer, burst, &copies);
+                    self.send_source(viewer, burst, &copies, until);
                 }
                 // A request for them before these can have arrived would be too early.
                 for at in block.clone() {

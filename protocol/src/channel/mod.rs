@@ -212,6 +212,7 @@ impl Channel {
             (None, Some(_)) => None,
         };
         self.joiners.push_back(Joiner::new(viewer, start, now, KEYFRAME_PATIENCE));
+        self.repairs.joins(viewer, self.live_rate.rate(), now);
         start.map(|start| self.positions(start))
     }
 
@@ -243,7 +244,8 @@ impl Channel {
     }
 
     fn poll_repair(&mut self, now: Instant) -> Option<Step> {
-        let Chunk { viewer, packets, repair } = self.repairs.poll(self.live_rate.rate(), now)?;
+        let rates = (self.live_rate.rate(), self.pacing.rate_among(self.joiners.len()));
+        let Chunk { viewer, packets, repair } = self.repairs.poll(rates, now)?;
         Some(Step::Repair { viewer, packets, repair })
     }
 

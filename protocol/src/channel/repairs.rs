@@ -39,6 +39,10 @@ const FORGETTING: Duration = Duration::from_secs(10);
 /// How often those are looked for.
 const EXPIRING: Duration = Duration::from_secs(1);
 
+/// For how long after it began to join a viewer gets what it lost as fast as it gets the rest: what it lacks of
+/// the history keeps it from seeing anything.
+const JOINING: Duration = Duration::from_secs(3);
+
 /// No path is shorter than this, whatever a viewer says.
 const LEAST_RTT: Duration = Duration::from_millis(5);
 
@@ -65,11 +69,24 @@ impl Default for Condition {
     }
 }
 
-/// Which packet, where that matters: copies must not leave in one datagram.
+/// What a packet is for: copies must not leave in one datagram, nor be queued again while they wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Name {
+    /// This packet of a track.
     Source(usize, PacketIndex),
-    Repair,
+    /// A repair packet, of the block that begins with this packet of a track.
+    Repair(usize, PacketIndex),
+}
+
+impl Name {
+    fn is_repair(self) -> bool {
+        matches!(self, Self::Repair(..))
+    }
+
+    fn key(self) -> (usize, PacketIndex) {
+        let (Self::Source(track, index) | Self::Repair(track, index)) = self;
+        (track, index)
+    }
 }
 
 /// All that was asked for.
@@ -97,17 +114,28 @@ pub(super) struct Chunk {
 #[derive(Debug)]
 pub(super) struct Viewer {
     pub(super) condition: Condition,
-    queue: VecDeque<(Name, Bytes)>,
+    /// What waits, by when it must have left to be of use. What is most urgent leaves first, and what waited
+    /// for too long not at all: else one long queue would make all that comes after it late, and asked for
+    /// once more.
+    queue: BTreeMap<(Instant, u64), (Name, Bytes)>,
+    queued: u64,
     pacer: Pacer,
     serials: Serials,
-    /// When it was sent which source packet again.
-    sent: HashMap<(usize, PacketIndex), Instant>,
+    sent: HashMap<(usize, PacketIndex), SentAgain>,
     /// The number of the next repair packet of each block, by position and first packet.
     next_repair: BTreeMap<(u64, usize), usize>,
     /// Bytes that may be spent, as of so many bytes of media.
     left: f64,
     media: u64,
     asked_at: Instant,
+    joined_at: Option<Instant>,
+}
+
+/// When a packet was last sent again, or asked for, and how many copies of it wait.
+#[derive(Debug)]
+struct SentAgain {
+    at: Instant,
+    waiting: usize,
 }
 
 impl Repairs {
@@ -159,8 +187,14 @@ impl Repairs {
         self.viewers.iter().map(|(viewer, known)| (*viewer, known.condition))
     }
 
-    /// Queues a packet; false where there is no room.
-    pub(super) fn push(&mut self, viewer: ViewerId, name: Name, packet: Bytes) -> bool {
+    /// Queues a packet that is of use until then; false where there is no room.
+    pub(super) fn push(
+        &mut self,
+        viewer: ViewerId,
+        name: Name,
+        packet: Bytes,
+        until: Instant,
+    ) -> bool {
         let Some(known) = self.viewers.get_mut(&viewer) else { return false };
         if known.queue.len() >= MOST_EACH || self.waiting >= MOST {
             return false;
@@ -169,7 +203,11 @@ impl Repairs {
             self.turns.push_back(viewer);
         }
         known.left = (known.left - packet.len() as f64).max(0.0);
-        known.queue.push_back((name, packet));
+        known.queue.insert((until, known.queued), (name, packet));
+        known.queued += 1;
+        if let Some(sent) = known.sent.get_mut(&name.key()) {
+            sent.waiting += 1;
+        }
         self.waiting += 1;
         true
     }
@@ -183,50 +221,61 @@ impl Repairs {
     }
 
     /// What may still be spent on a viewer, as a share of what may be at most, for a stream of this rate.
-    pub(super) fn left(&mut self, viewer: ViewerId, stream: Bitrate) -> f64 {
+    pub(super) fn left(&mut self, viewer: ViewerId, stream: Bitrate, now: Instant) -> f64 {
         let media = self.media;
         let Some(known) = self.viewers.get_mut(&viewer) else { return 0.0 };
         let share = margin::allowance(known.condition.loss);
         let most = stream.as_bytes_per_second() * BUDGETED.as_secs_f64() * share;
         let most = most.max(LEAST_BUDGET);
-        known.left = (known.left + (media - known.media) as f64 * share).min(most);
+        known.left += (media - known.media) as f64 * share;
         known.media = media;
-        known.left / most
+        if !known.joins(now) {
+            known.left = known.left.min(most);
+        }
+        (known.left / most).min(1.0)
     }
 
-    /// The next packets that are due, for a stream of this rate.
-    pub(super) fn poll(&mut self, stream: Bitrate, now: Instant) -> Option<Chunk> {
-        let due = |viewer: &ViewerId| {
-            self.viewers.get(viewer).is_some_and(|known| known.pacer.is_due(now))
-        };
-        let at = self.turns.iter().position(due)?;
-        let viewer = self.turns.remove(at)?;
-        let known = self.viewers.get_mut(&viewer)?;
-        let mut names: Vec<Name> = Vec::with_capacity(CHUNK);
-        let mut packets = Vec::with_capacity(CHUNK);
-        while packets.len() < CHUNK {
-            // A copy in the same message would be lost with the original.
-            let Some((next, _)) = known.queue.front() else { break };
-            if *next != Name::Repair && names.contains(next) {
-                break;
+    /// A viewer begins to join a stream of this rate. What it loses then is much at once, and spoils the
+    /// first picture: as much as one second of media may be spent on it.
+    pub(super) fn joins(&mut self, viewer: ViewerId, stream: Bitrate, now: Instant) {
+        let known = self.viewer(viewer, now);
+        known.joined_at = Some(now);
+        known.left = LEAST_BUDGET.max(stream.as_bytes_per_second() * BUDGETED.as_secs_f64());
+    }
+
+    /// The next packets that are due, for a stream of this rate, and so much for each viewer that joins.
+    pub(super) fn poll(
+        &mut self,
+        (stream, joining): (Bitrate, Bitrate),
+        now: Instant,
+    ) -> Option<Chunk> {
+        loop {
+            let due = |viewer: &ViewerId| {
+                self.viewers.get(viewer).is_some_and(|known| known.pacer.is_due(now))
+            };
+            let at = self.turns.iter().position(due)?;
+            let viewer = self.turns.remove(at)?;
+            let known = self.viewers.get_mut(&viewer)?;
+            let waiting = known.queue.len();
+            let leaving = known.next_chunk(now);
+            self.waiting -= waiting - known.queue.len();
+            if !known.queue.is_empty() {
+                self.turns.push_back(viewer);
             }
-            let Some((name, packet)) = known.queue.pop_front() else { break };
-            names.push(name);
-            packets.push(packet);
+            if leaving.is_empty() {
+                continue;
+            }
+            // Those that are sent again come first: they share a message.
+            let (again, repair): (Vec<_>, Vec<_>) =
+                leaving.into_iter().partition(|(name, _)| !name.is_repair());
+            let repair_packets = repair.len();
+            let packets: Vec<Bytes> =
+                again.into_iter().chain(repair).map(|(_, packet)| packet).collect();
+            let bytes = packets.iter().map(Bytes::len).sum();
+            let least = if known.joins(now) { joining } else { LEAST_RATE };
+            known.pacer.spend(bytes, stream.max(least), now);
+            return Some(Chunk { viewer, packets, repair: repair_packets });
         }
-        self.waiting -= packets.len();
-        // Those that are sent again come first: they share a message.
-        let (again, repair): (Vec<_>, Vec<_>) =
-            names.iter().zip(packets).partition(|(name, _)| **name != Name::Repair);
-        let repair_packets = repair.len();
-        let packets: Vec<Bytes> =
-            again.into_iter().chain(repair).map(|(_, packet)| packet).collect();
-        let bytes = packets.iter().map(Bytes::len).sum();
-        known.pacer.spend(bytes, stream.max(LEAST_RATE), now);
-        if !known.queue.is_empty() {
-            self.turns.push_back(viewer);
-        }
-        Some(Chunk { viewer, packets, repair: repair_packets })
     }
 
     /// When [`Self::poll`] will have something.
@@ -241,7 +290,8 @@ impl Viewer {
     fn new(media: u64, now: Instant) -> Self {
         Self {
             condition: Condition::default(),
-            queue: VecDeque::new(),
+            queue: BTreeMap::new(),
+            queued: 0,
             pacer: Pacer::with_slack(SLACK),
             serials: Serials::default(),
             sent: HashMap::new(),
@@ -249,14 +299,20 @@ impl Viewer {
             left: LEAST_BUDGET,
             media,
             asked_at: now,
+            joined_at: None,
         }
+    }
+
+    /// Whether it began to join not long ago.
+    fn joins(&self, now: Instant) -> bool {
+        self.joined_at.is_some_and(|at| now < at + JOINING)
     }
 
     /// It asks for something.
     pub(super) fn asks(&mut self, now: Instant) {
         self.asked_at = now;
         if self.sent.len() > MOST_EACH {
-            self.sent.retain(|_, at| *at + MEMORY > now);
+            self.sent.retain(|_, sent| sent.waiting > 0 || sent.at + MEMORY > now);
         }
     }
 
@@ -269,11 +325,42 @@ impl Viewer {
     pub(super) fn may_send(&mut self, track: usize, index: PacketIndex, now: Instant) -> bool {
         let round = self.condition.rtt.max(LEAST_RTT).mul_f64(ROUND);
         let before = self.sent.get(&(track, index));
-        let may = before.is_none_or(|at| *at + round <= now);
+        let may = before.is_none_or(|sent| sent.waiting == 0 && sent.at + round <= now);
         if may {
-            self.sent.insert((track, index), now);
+            self.sent.insert((track, index), SentAgain { at: now, waiting: 0 });
         }
         may
+    }
+
+    /// Until when the answer to a request may leave, after which so many further ones fit.
+    pub(super) fn useful_until(&self, rounds_left: u8, now: Instant) -> Instant {
+        let round = self.condition.rtt.mul_f64(1.1) + 2 * LEAST_RTT;
+        now + round * (u32::from(rounds_left) + 1)
+    }
+
+    /// Takes what leaves next off the queue, and what is of no use any more.
+    fn next_chunk(&mut self, now: Instant) -> Vec<(Name, Bytes)> {
+        let mut leaving: Vec<(Name, Bytes)> = Vec::with_capacity(CHUNK);
+        while leaving.len() < CHUNK {
+            let Some(first) = self.queue.first_entry() else { break };
+            let (until, _) = *first.key();
+            let (name, _) = *first.get();
+            // A copy in the same message would be lost with the original.
+            if !name.is_repair() && leaving.iter().any(|(other, _)| *other == name) {
+                break;
+            }
+            let waited = first.remove();
+            if let Some(sent) = self.sent.get_mut(&name.key()) {
+                sent.waiting = sent.waiting.saturating_sub(1);
+                if until >= now {
+                    sent.at = now;
+                }
+            }
+            if until >= now {
+                leaving.push(waited);
+            }
+        }
+        leaving
     }
 
     /// The next repair packet's number of a block that has so many; blocks before `oldest` are forgotten.

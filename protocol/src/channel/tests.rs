@@ -245,11 +245,16 @@ fn what_is_asked_for_comes_from_the_history_and_is_bounded() {
     assert_eq!(rig.repairs(), [(1, vec![3, 4, 5], 0)]);
     rig.now += Duration::from_millis(50);
     assert_eq!(rig.channel.ask(ViewerId(1), &packets(3, [3]), rig.now), 1, "a round later");
-    let mut asked = 0;
-    for serial in 4..1000 {
-        rig.now += Duration::from_millis(46);
-        asked += rig.channel.ask(ViewerId(1), &packets(serial, 0..120), rig.now);
+    rig.now += Duration::from_secs(1);
+    assert_eq!(rig.channel.ask(ViewerId(1), &packets(4, [3]), rig.now), 0, "it waits");
+    for _ in 0..100 {
+        rig.publish(VIDEO, false, 5, 980);
     }
+    let chunks = (0..6u32).map(|at| (at + 5, u64::from(at) * 100));
+    let asked: usize = chunks
+        .map(|(serial, first)| packets(serial, first..first + 100))
+        .map(|wish| rig.channel.ask(ViewerId(1), &wish, rig.now))
+        .sum();
     assert_eq!(asked, repairs::MOST_EACH - 1);
     rig.channel.leave(ViewerId(1));
     assert!(rig.channel.poll_step(rig.now).is_none(), "gone with the viewer");
@@ -294,6 +299,45 @@ fn the_fewer_rounds_are_left_the_more_is_sent() {
     (wish.takes_repair, wish.asks[0].serial) = (true, 10);
     rig.channel.ask(ViewerId(1), &wish, rig.now);
     assert_eq!(rig.repairs(), [(1, vec![3, 4], 0)]);
+}
+
+#[test]
+fn an_answer_that_would_come_too_late_is_not_sent() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    let mut wish = packets(0, 0..100);
+    wish.asks[0].rounds_left = 0;
+    assert!(rig.channel.ask(ViewerId(1), &wish, rig.now) >= 100);
+    let at_once: usize = rig.repairs().iter().map(|(_, media, _)| media.len()).sum();
+    assert!((10..60).contains(&at_once), "{at_once}: at the stream's own pace");
+    rig.now += Duration::from_millis(200);
+    assert!(rig.repairs().is_empty());
+    // Nor does it stand in the way of what is of use.
+    assert!(rig.channel.ask(ViewerId(1), &packets(1, 100..110), rig.now) >= 10);
+    let sent: Vec<_> = rig.repairs().into_iter().flat_map(|(_, media, _)| media).collect();
+    assert!((100..110).all(|index| sent.contains(&index)), "{sent:?}");
+}
+
+#[test]
+fn what_a_joining_viewer_lost_comes_as_fast_as_the_rest() {
+    let mut rig = Rig::new("20M", None);
+    rig.gop(1.0);
+    rig.channel.join(ViewerId(1), rig.now);
+    rig.catch_up(ViewerId(1));
+    let mut sent = 0;
+    for (serial, first) in (0..5).zip((0..).step_by(25)) {
+        sent += rig.channel.ask(ViewerId(1), &packets(serial, first..first + 25), rig.now);
+    }
+    assert!(sent >= 125);
+    let began = rig.now;
+    while let Some(due) = rig.channel.poll_timeout() {
+        rig.now = rig.now.max(due);
+        sent -= rig.repairs().iter().map(|(_, media, _)| media.len()).sum::<usize>();
+    }
+    assert_eq!(sent, 0);
+    // 125 packets at 1 Mbit/s would take a second.
+    let took = rig.now - began;
+    assert!(took < Duration::from_millis(100), "{took:?}");
 }
 
 #[test]

@@ -130,10 +130,12 @@ impl Receiver {
         let mut state = self.lock();
         let State { stage, tap, .. } = &mut *state;
         if let Stage::Asked(early) = stage {
+            admitted.receiver.set_early(true);
             for (from, datagram) in early {
                 admitted.take(*from, datagram, tap.as_deref_mut());
                 admitted.message_ends(tap.as_deref_mut());
             }
+            admitted.receiver.set_early(false);
         }
         *stage = Stage::Admitted(Box::new(admitted));
     }
