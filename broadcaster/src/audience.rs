@@ -12,10 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use protocol::channel::{Condition, ViewerId};
+use protocol::channel::{Condition, MOST_LAG, ViewerId};
+use protocol::congestion::{self, Carries, Congestion};
 use protocol::control::Notice;
 use protocol::feedback::{self, Block, Feedback, Totals};
 use protocol::srtcp::{self, FeedbackKey, OpenError, Opener};
+use protocol::units::Bitrate;
 use protocol::uplink::Health;
 use tokio::sync::Notify;
 use transport::openings::Handle;
@@ -41,6 +43,8 @@ const MOST_NOTICES: usize = 16;
 pub(crate) struct Audience {
     seats: DashMap<ViewerId, Arc<Seat>>,
     metrics: Arc<Metrics>,
+    /// Whether most viewers suffer at once: it is our uplink that is full, and not their paths.
+    is_uplink_full: AtomicBool,
     /// What the times of words count from.
     began_at: Instant,
 }
@@ -67,13 +71,19 @@ struct State {
     sample: ViewerSample,
     /// The least round trip that there ever was.
     least_rtt: Option<Duration>,
+    congestion: Congestion,
     notices: VecDeque<Notice>,
 }
 
 impl Audience {
     /// Nobody yet.
     pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { seats: DashMap::new(), metrics, began_at: Instant::now() }
+        Self {
+            seats: DashMap::new(),
+            metrics,
+            is_uplink_full: AtomicBool::new(false),
+            began_at: Instant::now(),
+        }
     }
 
     /// A viewer is admitted: its words are heard from now on.
@@ -100,6 +110,7 @@ impl Audience {
                 allowance: Allowance::new(now),
                 sample: ViewerSample::default(),
                 least_rtt: None,
+                congestion: Congestion::default(),
                 notices: VecDeque::new(),
             }),
         });
@@ -120,6 +131,18 @@ impl Audience {
         self.seats.len()
     }
 
+    /// Says whether most viewers suffer at once.
+    pub(crate) fn set_uplink_full(&self, is_full: bool) {
+        self.is_uplink_full.store(is_full, Ordering::Relaxed);
+    }
+
+    /// Tells one viewer.
+    pub(crate) fn tell(&self, viewer: ViewerId, notice: Notice) {
+        if let Some(seat) = self.seats.get(&viewer) {
+            seat.tell(notice);
+        }
+    }
+
     /// Tells every viewer.
     pub(crate) fn tell_all(&self, notice: &Notice) {
         self.seats.iter().for_each(|seat| seat.tell(notice.clone()));
@@ -137,7 +160,8 @@ impl Audience {
         let viewer = srtcp::sender(datagram).ok_or(Unheard::Malformed)?;
         // The table is not held while the packet is taken.
         let seat = self.seats.get(&ViewerId(viewer)).map(|seat| Arc::clone(&seat));
-        seat.ok_or(Unheard::Unknown)?.hear(from, datagram, &self.metrics)
+        let is_uplink_full = self.is_uplink_full.load(Ordering::Relaxed);
+        seat.ok_or(Unheard::Unknown)?.hear(from, datagram, &self.metrics, is_uplink_full)
     }
 
     /// How those are that have reported.
@@ -176,6 +200,7 @@ impl Seat {
         from: SocketAddr,
         datagram: &mut [u8],
         metrics: &Metrics,
+        is_uplink_full: bool,
     ) -> Result<(), Unheard> {
         // Before the allowance, so that nobody else can use it up.
         let standing = self.path.standing(from).ok_or(Unheard::Elsewhere)?;
@@ -203,7 +228,21 @@ impl Seat {
                 let sample = self.sample(&blocks, totals, rtt);
                 let before = std::mem::replace(&mut state.sample, sample);
                 state.least_rtt = Some(state.least_rtt.map_or(rtt, |least| least.min(rtt)));
+                let carried = state.congestion.carries();
+                let reported = congestion::Sample {
+                    received: totals.received,
+                    lost: totals.lost,
+                    unrecovered: totals.unrecovered,
+                    bytes: totals.bytes,
+                    rtt,
+                };
+                let stream = metrics.channel.stream();
+                state.congestion.report(reported, stream, is_uplink_full, now);
+                let carries = state.congestion.carries();
                 drop(state);
+                if carries != carried {
+                    self.carries(carries, stream);
+                }
                 if sample.fraction_lost > 0.0 || before.fraction_lost > 0.0 {
                     let Self { viewer, latency, .. } = *self;
                     let condition = Condition { loss: sample.fraction_lost, rtt, latency };
@@ -216,6 +255,32 @@ impl Seat {
             }
         }
         Ok(())
+    }
+
+    /// The viewer's path carries another rate than before.
+    fn carries(&self, carries: Carries, stream: Bitrate) {
+        let viewer = self.viewer;
+        match carries {
+            Carries::Everything => {
+                tracing::info!(%viewer, "the viewer's path carries the stream again");
+            }
+            Carries::Only(rate) => {
+                tracing::info!(%viewer, %rate, %stream, "the viewer's path does not carry the stream");
+            }
+            Carries::Nothing => {
+                tracing::info!(%viewer, "nothing arrives at the viewer; media paused");
+            }
+        }
+        self.limit();
+        let bits_per_second = limit_of(carries).map(Bitrate::as_bits_per_second);
+        let lag_ms = bits_per_second.map_or(0, |_| MOST_LAG.as_millis() as u32);
+        self.tell(Notice::Carries { bits_per_second, lag_ms });
+    }
+
+    /// Has the fan-out send what the viewer's path carries.
+    pub(crate) fn limit(&self) {
+        let carries = self.lock().congestion.carries();
+        self.channel.fan_out.limit(self.viewer, limit_of(carries));
     }
 
     fn sample(&self, blocks: &[Block], totals: Totals, rtt: Duration) -> ViewerSample {
@@ -299,6 +364,15 @@ impl Allowance {
             self.whole_at = whole_at;
         }
         is_left
+    }
+}
+
+/// The rate that a path's media must keep to, if any.
+fn limit_of(carries: Carries) -> Option<Bitrate> {
+    match carries {
+        Carries::Everything => None,
+        Carries::Only(rate) => Some(rate),
+        Carries::Nothing => Some(Bitrate::bits_per_second(0)),
     }
 }
 

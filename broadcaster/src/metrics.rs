@@ -86,6 +86,10 @@ pub struct ChannelMetrics {
     pub history_bytes: IntGauge,
     /// Viewers that are catching up.
     pub joining: IntGauge,
+    /// Viewers whose path does not carry the stream.
+    pub limited: IntGauge,
+    /// Packets that those were not sent.
+    pub left_out: IntCounter,
     /// What the stream needs for each viewer.
     pub live_rate: Gauge,
 }
@@ -283,12 +287,27 @@ impl ChannelMetrics {
                 "punchcast_viewers_joining",
                 "Viewers that are catching up with the live edge.",
             ),
+            limited: gauge(
+                registry,
+                "punchcast_viewers_limited",
+                "Viewers whose path does not carry the stream, so that they are sent less of it.",
+            ),
+            left_out: counter(
+                registry,
+                "punchcast_packets_left_out_total",
+                "Packets that viewers were not sent because their path does not carry them.",
+            ),
             live_rate: rate(
                 registry,
                 "punchcast_channel_bytes_per_second",
                 "What the channel needs for each viewer, headers included, over the last 2 s.",
             ),
         }
+    }
+
+    /// What the stream needs for each viewer.
+    pub fn stream(&self) -> Bitrate {
+        Bitrate::bits_per_second((self.live_rate.get() * 8.0) as u64)
     }
 
     /// Counts what became of a send of datagrams that hold `packets` packets in each `datagrams`.

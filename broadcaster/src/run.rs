@@ -11,7 +11,7 @@ use dashmap::DashMap;
 use protocol::channel::{Channel, History, JoinPacing};
 use protocol::control::{ALPN, Notice, close};
 use protocol::link::{Link, Target};
-use protocol::media::Format;
+use protocol::media::{Format, Kind};
 use protocol::offer::Offer;
 use protocol::seal::{Epoch, MasterKey};
 use protocol::signalling::Update;
@@ -31,7 +31,7 @@ use transport::port::{self, Arrival, Inbound, Port};
 
 use crate::audience::Audience;
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
-use crate::fanout::FanOut;
+use crate::fanout::{self, FanOut};
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
 use crate::offering::Offering;
@@ -76,7 +76,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let (port, openings) = open_port(&config, &identity, &audience)?;
 
     let keyframes = Arc::<OnceLock<Weak<Producer>>>::default();
-    let start = channel_starter(&config, &port, &metrics, &keyframes)?;
+    let start = channel_starter(&config, &port, &metrics, &keyframes, &audience)?;
     let (feed, mut told) = Feed::new(start);
     let media = MediaConfig {
         source: config.source.clone(),
@@ -323,6 +323,7 @@ fn channel_starter(
     port: &Port,
     metrics: &Metrics,
     producer: &Arc<OnceLock<Weak<Producer>>>,
+    audience: &Arc<Audience>,
 ) -> Result<Start, Failure> {
     let budget = config.uplink.map(Budget::of);
     let pacing = JoinPacing { each: config.join_rate, total: budget.map(Budget::media) };
@@ -331,9 +332,15 @@ fn channel_starter(
         .map_err(|error| Failure::runtime(format!("cannot share the UDP socket: {error}")))?;
     let metrics = Arc::clone(&metrics.channel);
     let producer = Arc::clone(producer);
-    let request_keyframe = move || {
-        if let Some(producer) = producer.get().and_then(Weak::upgrade) {
-            producer.request_keyframe();
+    let audience = Arc::clone(audience);
+    let tell = move |event| match event {
+        fanout::Event::KeyframeWanted => {
+            if let Some(producer) = producer.get().and_then(Weak::upgrade) {
+                producer.request_keyframe();
+            }
+        }
+        fanout::Event::LeftOut { viewer, packets } => {
+            audience.tell(viewer, Notice::LeftOut { packets });
         }
     };
     let key_log = config.key_log.clone();
@@ -349,9 +356,10 @@ fn channel_starter(
                 Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))
             })?;
         }
-        let channel = Channel::new(&key, &ssrcs, History::default(), pacing);
+        let mut channel = Channel::new(&key, &ssrcs, History::default(), pacing);
         let kinds: Vec<_> = formats.iter().map(|format| format.kind).collect();
-        let (fan_out, _thread) = FanOut::start(channel, &kinds, sender, metrics, request_keyframe)
+        channel.set_sound(kinds.iter().map(|kind| *kind == Kind::Audio).collect());
+        let (fan_out, _thread) = FanOut::start(channel, &kinds, sender, metrics, tell)
             .map_err(|error| Failure::runtime(format!("cannot start the fan-out: {error}")))?;
         fan_out.set_uplink(budget);
         for format in formats.iter() {

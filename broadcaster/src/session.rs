@@ -256,6 +256,13 @@ impl Session {
                 Response::Catalogue { channels: self.shared.catalogue().await }
             }
             Ok(Ok(Request::List { .. })) => Response::Refused { reason: Refusal::Secret },
+            Ok(Ok(Request::Clock)) => match &self.watching {
+                Some(Watching { seat, .. }) => {
+                    let capture_us = seat.channel.fan_out.capture_now().as_micros();
+                    Response::Clock { capture_us: u64::try_from(capture_us).unwrap_or(u64::MAX) }
+                }
+                None => Response::Refused { reason: Refusal::Malformed },
+            },
             Ok(Ok(Request::Watch { .. })) if self.watching.is_some() => {
                 Response::Refused { reason: Refusal::Malformed }
             }
@@ -340,6 +347,7 @@ impl Session {
         tracing::info!(viewer = %seat.viewer, "media resumed");
         // It knows the channel already; where it stands now shows in the packets.
         seat.channel.fan_out.join(seat.viewer, self.target(path), seat.latency).await;
+        seat.limit();
     }
 
     /// Sends the notices that wait; says why the session ends if it does.
@@ -366,7 +374,9 @@ impl Session {
                 connection.close(VarInt::from_u32(close::DONE), b"ended");
                 Some("the broadcast ended")
             }
-            Notice::Key { .. } => (!said).then_some("the viewer's connection ended"),
+            Notice::Key { .. } | Notice::Carries { .. } | Notice::LeftOut { .. } => {
+                (!said).then_some("the viewer's connection ended")
+            }
         }
     }
 

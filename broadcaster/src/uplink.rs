@@ -39,7 +39,9 @@ impl Uplink {
         let healths = audience.healths();
         if let Some(fan_out) = fan_out {
             // Repair cannot help an uplink that is full: it only adds to what is lost.
-            fan_out.set_margins(!most_suffer(&healths));
+            let is_full = most_suffer(&healths);
+            fan_out.set_margins(!is_full);
+            audience.set_uplink_full(is_full);
         }
         if !self.is_configured() {
             let before = self.estimator().estimate();

@@ -9,6 +9,7 @@ pub struct PlainBurst {
     bytes: Vec<u8>,
     /// End of each packet's slot, sealing room included.
     ends: Vec<usize>,
+    disposable: bool,
 }
 
 /// A packet that no burst can take.
@@ -34,7 +35,18 @@ impl PlainBurst {
         Self {
             bytes: Vec::with_capacity(packets * (MAX_RTP_PACKET + SEAL_OVERHEAD)),
             ends: Vec::with_capacity(packets),
+            disposable: false,
         }
+    }
+
+    /// Says that no other access unit needs this one to be decoded.
+    pub fn set_disposable(&mut self, disposable: bool) {
+        self.disposable = disposable;
+    }
+
+    /// Whether no other access unit needs this one to be decoded.
+    pub fn is_disposable(&self) -> bool {
+        self.disposable
     }
 
     /// Copies one RTP packet, handed over as the memories it is made of, behind the others.

@@ -49,6 +49,9 @@ pub enum Request {
         #[n(0)]
         secret: Option<Secret>,
     },
+    /// What does the capture clock of the channel show that I watch?
+    #[n(2)]
+    Clock,
 }
 
 /// The answer to a [`Request`].
@@ -74,6 +77,13 @@ pub enum Response {
         /// Why.
         #[n(0)]
         reason: Refusal,
+    },
+    /// The capture clock shows this.
+    #[n(3)]
+    Clock {
+        /// In microseconds.
+        #[n(0)]
+        capture_us: u64,
     },
 }
 
@@ -191,4 +201,42 @@ pub enum Notice {
     /// The operator removed this viewer.
     #[n(2)]
     Removed,
+    /// The viewer's path carries so much, by its reports; less than the stream where it is said.
+    #[n(3)]
+    Carries {
+        /// `None` for everything, zero where nothing arrives and media is paused.
+        #[n(0)]
+        bits_per_second: Option<u64>,
+        /// How far behind the live edge pictures may come meanwhile, in milliseconds.
+        #[n(1)]
+        lag_ms: u32,
+    },
+    /// Packets that the viewer was not sent, as its path does not carry them.
+    #[n(4)]
+    LeftOut {
+        /// Which.
+        #[n(0)]
+        packets: Vec<LeftOut>,
+    },
+}
+
+/// Packets of a track that were not sent to a viewer.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct LeftOut {
+    /// The track's SSRC.
+    #[n(0)]
+    pub ssrc: u32,
+    /// Index of the first.
+    #[n(1)]
+    pub first: u64,
+    /// How many they are.
+    #[n(2)]
+    pub count: u32,
+}
+
+impl LeftOut {
+    /// Their indices.
+    pub fn packets(&self) -> std::ops::Range<u64> {
+        self.first..self.first.saturating_add(self.count.into())
+    }
 }

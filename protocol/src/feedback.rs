@@ -71,6 +71,9 @@ pub struct Totals {
     /// Packets that failed authentication.
     #[n(7)]
     pub corrupt: u64,
+    /// Bytes of all that arrived, repair and headers included.
+    #[n(8)]
+    pub bytes: u64,
 }
 
 /// What a viewer asks for.

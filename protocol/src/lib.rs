@@ -60,6 +60,7 @@ pub mod behaviour;
 pub mod burst;
 pub mod candidate;
 pub mod channel;
+pub mod congestion;
 pub mod control;
 pub mod demux;
 pub mod feedback;

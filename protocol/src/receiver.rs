@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::control;
+use crate::control::{self, LeftOut};
 use crate::feedback::{self, Ask, Block, Totals, What, Wish};
 use crate::media::Kind;
 use crate::reception::{
@@ -22,6 +22,7 @@ use crate::repair::code;
 use crate::repair::packet::{Repair, nearest};
 use crate::rtp::Header;
 use crate::seal::{MasterKey, OpenError, Opened, Opener, PacketIndex};
+use crate::size::WIRE_OVERHEAD;
 use crate::volley;
 
 /// How long sealed packets are kept at first, and after a loss.
@@ -94,6 +95,7 @@ pub struct Receiver {
     opener: Opener,
     tracks: Vec<Receiving>,
     corrupt: u64,
+    bytes: u64,
     serial: u32,
     repeating: VecDeque<Repeating>,
     wished_at: Option<Instant>,
@@ -158,6 +160,7 @@ impl Receiver {
             opener,
             tracks: tracks.iter().map(receiving).collect(),
             corrupt: 0,
+            bytes: 0,
             serial: 0,
             repeating: VecDeque::new(),
             wished_at: None,
@@ -174,9 +177,22 @@ impl Receiver {
         }
     }
 
+    /// What the broadcaster left out, as the path does not carry it: nothing of it is missing.
+    pub fn left_out(&mut self, left_out: &LeftOut) {
+        let is_it = |track: &&mut Receiving| track.reception.ssrc() == left_out.ssrc;
+        if let Some(track) = self.tracks.iter_mut().find(is_it) {
+            track.reception.left_out(left_out.packets());
+        }
+    }
+
     /// From this index on packets of a track come as they are made.
     pub fn live_index(&self, track: usize) -> Option<PacketIndex> {
         self.tracks.get(track).map(|track| track.reception.live_index())
+    }
+
+    /// From now on a packet is of use for so long after it should have come.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.tracks.iter_mut().for_each(|track| track.reception.set_patience(patience));
     }
 
     /// A further epoch's key.
@@ -196,6 +212,7 @@ impl Receiver {
         now: Instant,
         deliver: &mut dyn FnMut(Arrived<'_>),
     ) -> Result<(), OpenError> {
+        self.bytes += (datagram.len() + WIRE_OVERHEAD) as u64;
         let packets = volley::packets(datagram);
         let came = if packets.are_sent_again() { Came::Again } else { Came::First };
         let mut result = Ok(());
@@ -368,7 +385,7 @@ impl Receiver {
     /// Totals over all tracks.
     pub fn totals(&self) -> Totals {
         let totals = self.tracks.iter().map(|track| track.reception.totals()).sum();
-        Totals { corrupt: self.corrupt, ..totals }
+        Totals { corrupt: self.corrupt, bytes: self.bytes, ..totals }
     }
 
     /// The blocks of the next report; the interval since the last ends here.

@@ -33,6 +33,9 @@ const ROUND_RESERVE: Duration = Duration::from_millis(5);
 /// Most missing packets followed at once; a larger hole is an outage, and counted as lost whole.
 const MOST_MISSING: usize = 2048;
 
+/// Ranges beyond what came that are known to be left out, at most.
+const MOST_AHEAD: usize = 64;
+
 /// How long a packet of the history is waited for at least.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -148,6 +151,9 @@ pub struct Reception {
     /// Next index expected in order.
     next: PacketIndex,
     first: PacketIndex,
+    /// Packets that were left out, so far; and those beyond what came, of which that is known.
+    unsent: u64,
+    unsent_ahead: Vec<std::ops::Range<PacketIndex>>,
     live_index: PacketIndex,
     missing: BTreeMap<PacketIndex, Missing>,
     recovered: BTreeMap<PacketIndex, Recovered>,
@@ -195,6 +201,8 @@ impl Reception {
             clock_rate,
             next: first,
             first,
+            unsent: 0,
+            unsent_ahead: Vec::new(),
             live_index,
             missing: BTreeMap::new(),
             recovered: BTreeMap::new(),
@@ -350,6 +358,11 @@ impl Reception {
             self.miss(self.next..next, now);
         }
         self.next = self.next.max(next);
+        let (known, ahead): (Vec<_>, Vec<_>) = std::mem::take(&mut self.unsent_ahead)
+            .into_iter()
+            .partition(|packets| packets.start <= self.next);
+        self.unsent_ahead = ahead;
+        known.into_iter().for_each(|packets| self.left_out(packets));
         hole
     }
 
@@ -387,6 +400,28 @@ impl Reception {
             let missing =
                 Missing { deadline: due_at + patience, ask_at, rounds: u32::from(asked.is_some()) };
             self.missing.insert(index, missing);
+        }
+    }
+
+    /// How long after it should have come a packet is of use from now on.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    /// These packets are not sent to us, as the path does not carry them: nothing is missing.
+    pub fn left_out(&mut self, packets: std::ops::Range<PacketIndex>) {
+        let missing: Vec<_> = self.missing_of(packets.clone()).collect();
+        for index in missing {
+            let asked = self.missing.remove(&index).is_some_and(|missing| missing.rounds > 0);
+            self.recent.0 = (self.recent.0 - 1.0).max(0.0);
+            self.recent.1 = (self.recent.1 - f64::from(u8::from(asked))).max(0.0);
+            self.unsent += 1;
+        }
+        if packets.contains(&self.next) {
+            self.unsent += packets.end - self.next;
+            self.next = packets.end;
+        } else if packets.start > self.next && self.unsent_ahead.len() < MOST_AHEAD {
+            self.unsent_ahead.push(packets);
         }
     }
 
@@ -526,7 +561,7 @@ impl Reception {
 
     /// The block of the next report; the interval since the last ends here.
     pub fn report(&mut self) -> Block {
-        let expected = self.next - self.first;
+        let expected = self.next - self.first - self.unsent;
         let now = Reported { expected, lost: self.totals.lost };
         let interval = now.expected - self.reported.expected;
         let lost = now.lost - self.reported.lost;
@@ -554,6 +589,7 @@ impl<'a> std::iter::Sum<&'a Totals> for Totals {
             duplicates: sum.duplicates + one.duplicates,
             late: sum.late + one.late,
             corrupt: sum.corrupt + one.corrupt,
+            bytes: sum.bytes + one.bytes,
         })
     }
 }
@@ -602,6 +638,28 @@ mod tests {
             }
         }
         assert!(reception.poll_behind(now + ms(49 * 40 + 60)).is_some());
+    }
+
+    #[test]
+    fn what_is_left_out_is_neither_missed_nor_lost() {
+        let now = Instant::now();
+        let mut reception = reception(now);
+        reception.receive(arrival(100), now);
+        // Told before anything behind it comes; after; and before what is in front of it comes.
+        reception.left_out(101..105);
+        reception.receive(arrival(105), now);
+        reception.receive(arrival(110), now);
+        assert_eq!(wanted(&mut reception, now + ms(10)), [106, 107, 108, 109]);
+        reception.left_out(106..109);
+        reception.left_out(112..120);
+        reception.receive(arrival(120), now + ms(20));
+        assert_eq!(wanted(&mut reception, now + ms(31)), [111]);
+        reception.poll_wanted(RTT, now + ms(500));
+        let expected = Totals { received: 4, lost: 2, unrecovered: 2, ..Totals::default() };
+        assert_eq!(*reception.totals(), expected);
+        let block = reception.report();
+        assert_eq!(block.fraction_lost, (2 * 256 / 6) as u8);
+        assert_eq!(reception.hoped_for(), 121);
     }
 
     #[test]

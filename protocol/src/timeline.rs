@@ -103,6 +103,13 @@ impl Timeline {
         }
     }
 
+    /// From capture to an arrival without jitter, where the two clocks show this at the same moment.
+    pub fn delay(&self, capture_now: Duration, local_now: Duration) -> Duration {
+        let ahead = micros(local_now).saturating_sub(micros(capture_now));
+        let delay = self.offset_us.saturating_sub(ahead);
+        Duration::from_micros(u64::try_from(delay).unwrap_or(0))
+    }
+
     /// The delay from capture to an arrival without jitter, on the two clocks: only its changes mean
     /// something unless the clocks are one.
     pub fn offset_us(&self) -> i64 {
@@ -198,6 +205,31 @@ mod tests {
         assert_eq!(video, audio, "lip sync");
         let error = video.as_secs_f64() - 180.030;
         assert!(error.abs() < 0.004, "{error}");
+    }
+
+    #[test]
+    fn clocks_that_drift_for_ten_minutes_keep_tracks_and_latency_together() {
+        for ppm in [-200i64, 200] {
+            let mut timeline = timeline();
+            let mut worst: (f64, f64) = (0.0, 0.0);
+            for at in (0..600_000u64).step_by(20) {
+                let video = (u32::MAX - 10).wrapping_add((at * 90) as u32);
+                let audio = 7u32.wrapping_add((at * 48) as u32);
+                // What the viewer's clock shows when a packet without jitter arrives.
+                let drifted = (at as i64 * 1_000 + at as i64 * ppm / 1_000) as u64;
+                let due = ms(120_030) + Duration::from_micros(drifted);
+                let jitter = ms((at * 7919) % 23);
+                timeline.observe(0, video, due + jitter);
+                timeline.observe(1, audio, due + jitter);
+                let places = [timeline.place(0, video), timeline.place(1, audio)];
+                let [video, audio] = places.map(|place| place.expect("there").as_secs_f64());
+                worst.0 = worst.0.max((video - audio).abs());
+                if at > 10_000 {
+                    worst.1 = worst.1.max((video - due.as_secs_f64()).abs());
+                }
+            }
+            assert!(worst.0 < 0.001 && worst.1 < 0.01, "{ppm}: {worst:?}");
+        }
     }
 
     #[test]

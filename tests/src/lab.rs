@@ -54,7 +54,7 @@ pub use build::binary;
 pub use capture::Capture;
 pub use error::{LabError, Result};
 pub use flows::Flow;
-pub use impairment::{Impairment, Loss, Rate, Reorder};
+pub use impairment::{Impairment, Loss, Meanwhile, Rate, Reorder};
 pub use link::Link;
 pub use nat::Nat;
 pub use network::Lab;

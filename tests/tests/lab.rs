@@ -121,7 +121,7 @@ fn loss_duplication_and_reordering_are_what_was_asked() -> Result<()> {
 fn a_rate_is_kept() -> Result<()> {
     let mut lab = Lab::new()?;
     let server = lab.public_host("server")?;
-    let rate = Some(Rate { bits_per_second: 4_000_000, queue_bytes: 1_000_000 });
+    let rate = Some(Rate::new(4_000_000, 1_000_000));
     let slow = Link { up: Impairment { rate, ..Impairment::default() }, ..Link::default() };
     let source = lab.public_host_with("source", slow)?;
     let home = lab.router("home", Nat::PortRestricted)?;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use service::exit::Failure;
 use service::log::LogFormat;
 
+pub use crate::latency::Latency;
 use crate::media::Output;
 
 /// Watches a broadcast over a direct path through firewalls.
@@ -79,9 +80,10 @@ pub struct WatchFlags {
     /// exists), null, record:PATH (.mkv, .mp4, .ts), udp://HOST:PORT, stdout.
     #[arg(long, value_name = "OUTPUT")]
     pub output: Vec<Output>,
-    /// Time in which lost packets are repaired and jitter is evened out, as in 200ms.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub latency: Option<Duration>,
+    /// Time in which lost packets are repaired and jitter is evened out, as in 200ms; auto takes what the
+    /// path needs.
+    #[arg(long, value_name = "DURATION")]
+    pub latency: Option<Latency>,
     /// End after this time, counted from the start of the process.
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
@@ -109,8 +111,7 @@ pub struct Settings {
     #[serde(with = "outputs")]
     pub output: Vec<Output>,
     /// Time for repair and evening out.
-    #[serde(with = "humantime_serde")]
-    pub latency: Duration,
+    pub latency: Latency,
     /// End after this time.
     #[serde(rename = "for", with = "humantime_serde")]
     pub duration: Option<Duration>,
@@ -139,7 +140,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             output: Vec::new(),
-            latency: DEFAULT_LATENCY,
+            latency: Latency::Fixed(DEFAULT_LATENCY),
             duration: None,
             stats: None,
             json: false,
@@ -204,7 +205,9 @@ impl Settings {
             ));
         }
         let latency = flags.latency.unwrap_or(self.latency);
-        if !LATENCIES.contains(&latency) {
+        if let Latency::Fixed(latency) = latency
+            && !LATENCIES.contains(&latency)
+        {
             return Err(Failure::usage(format!(
                 "latency {latency:?} is not between {:?} and {:?}",
                 LATENCIES.start(),
@@ -301,7 +304,7 @@ pub struct Watch {
     /// Where picture and sound go: at least one.
     pub outputs: Vec<Output>,
     /// From capture to release, beyond the one-way delay.
-    pub latency: Duration,
+    pub latency: Latency,
     /// When to end.
     pub duration: Option<Duration>,
     /// Whether to print statistics.
@@ -429,7 +432,7 @@ mod tests {
             Command::Watch(watch) => {
                 assert_eq!(watch.outputs.len(), 2);
                 assert_eq!(watch.duration, Some(Duration::from_secs(2)));
-                assert_eq!(watch.latency, Duration::from_secs(1));
+                assert_eq!(watch.latency, Latency::Fixed(Duration::from_secs(1)));
             }
             Command::List(_) | Command::Check(_) => panic!("asked to watch"),
         }

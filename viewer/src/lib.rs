@@ -8,11 +8,13 @@
 //! measuring.
 
 mod check;
+mod clock;
 pub mod config;
 mod contact;
 mod continuity;
 pub mod feedback;
 mod hold;
+mod latency;
 mod lifeline;
 mod list;
 pub mod media;

@@ -37,6 +37,8 @@ pub(crate) async fn run(target: Target) -> Result<(), Failure> {
             Ok(())
         }
         Response::Refused { reason } => Err(refused(reason, "")),
-        Response::Admitted { .. } => Err(broken(&"it answered what was not asked")),
+        Response::Admitted { .. } | Response::Clock { .. } => {
+            Err(broken(&"it answered what was not asked"))
+        }
     }
 }

@@ -18,9 +18,11 @@ use service::exit::{Code, Failure};
 use transport::paths::Paths;
 use transport::stream::{self, Reader};
 
+use crate::clock::CaptureClock;
 use crate::continuity::Continuity;
 use crate::feedback::Feedback;
 use crate::hold::{Hold, Packet};
+use crate::latency::{Adaptation, LEAST, Latency};
 use crate::media::{Player, patience};
 use crate::meeting::{Datagram, Met};
 use crate::outage::{Outage, Step};
@@ -34,6 +36,12 @@ const ANSWER: Duration = Duration::from_secs(12);
 /// lost reports do not look like silence.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// From this loss on, a path may be full.
+const MUCH_LOSS: f64 = 0.02;
+
+/// No broadcaster may make pictures come later than this.
+const LONGEST_LAG: Duration = Duration::from_secs(2);
 
 /// From one look for a direct path by a relayed viewer to the next: soon at first, then further apart.
 pub(crate) const FIRST_UPGRADE: Duration = Duration::from_secs(4);
@@ -62,6 +70,12 @@ pub(crate) struct Session {
     holds: Vec<Hold>,
     receiver: Receiver,
     timeline: Timeline,
+    /// How much later than usual pictures come, as the path does not carry all of them.
+    lag: Duration,
+    is_limited: bool,
+    /// What the path needs, where the latency follows that.
+    adaptation: Option<Adaptation>,
+    capture_clock: CaptureClock,
     report_at: Instant,
     outage: Outage,
     /// When a relayed viewer looks for a direct path again, and the time to the next look.
@@ -92,7 +106,9 @@ pub(crate) async fn request(
     match response {
         Response::Admitted { admission } => Ok((send, receive, admission)),
         Response::Refused { reason } => Err(refused(reason, channel)),
-        Response::Catalogue { .. } => Err(broken(&"it answered what was not asked")),
+        Response::Catalogue { .. } | Response::Clock { .. } => {
+            Err(broken(&"it answered what was not asked"))
+        }
     }
 }
 
@@ -153,7 +169,7 @@ impl Session {
         paths: Arc<Paths>,
         (send, notices, admission): (SendStream, RecvStream, Admission),
         local_now: Duration,
-        latency: Duration,
+        latency: Latency,
         placed: &mut Vec<Placed>,
     ) -> Self {
         let now = Instant::now();
@@ -178,7 +194,10 @@ impl Session {
             let expected_from = place_track(placed, at, track, place);
             tracks.push(Track { expected_from, ..Track::from(track) });
         }
-        let receiver = Receiver::new(&tracks, &admission.keys, patience(latency), now);
+        let adaptation = (latency == Latency::Auto).then(|| Adaptation::new(met.path.rtt));
+        let patience = patience(latency.least()) + extra(adaptation.as_ref());
+        let receiver = Receiver::new(&tracks, &admission.keys, patience, now);
+        let capture_clock = CaptureClock::follow(met.connection.clone());
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
         Self {
             met,
@@ -189,10 +208,22 @@ impl Session {
             holds: admission.tracks.iter().map(|track| Hold::new(track.live_index)).collect(),
             receiver,
             timeline,
+            lag: Duration::ZERO,
+            adaptation,
+            capture_clock,
+            is_limited: false,
             report_at: now,
             outage: Outage::new(now),
             upgrade_at: now + FIRST_UPGRADE,
             upgrade_interval: FIRST_UPGRADE,
+        }
+    }
+
+    /// The latency to begin with.
+    pub(crate) fn first_latency(latency: Latency, met: &Met) -> Duration {
+        match latency {
+            Latency::Fixed(latency) => latency,
+            Latency::Auto => Adaptation::new(met.path.rtt).latency(),
         }
     }
 
@@ -279,6 +310,7 @@ impl Session {
         while let Some(mut packet) = hold.next(hoped_for) {
             let Packet { index, timestamp, .. } = packet;
             let Some(arrival) = self.timeline.place(track, timestamp) else { return };
+            let arrival = arrival + self.lag + extra(self.adaptation.as_ref());
             place.continuity.write(&mut packet.bytes, index, timestamp, arrival);
             place.next_index = place.next_index.max(index + 1);
             player.push(track, Bytes::from(packet.bytes), arrival);
@@ -306,12 +338,23 @@ impl Session {
             self.release(track, player, placed);
         }
         if now >= self.report_at {
-            self.report_at = now + REPORT_INTERVAL;
+            let is_watched = self.is_limited || self.receiver.loss() >= MUCH_LOSS;
+            self.report_at =
+                now + if self.is_limited { LOSSY_REPORT_INTERVAL } else { REPORT_INTERVAL };
+            if is_watched {
+                // Whether a queue grows shows in the round trip.
+                self.met.opening.handle().check_now();
+            }
+            if let Some(adaptation) = &mut self.adaptation {
+                let (jitter, loss) = (self.receiver.jitter(), self.receiver.loss());
+                adaptation.follow(rtt, jitter.unwrap_or_default(), loss, now);
+                self.receiver.set_patience(patience(LEAST) + extra(Some(adaptation)));
+            }
             let blocks = self.receiver.report();
             self.feedback.report(&blocks, &self.receiver.totals(), rtt);
         }
         self.mend(rtt, stats, now);
-        self.update(stats);
+        self.update(player, stats);
     }
 
     /// Does something about media that stalls, and about a path that could be better.
@@ -355,8 +398,11 @@ impl Session {
     }
 
     /// Brings the stats up to date.
-    pub(crate) fn update(&self, stats: &mut Stats) {
+    pub(crate) fn update(&self, player: &Player, stats: &mut Stats) {
         stats.current = self.receiver.totals();
+        let capture_now = self.capture_clock.at(Instant::now());
+        stats.arrival =
+            capture_now.map(|capture| self.timeline.delay(capture, player.running_time()));
         stats.rtt = Some(self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt()));
         stats.jitter = self.receiver.jitter();
         self.show_path(stats);
@@ -421,10 +467,34 @@ impl Session {
                 self.receiver.add_key(&key);
                 Ok(true)
             }
+            Notice::Carries { bits_per_second, lag_ms } => {
+                match bits_per_second {
+                    None => tracing::info!("this connection carries everything again"),
+                    Some(0) => {
+                        tracing::warn!("nothing arrives over this connection; media is paused")
+                    }
+                    Some(bits_per_second) => tracing::warn!(
+                        bits_per_second,
+                        "this connection does not carry the stream: pictures are left out"
+                    ),
+                }
+                self.is_limited = bits_per_second.is_some();
+                self.lag = Duration::from_millis(lag_ms.into()).min(LONGEST_LAG);
+                Ok(true)
+            }
+            Notice::LeftOut { packets } => {
+                packets.iter().for_each(|packets| self.receiver.left_out(packets));
+                Ok(true)
+            }
             Notice::Ended => Ok(false),
             Notice::Removed => Err(refused(Refusal::Removed, "")),
         }
     }
+}
+
+/// What a latency that follows the path has beyond what the player was set up for.
+fn extra(adaptation: Option<&Adaptation>) -> Duration {
+    adaptation.map_or(Duration::ZERO, |adaptation| adaptation.latency() - LEAST)
 }
 
 /// Finds or makes a track's place; returns the first index to expect.

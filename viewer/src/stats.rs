@@ -76,6 +76,8 @@ pub struct Object {
 pub(crate) struct Stats {
     started_at: Instant,
     pub(crate) state: State,
+    /// From capture to arrival, once it is known.
+    pub(crate) arrival: Option<Duration>,
     pub(crate) path: Option<&'static str>,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) remote: Option<SocketAddr>,
@@ -108,6 +110,7 @@ impl Stats {
         Self {
             started_at,
             state: State::default(),
+            arrival: None,
             path: None,
             local: None,
             remote: None,
@@ -156,7 +159,7 @@ impl Stats {
         let elapsed = now.saturating_duration_since(self.rate.at).as_secs_f64().max(0.001);
         let bitrate_bps = ((self.bytes - self.rate.bytes) as f64 * 8.0 / elapsed) as u64;
         self.rate = Rate { at: now, bytes: self.bytes };
-        let one_way = self.rtt.unwrap_or_default() / 2;
+        let arrival = self.arrival.unwrap_or(self.rtt.unwrap_or_default() / 2);
         Object {
             state: self.state,
             path: self.path,
@@ -166,7 +169,7 @@ impl Stats {
             open_ms: self.open.map(ms),
             first_packet_ms: self.first_packet_at.map(since_start),
             first_frame_ms: player.first_frame_at.map(since_start),
-            latency_ms: self.player.latency.map(|latency| ms(latency + one_way)),
+            latency_ms: player.latency.map(|latency| ms(latency + arrival)),
             packets_received: totals.received,
             packets_lost: totals.lost,
             packets_recovered_nack: totals.recovered_nack,

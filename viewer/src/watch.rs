@@ -200,7 +200,8 @@ impl Watcher {
         };
         let meeting = async {
             let met = viewer.meet(target, again, enter).await?;
-            let admission = session::request(&met, &target.link, config.latency).await?;
+            let latency = Session::first_latency(config.latency, &met);
+            let admission = session::request(&met, &target.link, latency).await?;
             Ok((met, admission))
         };
         tokio::pin!(meeting);
@@ -239,8 +240,8 @@ impl Watcher {
         if let Some(player) = player {
             let early = std::iter::from_fn(|| media.try_recv().ok());
             session.receive_early(early, player, placed, stats);
+            session.update(player, stats);
         }
-        session.update(&mut self.stats);
         tracing::info!(
             path = session.met.path.kind.as_str(),
             remote = %session.met.path.remote,
@@ -293,7 +294,7 @@ impl Watcher {
                     }
                 }
                 _ = second.tick() => {
-                    session.update(stats);
+                    session.update(player, stats);
                     stats.player = player.stats();
                     printer.print(stats);
                 }
@@ -324,7 +325,7 @@ impl Watcher {
         });
         let Watch { outputs, latency, .. } = &self.config;
         let player =
-            tokio::task::block_in_place(|| Player::start(formats, outputs, *latency, tell))
+            tokio::task::block_in_place(|| Player::start(formats, outputs, latency.least(), tell))
                 .map_err(Failure::runtime)?;
         let running_time = player.running_time();
         self.player = Some(player);

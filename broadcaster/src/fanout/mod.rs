@@ -20,8 +20,10 @@ use std::time::{Duration, Instant};
 
 use protocol::burst::PlainBurst;
 use protocol::channel::{Channel, Condition, TrackPosition, ViewerId};
+use protocol::control::LeftOut;
 use protocol::feedback::Wish;
 use protocol::media::Kind;
+use protocol::units::Bitrate;
 use protocol::uplink::Budget;
 use tokio::sync::oneshot;
 use transport::kernel;
@@ -47,6 +49,21 @@ enum Command {
     Wish { viewer: ViewerId, wish: Wish },
     Condition { viewer: ViewerId, condition: Condition },
     Margins(bool),
+    Limit { viewer: ViewerId, rate: Option<Bitrate> },
+}
+
+/// What the fan-out tells.
+#[derive(Debug)]
+pub enum Event {
+    /// A viewer that joins needs a keyframe.
+    KeyframeWanted,
+    /// A viewer was not sent these packets, as its path does not carry them.
+    LeftOut {
+        /// Who.
+        viewer: ViewerId,
+        /// Which.
+        packets: Vec<LeftOut>,
+    },
 }
 
 /// Where a viewer's packets go: its proved address, and the socket that they leave by where that is not
@@ -108,6 +125,8 @@ pub struct FanOut {
     commands: Sender<Command>,
     waiting: Arc<Waiting>,
     metrics: Arc<ChannelMetrics>,
+    /// When the capture clock showed zero.
+    clock_began: Instant,
 }
 
 #[derive(Default)]
@@ -117,28 +136,37 @@ struct Waiting {
 }
 
 impl FanOut {
-    /// Starts the thread for a channel of such tracks. `request_keyframe` is called from it.
+    /// Starts the thread for a channel of such tracks. `tell` is called from it.
     pub fn start(
         channel_state: Channel,
         tracks: &[Kind],
         sender: kernel::Sender,
         metrics: Arc<ChannelMetrics>,
-        request_keyframe: impl Fn() + Send + 'static,
+        tell: impl Fn(Event) + Send + 'static,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (commands, receiver) = channel();
         let waiting = Arc::<Waiting>::default();
         let shards = Shards::start(sender, Arc::clone(&metrics))?;
+        let now = Instant::now();
+        // Frames that were captured before the thread began must not come before zero.
+        let clock_began = now.checked_sub(Duration::from_secs(10)).unwrap_or(now);
         let worker = Worker::new(
             channel_state,
             tracks,
             shards,
             (Arc::clone(&waiting), Arc::clone(&metrics)),
-            Box::new(request_keyframe),
+            Box::new(tell),
+            clock_began,
         );
         let thread = std::thread::Builder::new()
             .name("fan-out".into())
             .spawn(move || worker.run(&receiver))?;
-        Ok((Self { commands, waiting, metrics }, thread))
+        Ok((Self { commands, waiting, metrics, clock_began }, thread))
+    }
+
+    /// What the channel's capture clock shows.
+    pub fn capture_now(&self) -> Duration {
+        self.clock_began.elapsed()
     }
 
     /// Hands over a burst. Never blocks.
@@ -204,6 +232,11 @@ impl FanOut {
         if self.may_request() {
             self.tell(Command::Condition { viewer, condition });
         }
+    }
+
+    /// What a viewer's path carries: everything without a rate.
+    pub fn limit(&self, viewer: ViewerId, rate: Option<Bitrate>) {
+        self.tell(Command::Limit { viewer, rate });
     }
 
     /// Whether more than what is missing may be sent, in case that gets lost, too.

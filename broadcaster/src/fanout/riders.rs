@@ -72,6 +72,11 @@ impl Riders {
         self.leave_at
     }
 
+    /// The place in the history of the first that waits.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.waiting.first().map(|rider| rider.position)
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

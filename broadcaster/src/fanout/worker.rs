@@ -10,6 +10,7 @@ use protocol::channel::{Channel, Step, TrackPosition, ViewerId};
 use protocol::media::Kind;
 use protocol::schedule::Schedule;
 use protocol::seal::SealedBurst;
+use protocol::units::Bitrate;
 use protocol::uplink::Budget;
 use protocol::volley::{Part, Run, Volley};
 use tokio::sync::oneshot;
@@ -18,7 +19,7 @@ use transport::kernel::{Destination, MAX_SEGMENTS, Sent};
 use super::live::{Listing, Live};
 use super::riders::{Rider, Riders};
 use super::shards::Shards;
-use super::{Burst, Command, Joined, JoinedTrack, Target, Waiting};
+use super::{Burst, Command, Event, Joined, JoinedTrack, Target, Waiting};
 use crate::metrics::ChannelMetrics;
 
 /// A track's latest access unit: the reference for everybody's timeline.
@@ -47,7 +48,7 @@ pub(super) struct Worker {
     shards: Shards,
     waiting: Arc<Waiting>,
     metrics: Arc<ChannelMetrics>,
-    request_keyframe: Box<dyn Fn() + Send>,
+    tell: Box<dyn Fn(Event) + Send>,
     served: HashMap<ViewerId, Served>,
     /// Who waits for a keyframe, and is told then where it begins.
     waiting_to_begin: HashMap<ViewerId, oneshot::Sender<Joined>>,
@@ -70,15 +71,15 @@ impl Worker {
         tracks: &[Kind],
         shards: Shards,
         (waiting, metrics): (Arc<Waiting>, Arc<ChannelMetrics>),
-        request_keyframe: Box<dyn Fn() + Send>,
+        tell: Box<dyn Fn(Event) + Send>,
+        clock_began: Instant,
     ) -> Self {
-        let began = Instant::now();
         Self {
             channel,
             shards,
             waiting,
             metrics,
-            request_keyframe,
+            tell,
             served: HashMap::new(),
             waiting_to_begin: HashMap::new(),
             latencies: BTreeMap::new(),
@@ -87,8 +88,7 @@ impl Worker {
             riders: Riders::default(),
             schedule: Schedule::new(None),
             budget: None,
-            // Frames that were captured before the thread began must not come before zero.
-            clock_began: began.checked_sub(Duration::from_secs(10)).unwrap_or(began),
+            clock_began,
             latest: vec![None; tracks.len()],
             kinds: tracks.to_vec(),
             dropped: 0,
@@ -186,6 +186,21 @@ impl Worker {
                 }
             }
             Command::Margins(allowed) => self.channel.set_margins(allowed),
+            Command::Limit { viewer, rate } => self.limit(viewer, rate),
+        }
+    }
+
+    /// A viewer's path carries so much, or everything.
+    fn limit(&mut self, viewer: ViewerId, rate: Option<Bitrate>) {
+        if !self.served.contains_key(&viewer) {
+            return;
+        }
+        let entering = self.entering.iter().find(|entering| entering.viewer == viewer);
+        let from = entering.map(|entering| entering.position).or_else(|| self.riders.first());
+        let from = from.unwrap_or(self.channel.history().end());
+        if self.channel.limit(viewer, rate, from, Instant::now()) && rate.is_some() {
+            self.live.remove(viewer);
+            self.entering.retain(|entering| entering.viewer != viewer);
         }
     }
 
@@ -313,6 +328,19 @@ impl Worker {
                 let sent = self.send_to(&destination, &volley, now);
                 self.metrics.join_bytes.inc_by(sent.bytes);
             }
+            Step::SendLess { viewer, parts, left_out } => {
+                let Some(served) = self.served.get(&viewer) else { return };
+                let destination = served.destination.clone();
+                if !parts.is_empty() {
+                    let volley = Volley::new(&parts, MAX_SEGMENTS);
+                    self.send_to(&destination, &volley, now);
+                }
+                if !left_out.is_empty() {
+                    let count: u64 = left_out.iter().map(|packets| u64::from(packets.count)).sum();
+                    self.metrics.left_out.inc_by(count);
+                    (self.tell)(Event::LeftOut { viewer, packets: left_out });
+                }
+            }
             Step::Repair { viewer, packets, repair } => {
                 let Some(served) = self.served.get(&viewer) else { return };
                 let destination = served.destination.clone();
@@ -346,7 +374,7 @@ impl Worker {
             }
             Step::RequestKeyframe => {
                 self.metrics.keyframes_requested.inc();
-                (self.request_keyframe)();
+                (self.tell)(Event::KeyframeWanted);
             }
         }
     }
@@ -383,6 +411,7 @@ impl Worker {
     fn observe(&mut self) {
         self.metrics.history_bytes.set(self.channel.history().bytes() as i64);
         self.metrics.joining.set(self.channel.joining() as i64);
+        self.metrics.limited.set(self.channel.limited() as i64);
         self.metrics.live_rate.set(self.channel.live_rate().as_bytes_per_second());
         let dropped = self.schedule.dropped();
         self.metrics.count_late(dropped - self.dropped);

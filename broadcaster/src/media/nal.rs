@@ -1,6 +1,6 @@
 //! Leaves out what H.264 and H.265 access units carry that RTP has no use for: access unit
 //! delimiters, which would be a tiny packet before each picture (and, behind parameter sets, a
-//! false end of it), and parameter sets that are there twice.
+//! false end of it), and parameter sets that are there twice. Marks pictures that no other refers to.
 
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -37,15 +37,43 @@ fn role(codec: Codec, header: u8) -> Role {
     }
 }
 
+/// Whether a NAL unit is a slice of a picture, and if so, whether no other picture refers to that.
+fn is_disposable_slice(codec: Codec, header: u8) -> Option<bool> {
+    match codec {
+        // Sub-layer non-reference pictures (table 7-1); their layer is the highest in all usual streams.
+        Codec::H265 => {
+            let kind = header >> 1 & 0x3f;
+            (kind < 32).then_some(kind < 16 && kind.is_multiple_of(2))
+        }
+        _ => (1..=5).contains(&(header & 0x1f)).then_some(header >> 5 & 3 == 0),
+    }
+}
+
+/// The NAL units of a length-prefixed access unit.
+fn units(length_size: usize, unit: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        let start = next + length_size;
+        let prefix = unit.get(next..start)?;
+        let length = prefix.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
+        next = start.saturating_add(length).min(unit.len());
+        Some(start..next)
+    })
+}
+
+/// Whether no other picture refers to any slice of an access unit.
+fn is_disposable(codec: Codec, length_size: usize, unit: &[u8]) -> bool {
+    let headers = units(length_size, unit).filter_map(|nal| unit[nal].first());
+    let slices: Vec<_> = headers.filter_map(|&header| is_disposable_slice(codec, header)).collect();
+    !slices.is_empty() && slices.iter().all(|disposable| *disposable)
+}
+
 /// The parts of a length-prefixed access unit that remain. Neighbours are one part.
 fn kept(codec: Codec, length_size: usize, unit: &[u8]) -> Vec<Range<usize>> {
     let mut parts: Vec<Range<usize>> = Vec::new();
     let mut parameter_sets: Vec<&[u8]> = Vec::new();
-    let mut start = 0;
-    while let Some(prefix) = unit.get(start..start + length_size) {
-        let length = prefix.iter().fold(0, |length, &byte| length << 8 | usize::from(byte));
-        let end = (start + length_size).saturating_add(length).min(unit.len());
-        let nal = &unit[start + length_size..end];
+    for Range { start: content, end } in units(length_size, unit) {
+        let (start, nal) = (content - length_size, &unit[content..end]);
         let keep = match nal.first().map(|&header| role(codec, header)) {
             None | Some(Role::Delimiter) => false,
             Some(Role::ParameterSet) => {
@@ -60,7 +88,6 @@ fn kept(codec: Codec, length_size: usize, unit: &[u8]) -> Vec<Range<usize>> {
             _ if keep => parts.push(start..end),
             _ => {}
         }
-        start = end;
     }
     parts
 }
@@ -85,6 +112,12 @@ pub(super) fn tidy(codec: Codec, pad: &gst::Pad) {
             Some(gst::PadProbeData::Buffer(buffer)) => {
                 if let Some(tidied) = prefix.and_then(|prefix| tidied(codec, prefix, buffer)) {
                     *buffer = tidied;
+                }
+                let is_disposable = prefix.is_some_and(|prefix| {
+                    buffer.map_readable().is_ok_and(|unit| is_disposable(codec, prefix, &unit))
+                });
+                if is_disposable {
+                    buffer.make_mut().set_flags(gst::BufferFlags::DROPPABLE);
                 }
             }
             _ => {}
@@ -144,6 +177,25 @@ mod tests {
         }
         let (aud, vps, irap) = ((35 << 1, 3), (32 << 1, 20), (19 << 1, 100));
         assert_eq!(kept(Codec::H265, 4, &unit(&[aud, vps, irap])), [7..135]);
+    }
+
+    #[test]
+    fn pictures_that_no_other_refers_to_are_known() {
+        let (sei, idr, slice, disposable) = ((6, 10), (0x65, 100), (0x41, 50), (0x01, 50));
+        for (given, expected) in [
+            (vec![idr], false),
+            (vec![slice], false),
+            (vec![sei, disposable, disposable], true),
+            (vec![disposable, slice], false),
+            (vec![sei], false),
+        ] {
+            assert_eq!(is_disposable(Codec::H264, 4, &unit(&given)), expected, "{given:?}");
+        }
+        let (trail_n, trail_r, rasl_n, idr) = (0 << 1, 1 << 1, 8 << 1, 19 << 1);
+        for (header, expected) in [(trail_n, true), (trail_r, false), (rasl_n, true), (idr, false)]
+        {
+            assert_eq!(is_disposable(Codec::H265, 4, &unit(&[(header, 9)])), expected);
+        }
     }
 
     #[test]

@@ -73,13 +73,17 @@ pub(super) struct Track {
 /// thread as the sink, so what it is at work on is what the sink gets.
 pub(super) fn sink(track: Track, payloader: &gst::Element) -> gst_app::AppSink {
     let keyframe = Arc::new(AtomicBool::new(true));
+    let disposable = Arc::new(AtomicBool::new(false));
     if let Some(pad) = payloader.static_pad("sink") {
-        let (keyframe, counters) = (keyframe.clone(), track.counters.clone());
+        let (keyframe, disposable) = (keyframe.clone(), disposable.clone());
+        let counters = track.counters.clone();
         let is_video = track.codec.kind() == protocol::media::Kind::Video;
         pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             if let Some(buffer) = info.buffer() {
                 let starts = !is_video || !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
                 keyframe.store(starts, Ordering::Relaxed);
+                let droppable = buffer.flags().contains(gst::BufferFlags::DROPPABLE);
+                disposable.store(droppable, Ordering::Relaxed);
                 if is_video {
                     counters.count_encoded(starts, buffer.size());
                 }
@@ -111,7 +115,7 @@ pub(super) fn sink(track: Track, payloader: &gst::Element) -> gst_app::AppSink {
         });
     }
     let mut assembler =
-        Assembler { track, keyframe, pending: None, described: false, warned: false };
+        Assembler { track, keyframe, disposable, pending: None, described: false, warned: false };
     sink.set_callbacks(
         gst_app::AppSinkCallbacks::builder()
             .new_sample(move |sink| {
@@ -127,6 +131,7 @@ pub(super) fn sink(track: Track, payloader: &gst::Element) -> gst_app::AppSink {
 struct Assembler {
     track: Track,
     keyframe: Arc<AtomicBool>,
+    disposable: Arc<AtomicBool>,
     pending: Option<Unit>,
     described: bool,
     warned: bool,
@@ -163,14 +168,17 @@ impl Assembler {
         if self.pending.as_ref().is_some_and(|unit| unit.rtp_timestamp != rtp_timestamp) {
             self.emit();
         }
-        let unit = self.pending.get_or_insert_with(|| Unit {
-            track: self.track.slot,
-            keyframe: self.keyframe.load(Ordering::Relaxed),
-            rtp_timestamp,
-            captured_at: captured_at(sample, buffer, self.track.epoch),
-            packets: PlainBurst::with_capacity(
-                sample.buffer_list().map_or(1, |list| list.len() + 1),
-            ),
+        let unit = self.pending.get_or_insert_with(|| {
+            let packets = sample.buffer_list().map_or(1, |list| list.len() + 1);
+            let mut packets = PlainBurst::with_capacity(packets);
+            packets.set_disposable(self.disposable.load(Ordering::Relaxed));
+            Unit {
+                track: self.track.slot,
+                keyframe: self.keyframe.load(Ordering::Relaxed),
+                rtp_timestamp,
+                captured_at: captured_at(sample, buffer, self.track.epoch),
+                packets,
+            }
         });
         if let Err(error) = unit.packets.push(parts())
             && !std::mem::replace(&mut self.warned, true)

@@ -66,8 +66,7 @@ impl Channel {
                 What::Behind { index, newest, silence_us } => {
                     let silence = Duration::from_micros((*silence_us).into());
                     // Who joins is sent everything in turn, later than it left for the others.
-                    let joins = self.joiners.iter().any(|joiner| joiner.viewer == viewer);
-                    let behind = if joins {
+                    let behind = if self.is_alone(viewer) {
                         Vec::new()
                     } else {
                         self.behind(*ssrc, *index, *newest, silence)
@@ -115,11 +114,10 @@ impl Channel {
         terms: Terms,
         now: Instant,
     ) -> usize {
-        let joiner = self.joiners.iter().find(|joiner| joiner.viewer == viewer);
         let mut missing: BTreeMap<(u64, usize), Missing> = BTreeMap::new();
         for &index in indices {
             let Some((position, burst, at)) = self.history.find(ssrc, index) else { continue };
-            let was_sent = joiner.is_none_or(|joiner| joiner.has_sent(position, at));
+            let was_sent = self.was_sent(viewer, position, burst, at);
             if !was_sent || !self.repairs.viewer(viewer, now).may_send(burst.track, index, now) {
                 continue;
             }
@@ -153,8 +151,7 @@ impl Channel {
     ) -> usize {
         let Some((position, burst, at)) = self.history.find(ssrc, base) else { return 0 };
         let block = block_of(burst.len(), at);
-        let joiner = self.joiners.iter().find(|joiner| joiner.viewer == viewer);
-        let was_sent = joiner.is_none_or(|joiner| joiner.has_sent(position, block.end - 1));
+        let was_sent = self.was_sent(viewer, position, burst, block.end - 1);
         // Asked for as often as any of its packets.
         let name = burst.first_index + block.start as u64;
         let burst = Arc::clone(burst);
@@ -229,10 +226,7 @@ impl Channel {
         let viewers: Vec<_> = self
             .repairs
             .conditions()
-            .filter(|(viewer, condition)| {
-                has_no_time(condition)
-                    && !self.joiners.iter().any(|joiner| joiner.viewer == *viewer)
-            })
+            .filter(|(viewer, condition)| has_no_time(condition) && !self.is_alone(*viewer))
             .collect();
         let position = self.history.end() - 1;
         for (viewer, condition) in viewers {

@@ -91,6 +91,12 @@ impl History {
         self.bursts.get(usize::try_from(at).ok()?).map(|kept| &kept.burst)
     }
 
+    /// When the burst at a position was published.
+    pub(super) fn published_at(&self, position: u64) -> Option<Instant> {
+        let at = usize::try_from(position.checked_sub(self.first)?).ok()?;
+        self.bursts.get(at).map(|kept| kept.published_at)
+    }
+
     /// Position of the oldest burst.
     pub fn start(&self) -> u64 {
         self.first

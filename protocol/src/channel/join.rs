@@ -40,6 +40,11 @@ impl Joiner {
         Some((self.viewer, position))
     }
 
+    /// Next burst and packet; `None` while waiting for a keyframe.
+    pub(super) fn next(&self) -> Option<(u64, usize)> {
+        self.next
+    }
+
     pub(super) fn start_if_waiting(&mut self, position: u64) {
         self.next = self.next.or(Some((position, 0)));
     }

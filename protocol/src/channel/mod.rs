@@ -6,6 +6,8 @@
 //! encoder makes no keyframe for it. Only where catching up would take longer than
 //! [`LONGEST_CATCH_UP`] is a keyframe asked for instead.
 //!
+//! A viewer whose path does not carry the stream is sent less of it ([`Channel::limit`]).
+//!
 //! What a viewer asks for again comes out of the same history, with repair packets made of it
 //! ([`crate::repair`]).
 //!
@@ -17,6 +19,7 @@ mod coded;
 mod history;
 mod join;
 mod repairs;
+mod thin;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,8 +28,10 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 pub use history::History;
 pub use repairs::Condition;
+pub use thin::MOST_LAG;
 
 use crate::burst::PlainBurst;
+use crate::control::LeftOut;
 use crate::pacing::{Pacer, RateMeter};
 use crate::seal::{MasterKey, SealError, SealedBurst, Sealer};
 use crate::size::WIRE_OVERHEAD;
@@ -35,6 +40,7 @@ use crate::volley::Part;
 use coded::Coded;
 use join::Joiner;
 use repairs::{Chunk, Repairs};
+use thin::Thinned;
 
 /// How long a viewer may take to reach the live edge before a keyframe is the cheaper way.
 pub const LONGEST_CATCH_UP: Duration = Duration::from_secs(2);
@@ -77,6 +83,15 @@ pub enum Step {
         packets: Vec<Bytes>,
         /// … then so many repair packets.
         repair: usize,
+    },
+    /// Send these packets to one viewer, whose path does not carry all.
+    SendLess {
+        /// To whom.
+        viewer: ViewerId,
+        /// The packets, in order.
+        parts: Vec<Part>,
+        /// What it was not sent. Tell it.
+        left_out: Vec<LeftOut>,
     },
     /// A viewer that waited is served from now on: tell it where its tracks stand.
     Begin {
@@ -126,6 +141,9 @@ pub struct Channel {
     sealer: Sealer,
     history: History,
     joiners: VecDeque<Joiner>,
+    thinned: VecDeque<Thinned>,
+    /// Which tracks are sound.
+    is_sound: Vec<bool>,
     repairs: Repairs,
     coded: Coded,
     /// Whether more than what is missing may be sent: not while our own uplink is what loses.
@@ -150,6 +168,8 @@ impl Channel {
             sealer: Sealer::new(key, ssrcs),
             history,
             joiners: VecDeque::new(),
+            thinned: VecDeque::new(),
+            is_sound: vec![false; ssrcs.len()],
             repairs: Repairs::default(),
             coded: Coded::default(),
             has_margins: true,
@@ -162,6 +182,11 @@ impl Channel {
             keyframe_requested_at: None,
             tracks: ssrcs.len(),
         }
+    }
+
+    /// Says which tracks are sound: viewers that cannot have everything get these.
+    pub fn set_sound(&mut self, is_sound: Vec<bool>) {
+        self.is_sound = is_sound;
     }
 
     /// Seals a burst and keeps it. The caller sends it to the live viewers.
@@ -229,7 +254,70 @@ impl Channel {
     /// Forgets a viewer: nothing more is sent to it from here.
     pub fn leave(&mut self, viewer: ViewerId) {
         self.joiners.retain(|joiner| joiner.viewer != viewer);
+        self.thinned.retain(|thinned| thinned.viewer != viewer);
         self.repairs.leave(viewer);
+    }
+
+    /// The path of a viewer carries only so much from now on, or everything again. One that belonged to the
+    /// fan-out, and had everything before position `from`, must be taken off it; [`Step::CaughtUp`] puts it
+    /// back. False for one that waits for a keyframe, which goes on waiting.
+    pub fn limit(
+        &mut self,
+        viewer: ViewerId,
+        rate: Option<Bitrate>,
+        from: u64,
+        now: Instant,
+    ) -> bool {
+        if let Some(thinned) = self.thinned.iter_mut().find(|thinned| thinned.viewer == viewer) {
+            thinned.set_rate(rate);
+            let repair = thinned.repair_rate();
+            self.repairs.limit(viewer, repair, now);
+            return true;
+        }
+        let Some(rate) = rate else { return true };
+        let joining = self.joiners.iter().position(|joiner| joiner.viewer == viewer);
+        let next = match joining.map(|at| self.joiners[at].next()) {
+            Some(None) => return false,
+            Some(Some(next)) => next,
+            None => (from, 0),
+        };
+        if let Some(at) = joining {
+            self.joiners.remove(at);
+        }
+        let thinned = Thinned::new(viewer, rate, next);
+        self.repairs.limit(viewer, thinned.repair_rate(), now);
+        self.thinned.push_back(thinned);
+        true
+    }
+
+    /// How many viewers are sent less than everything.
+    pub fn limited(&self) -> usize {
+        self.thinned.len()
+    }
+
+    /// Whether a viewer is sent less than everything.
+    pub fn is_limited(&self, viewer: ViewerId) -> bool {
+        self.thinned.iter().any(|thinned| thinned.viewer == viewer)
+    }
+
+    /// Whether a viewer was sent a packet of the history.
+    fn was_sent(
+        &self,
+        viewer: ViewerId,
+        position: u64,
+        burst: &SealedBurst,
+        packet: usize,
+    ) -> bool {
+        if let Some(joiner) = self.joiners.iter().find(|joiner| joiner.viewer == viewer) {
+            return joiner.has_sent(position, packet);
+        }
+        let thinned = self.thinned.iter().find(|thinned| thinned.viewer == viewer);
+        thinned.is_none_or(|thinned| thinned.has_sent(position, burst, packet))
+    }
+
+    /// Whether a viewer is served by itself, not with all others.
+    fn is_alone(&self, viewer: ViewerId) -> bool {
+        self.joiners.iter().any(|joiner| joiner.viewer == viewer) || self.is_limited(viewer)
     }
 
     /// What is due at `now`, if anything.
@@ -237,9 +325,32 @@ impl Channel {
         // Neither those who join nor those who lost something wait for all of the others.
         self.is_joining_first ^= true;
         if self.is_joining_first {
-            self.poll_joining(now).or_else(|| self.poll_repair(now))
+            self.poll_joining(now)
+                .or_else(|| self.poll_repair(now))
+                .or_else(|| self.poll_thinned(now))
         } else {
-            self.poll_repair(now).or_else(|| self.poll_joining(now))
+            self.poll_thinned(now)
+                .or_else(|| self.poll_repair(now))
+                .or_else(|| self.poll_joining(now))
+        }
+    }
+
+    fn poll_thinned(&mut self, now: Instant) -> Option<Step> {
+        let caught_up = |thinned: &Thinned| thinned.has_caught_up(&self.history);
+        if let Some(at) = self.thinned.iter().position(caught_up) {
+            let viewer = self.thinned.remove(at)?.viewer;
+            return Some(Step::CaughtUp { viewer });
+        }
+        loop {
+            let due = |thinned: &Thinned| thinned.is_due(&self.history, now);
+            let at = self.thinned.iter().position(due)?;
+            let mut thinned = self.thinned.remove(at)?;
+            let (viewer, each) = (thinned.viewer, self.pacing.each);
+            let (parts, left_out) = thinned.next_packets(&self.history, &self.is_sound, each, now);
+            self.thinned.push_back(thinned);
+            if !parts.is_empty() || !left_out.is_empty() {
+                return Some(Step::SendLess { viewer, parts, left_out });
+            }
         }
     }
 
@@ -295,7 +406,8 @@ impl Channel {
         let joiners = self.joiners.iter().filter_map(|joiner| joiner.wakes_at(all_at));
         let keyframe = self.keyframe_wanted.then_some(self.keyframe_requested_at).flatten();
         let keyframe = keyframe.map(|at| at + KEYFRAME_INTERVAL);
-        joiners.chain(keyframe).chain(self.repairs.poll_timeout()).min()
+        let thinned = self.thinned.iter().filter_map(|thinned| thinned.wakes_at(&self.history));
+        joiners.chain(keyframe).chain(thinned).chain(self.repairs.poll_timeout()).min()
     }
 
     /// All joining viewers together get this much from now on.

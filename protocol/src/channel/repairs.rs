@@ -129,6 +129,8 @@ pub(super) struct Viewer {
     media: u64,
     asked_at: Instant,
     joined_at: Option<Instant>,
+    /// The most that it may be sent of this, where its path does not carry the stream.
+    limit: Option<Bitrate>,
 }
 
 /// When a packet was last sent again, or asked for, and how many copies of it wait.
@@ -172,8 +174,7 @@ impl Repairs {
             return;
         }
         self.expired_at = Some(now);
-        self.viewers
-            .retain(|_, known| !known.queue.is_empty() || now < known.asked_at + FORGETTING);
+        self.viewers.retain(|_, known| known.is_needed(now));
     }
 
     /// Whether more can be queued for a viewer.
@@ -235,6 +236,11 @@ impl Repairs {
         (known.left / most).min(1.0)
     }
 
+    /// All that waits for a viewer gets so much at most, from now on.
+    pub(super) fn limit(&mut self, viewer: ViewerId, limit: Option<Bitrate>, now: Instant) {
+        self.viewer(viewer, now).limit = limit;
+    }
+
     /// A viewer begins to join a stream of this rate. What it loses then is much at once, and spoils the
     /// first picture: as much as one second of media may be spent on it.
     pub(super) fn joins(&mut self, viewer: ViewerId, stream: Bitrate, now: Instant) {
@@ -273,7 +279,7 @@ impl Repairs {
                 again.into_iter().chain(repair).map(|(_, packet)| packet).collect();
             let bytes = packets.iter().map(Bytes::len).sum();
             let least = if known.joins(now) { joining } else { LEAST_RATE };
-            known.pacer.spend(bytes, stream.max(least), now);
+            known.pacer.spend(bytes, known.limit.unwrap_or(stream.max(least)), now);
             return Some(Chunk { viewer, packets, repair: repair_packets });
         }
     }
@@ -300,7 +306,12 @@ impl Viewer {
             media,
             asked_at: now,
             joined_at: None,
+            limit: None,
         }
+    }
+
+    fn is_needed(&self, now: Instant) -> bool {
+        !self.queue.is_empty() || self.limit.is_some() || now < self.asked_at + FORGETTING
     }
 
     /// Whether it began to join not long ago.

@@ -464,3 +464,153 @@ fn the_history_keeps_a_gop_and_the_repair_window_and_no_more() {
     let kept = history.end() - history.start();
     assert!((98..=102).contains(&kept), "the repair window, not {kept}");
 }
+
+/// What a limited viewer gets of a stream of 1.06 Mbit/s, with a keyframe each 2 s.
+#[derive(Default)]
+struct Limited {
+    sent: BTreeSet<(usize, u64)>,
+    left_out: BTreeSet<(usize, u64)>,
+    bytes: usize,
+    /// Longest time from publishing to sending.
+    lag: Duration,
+    caught_up: bool,
+}
+
+impl Limited {
+    fn frame(&mut self, rig: &mut Rig, frame: usize, disposable: bool) {
+        let mut burst = PlainBurst::default();
+        burst.set_disposable(disposable);
+        for _ in 0..5 {
+            let mut packet = [0u8; 980];
+            packet[0] = 0x80;
+            burst.push([&packet[..]]).expect("fits");
+        }
+        let keyframe = frame.is_multiple_of(50);
+        rig.channel.publish(VIDEO, keyframe, rig.now, burst, rig.now).expect("seals");
+        rig.publish(AUDIO, false, 1, 200);
+        let next = rig.now + Duration::from_millis(40);
+        loop {
+            while let Some(step) = rig.channel.poll_step(rig.now) {
+                self.take(step, rig.now);
+            }
+            match rig.channel.poll_timeout().filter(|at| *at < next) {
+                Some(at) => {
+                    assert!(at > rig.now, "a timeout in the past would spin");
+                    rig.now = at;
+                }
+                None => break,
+            }
+        }
+        rig.now = next;
+    }
+
+    fn take(&mut self, step: Step, now: Instant) {
+        match step {
+            Step::SendLess { parts, left_out, .. } => {
+                for part in &parts {
+                    let (burst, track) = (&part.burst, part.burst.track);
+                    self.lag = self.lag.max(now - burst.captured_at);
+                    self.bytes += part.len();
+                    let is_new = |index| self.sent.insert((track, index));
+                    assert!(part.indices().all(is_new), "nothing twice");
+                }
+                for packets in left_out {
+                    let track = packets.ssrc as usize / 10 - 1;
+                    self.left_out.extend(packets.packets().map(|index| (track, index)));
+                }
+            }
+            Step::CaughtUp { .. } => self.caught_up = true,
+            step => panic!("{step:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_limited_viewer_gets_sound_and_the_beginning_of_each_gop_and_is_told_the_rest() {
+    let mut rig = Rig::new("20M", None);
+    rig.channel.set_sound(vec![false, true]);
+    let mut limited = Limited::default();
+    let rate: Bitrate = "500k".parse().expect("a rate");
+    assert!(rig.channel.limit(ViewerId(1), Some(rate), 0, rig.now));
+    let began = rig.now;
+    for frame in 0..500 {
+        limited.frame(&mut rig, frame, false);
+    }
+    let took = (rig.now - began).as_secs_f64();
+    let sent = limited.bytes as f64 * 8.0 / took;
+    assert!((280_000.0..500_000.0).contains(&sent), "{sent} bit/s");
+    assert!(limited.lag <= MOST_LAG + Duration::from_millis(200), "{:?}", limited.lag);
+    let of = |set: &BTreeSet<(usize, u64)>, track| {
+        set.iter().filter(move |(of, _)| *of == track).map(|(_, index)| *index).collect::<Vec<_>>()
+    };
+    assert!(of(&limited.sent, AUDIO).len() >= 480 && of(&limited.left_out, AUDIO).is_empty());
+    let video = of(&limited.sent, VIDEO);
+    for gop in 0..9 {
+        let of_gop: Vec<_> = video.iter().filter(|index| **index / 250 == gop).copied().collect();
+        let whole = gop * 250..gop * 250 + of_gop.len() as u64;
+        assert!(of_gop.len() >= 75 && of_gop.iter().copied().eq(whole), "{gop}: {of_gop:?}");
+    }
+    assert!(limited.sent.is_disjoint(&limited.left_out));
+    // What was left out is not asked for with success, and what was sent is.
+    rig.channel.ask(ViewerId(1), &packets(0, [2_251, 2_490]), rig.now);
+    let Some(Step::Repair { packets: repaired, .. }) =
+        std::iter::from_fn(|| rig.channel.poll_step(rig.now))
+            .find(|step| matches!(step, Step::Repair { .. }))
+    else {
+        panic!("nothing is repaired");
+    };
+    assert_eq!(repaired.len(), 1);
+    // When everything may be sent again, it goes on at a keyframe, and nothing is missing.
+    assert!(rig.channel.limit(ViewerId(1), None, 0, rig.now));
+    for frame in 500..600 {
+        limited.frame(&mut rig, frame, false);
+    }
+    assert!(limited.caught_up && rig.channel.limited() == 0);
+    let known: BTreeSet<_> = limited.sent.union(&limited.left_out).copied().collect();
+    let last = limited.sent.last().expect("something").1;
+    for track in [VIDEO, AUDIO] {
+        let of_track = of(&known, track);
+        let end = of_track.last().expect("something") + 1;
+        assert!(of_track.into_iter().eq(0..end), "each is sent or told, up to {last}");
+    }
+}
+
+#[test]
+fn pictures_that_no_other_needs_go_first() {
+    let mut rig = Rig::new("20M", None);
+    rig.channel.set_sound(vec![false, true]);
+    let mut limited = Limited::default();
+    let rate: Bitrate = "750k".parse().expect("a rate");
+    rig.channel.limit(ViewerId(1), Some(rate), 0, rig.now);
+    for frame in 0..500 {
+        limited.frame(&mut rig, frame, frame % 2 == 1);
+    }
+    assert!(!limited.left_out.is_empty());
+    let needed = |(track, index): &(usize, u64)| *track == AUDIO || (index / 5).is_multiple_of(2);
+    assert!(!limited.left_out.iter().any(needed), "half of the pictures fit");
+}
+
+#[test]
+fn where_nothing_arrives_nothing_is_sent_until_there_is_a_rate() {
+    let mut rig = Rig::new("20M", None);
+    rig.channel.set_sound(vec![false, true]);
+    let mut limited = Limited::default();
+    for frame in 0..10 {
+        limited.frame(&mut rig, frame, false);
+    }
+    let rate = |text: &str| Some(text.parse().expect("a rate"));
+    let (end, now) = (rig.channel.history().end(), rig.now);
+    rig.channel.limit(ViewerId(1), Some(Bitrate::bits_per_second(0)), end, now);
+    for frame in 10..300 {
+        limited.frame(&mut rig, frame, false);
+    }
+    assert_eq!(limited.bytes, 0);
+    rig.channel.limit(ViewerId(1), rate("3M"), 0, rig.now);
+    for frame in 300..420 {
+        limited.frame(&mut rig, frame, false);
+    }
+    let first = limited.sent.iter().find(|(track, _)| *track == VIDEO).expect("pictures").1;
+    assert_eq!(first % 250, 0, "a keyframe");
+    rig.channel.leave(ViewerId(1));
+    assert_eq!(rig.channel.limited(), 0);
+}

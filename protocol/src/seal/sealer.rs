@@ -42,6 +42,8 @@ pub struct SealedBurst {
     pub track: usize,
     /// Whether decoding can start here.
     pub keyframe: bool,
+    /// Whether nothing else needs it to be decoded.
+    pub disposable: bool,
     /// SSRC of all its packets.
     pub ssrc: u32,
     /// Index of its first packet; the others follow.
@@ -159,6 +161,7 @@ impl Sealer {
         let tracks = self.streams.len();
         let stream =
             self.streams.get_mut(track).ok_or(SealError::UnknownTrack { track, tracks })?;
+        let disposable = burst.is_disposable();
         let (mut bytes, ends) = burst.into_slots();
         if stream.next_index + ends.len() as u64 > INDEX_END {
             return Err(SealError::Exhausted { ssrc: stream.ssrc });
@@ -182,6 +185,7 @@ impl Sealer {
         Ok(SealedBurst {
             track,
             keyframe,
+            disposable,
             ssrc: stream.ssrc,
             first_index,
             rtp_timestamp,

@@ -96,6 +96,26 @@ pub struct Rate {
     pub bits_per_second: u64,
     /// Bytes that may wait.
     pub queue_bytes: u64,
+    /// For a while it is another one.
+    pub meanwhile: Option<Meanwhile>,
+}
+
+impl Rate {
+    /// A rate that stays.
+    pub fn new(bits_per_second: u64, queue_bytes: u64) -> Self {
+        Self { bits_per_second, queue_bytes, meanwhile: None }
+    }
+}
+
+/// Another rate of a bottleneck for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Meanwhile {
+    /// Bits per second, IP headers included.
+    pub bits_per_second: u64,
+    /// From when on, since the first packet.
+    pub from: Duration,
+    /// Until when.
+    pub until: Duration,
 }
 
 /// One direction of a link at work.
@@ -190,7 +210,12 @@ impl Direction {
         let Some(rate) = self.impairment.rate else {
             return Some(now);
         };
-        let bits_per_second = rate.bits_per_second.max(1) as f64;
+        let began = *self.began.get_or_insert(now);
+        let meanwhile = rate.meanwhile.filter(|meanwhile| {
+            (meanwhile.from..meanwhile.until).contains(&now.saturating_duration_since(began))
+        });
+        let bits_per_second = meanwhile.map_or(rate.bits_per_second, |other| other.bits_per_second);
+        let bits_per_second = bits_per_second.max(1) as f64;
         let bytes = frame_length.saturating_sub(ETHERNET_HEADER) as f64;
         let free_at = self.bottleneck_free_at.unwrap_or(now).max(now);
         let queued_bytes = (free_at - now).as_secs_f64() * bits_per_second / 8.0;

@@ -108,7 +108,7 @@ fn a_flipped_bit_is_one_bit_and_leaves_no_checksum() {
 #[test]
 fn a_bottleneck_passes_its_rate_and_its_queue_is_bounded() {
     // 1,200 bytes each 1 ms are 9.6 Mbit/s; half of that goes through.
-    let rate = Some(Rate { bits_per_second: 4_800_000, queue_bytes: 12_000 });
+    let rate = Some(Rate::new(4_800_000, 12_000));
     let out = send(Impairment { rate, ..Impairment::default() }, 1000);
     assert!((500..=510).contains(&out.len()), "{}", out.len());
     let longest = out.iter().map(|arrival| arrival.delay).max();

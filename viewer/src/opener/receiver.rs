@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use protocol::control::Admission;
+use protocol::control::{Admission, LeftOut};
 use protocol::feedback::{self, Totals};
 use protocol::receiver::{self, Track};
 use protocol::reception::Verdict;
@@ -150,6 +150,13 @@ impl Receiver {
     /// A further epoch's key.
     pub(super) fn add_key(&self, key: &MasterKey) {
         self.with_admitted(|admitted| admitted.receiver.add_key(key));
+    }
+
+    /// What the broadcaster left out.
+    pub(super) fn left_out(&self, packets: &[LeftOut]) {
+        self.with_admitted(|admitted| {
+            packets.iter().for_each(|packets| admitted.receiver.left_out(packets));
+        });
     }
 
     /// When the first genuine packet came.

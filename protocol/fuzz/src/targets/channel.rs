@@ -30,13 +30,15 @@ fn driven(input: &mut Input<'_>) -> Result<()> {
     let mut stage = Stage::new(input)?;
     while goes_on(input) {
         let viewer = ViewerId(input.int_in_range(0..=5u32)?);
-        match input.int_in_range(0..=8u8)? {
+        match input.int_in_range(0..=9u8)? {
             0..=2 => stage.publish(input)?,
             3 => stage.join(viewer),
             4 => {
                 stage.channel.leave(viewer);
                 stage.joining.remove(&viewer);
+                stage.limited.remove(&viewer);
             }
+            8 => stage.limit(input, viewer)?,
             5 => stage.ask(input, viewer)?,
             6 => stage.now += step(input)?,
             7 => stage.tell(input, viewer)?,
@@ -54,6 +56,8 @@ struct Stage {
     /// Index of the next packet of each track.
     live: [u64; 2],
     joining: BTreeMap<ViewerId, Joining>,
+    /// Whose path does not carry everything.
+    limited: BTreeSet<ViewerId>,
     /// Who asked for anything, or was said to lose packets.
     lossy: BTreeSet<ViewerId>,
 }
@@ -84,6 +88,7 @@ impl Stage {
             now: Instant::now(),
             live: [0; 2],
             joining: BTreeMap::new(),
+            limited: BTreeSet::new(),
             lossy: BTreeSet::new(),
         })
     }
@@ -112,7 +117,19 @@ impl Stage {
     fn join(&mut self, viewer: ViewerId) {
         let told = self.channel.join(viewer, self.now);
         self.check(told.as_deref().unwrap_or_default());
+        self.limited.remove(&viewer);
         self.joining.insert(viewer, Joining { next: [None; 2], told, may_skip: false });
+    }
+
+    fn limit(&mut self, input: &mut Input<'_>, viewer: ViewerId) -> Result<()> {
+        let rate: Option<u32> = input.arbitrary()?;
+        let rate = rate.map(|rate| Bitrate::bits_per_second(rate.into()));
+        self.channel.limit(viewer, rate, self.channel.history().end(), self.now);
+        if self.channel.is_limited(viewer) {
+            self.joining.remove(&viewer);
+            self.limited.insert(viewer);
+        }
+        Ok(())
     }
 
     /// What a viewer is told.
@@ -175,6 +192,15 @@ impl Stage {
                         joining.take(part.burst.track, part.indices());
                     }
                 }
+                Step::SendLess { viewer, parts, left_out } => {
+                    assert!(self.limited.contains(&viewer));
+                    assert!(!parts.is_empty() || !left_out.is_empty());
+                    let live =
+                        |ssrc| self.live[SSRCS.iter().position(|of| *of == ssrc).expect("known")];
+                    for packets in left_out {
+                        assert!(packets.count > 0 && packets.packets().end <= live(packets.ssrc));
+                    }
+                }
                 Step::Repair { viewer, packets, repair } => {
                     assert!(self.lossy.contains(&viewer) && !packets.is_empty());
                     let headers = packets.iter().map(|packet| Header::parse(packet).expect("RTP"));
@@ -188,6 +214,7 @@ impl Stage {
                     let joining = self.joining.get_mut(&viewer).expect("only who joins begins");
                     assert!(joining.told.replace(positions).is_none(), "told once");
                 }
+                Step::CaughtUp { viewer } if self.limited.remove(&viewer) => {}
                 Step::CaughtUp { viewer } => {
                     let joining = self.joining.remove(&viewer).expect("each catches up once");
                     joining.caught_up(self.live, self.channel.history().start() > 0);

@@ -2,7 +2,7 @@
 
 use arbitrary::{Result, Unstructured};
 use punchcast_protocol::control::{
-    Admission, ChannelEntry, Notice, Refusal, Request, Response, Track,
+    Admission, ChannelEntry, LeftOut, Notice, Refusal, Request, Response, Track,
 };
 use punchcast_protocol::link::Secret;
 use punchcast_protocol::media::{Format, Kind};
@@ -59,7 +59,9 @@ fn named(key: &MasterKey) {
 }
 
 fn written(input: &mut Input<'_>) -> Result<()> {
-    match input.int_in_range(0..=5u8)? {
+    match input.int_in_range(0..=7u8)? {
+        6 => returns(&Request::Clock),
+        7 => returns(&Response::Clock { capture_us: input.arbitrary()? }),
         0 => returns(&Request::Watch {
             channel: text(input)?,
             secret: secret(input)?,
@@ -83,9 +85,19 @@ fn written(input: &mut Input<'_>) -> Result<()> {
             returns(&Response::Admitted { admission });
         }
         _ => {
-            let notice = match input.int_in_range(0..=2u8)? {
+            let notice = match input.int_in_range(0..=4u8)? {
                 0 => Notice::Key { key: key(input)? },
                 1 => Notice::Ended,
+                2 => Notice::Carries {
+                    bits_per_second: input.arbitrary()?,
+                    lag_ms: input.arbitrary()?,
+                },
+                3 => Notice::LeftOut {
+                    packets: several(input, 4, |input| {
+                        let (ssrc, first) = (input.arbitrary()?, input.arbitrary()?);
+                        Ok(LeftOut { ssrc, first, count: input.arbitrary()? })
+                    })?,
+                },
                 _ => Notice::Removed,
             };
             returns(&notice);

@@ -76,6 +76,7 @@ fn totals(input: &mut Input<'_>) -> Result<Totals> {
         duplicates: input.arbitrary()?,
         late: input.arbitrary()?,
         corrupt: input.arbitrary()?,
+        bytes: input.arbitrary()?,
     })
 }
 

@@ -36,7 +36,7 @@ pub(super) fn run(task: &Task) -> Result<Cost> {
     let channel = Channel::new(&stream::key(), &[stream::SSRC], History::default(), pacing);
     let metrics = Arc::new(ChannelMetrics::default());
     let (fan_out, worker) =
-        FanOut::start(channel, &[Kind::Video], socket.sender()?, Arc::clone(&metrics), || {})?;
+        FanOut::start(channel, &[Kind::Video], socket.sender()?, Arc::clone(&metrics), |_| {})?;
     runtime.block_on(join_all(&fan_out, task.viewers))?;
     // The last viewer is told where the tracks stand a moment before it turns live.
     thread::sleep(Duration::from_millis(50));
