@@ -3,7 +3,7 @@
 //! Loss alone says little: a bad radio link loses a third of everything and carries the rest, and repair makes
 //! up for it. (RFC 8083's circuit breaker would stop such a stream; `docs/decisions.md` says why we do not.) A
 //! path that is *full* has a queue: there the round trip grows while packets get lost. Or repair does not
-//! get through, whatever the reason. Then the viewer is sent what arrived, a little less even, and from
+//! get through, whatever the reason. And less arrives than the stream has. Then the viewer is sent what arrived, a little less even, and from
 //! time to time a little more is tried. Where loss goes on regardless of what is sent, the path was not
 //! full, and the viewer gets everything again.
 //!
@@ -22,8 +22,12 @@ const QUEUE: Duration = Duration::from_millis(20);
 /// Loss that must come with a queue.
 const LOSS: f64 = 0.08;
 
+/// So much loss with so long a queue needs no second report.
+const MUCH_LOSS: f64 = 0.25;
+const LONG_QUEUE: Duration = Duration::from_millis(50);
+
 /// Loss from which on a limited viewer's path is taken for full again, if there is a queue.
-const LIMITED_LOSS: f64 = 0.05;
+const LIMITED_LOSS: f64 = 0.1;
 
 /// Share of packets that repair could not bring.
 const UNREPAIRED: f64 = 0.05;
@@ -32,8 +36,13 @@ const UNREPAIRED: f64 = 0.05;
 const CONFIRMATIONS: u32 = 2;
 const CONFIRMATIONS_UNREPAIRED: u32 = 4;
 
-/// How much of what arrived is sent from then on.
+/// Where so much of the stream arrives, repair included, the path carries it.
+const CARRIED: f64 = 0.95;
+
+/// How much of what arrived is sent from then on, and of what was sent so far where that was too much, at
+/// least: between GOPs less arrives because less is sent.
 const KEPT: f64 = 0.9;
+const CUT: f64 = 0.7;
 
 /// How long a change is given to show.
 const SHOWING: Duration = Duration::from_secs(1);
@@ -42,7 +51,7 @@ const SHOWING: Duration = Duration::from_secs(1);
 /// [`SHOWING`].
 const MORE: f64 = 1.25;
 const FIRST_WAIT: Duration = Duration::from_secs(4);
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const LONGEST_WAIT: Duration = Duration::from_secs(16);
 
 /// So much beyond the stream leaves room for its repair: then everything is sent again.
 const ENOUGH: f64 = 1.3;
@@ -113,6 +122,8 @@ struct Limit {
     wait: Duration,
     /// Whether a try went well since.
     climbs: bool,
+    /// The round trip at the last change.
+    rtt: Duration,
     /// Loss before it began.
     loss: f64,
     /// How often it changed nothing. `None` once it did.
@@ -125,7 +136,9 @@ struct Interval {
     loss: f64,
     unrepaired: f64,
     arrived: Bitrate,
-    has_queue: bool,
+    rtt: Duration,
+    /// By which the round trip is above its least.
+    queue: Duration,
 }
 
 impl Default for Congestion {
@@ -191,75 +204,90 @@ impl Congestion {
 
     /// Whether a path that is sent everything carries it.
     fn doubt(&mut self, interval: Interval, stream: Bitrate, is_ours: bool, now: Instant) {
-        let Interval { loss, unrepaired, arrived, has_queue } = interval;
+        let Interval { loss, unrepaired, arrived, rtt, queue } = interval;
         let before = self.arrived.replace(arrived).unwrap_or(arrived);
         if stream.as_bits_per_second() == 0 {
             return;
         }
         if self.arrived_at.is_some_and(|at| now >= at + NOTHING) {
-            self.limit = Some(Limit::new(Bitrate::bits_per_second(0), 1.0, now));
+            self.limit = Some(Limit::new(Bitrate::bits_per_second(0), rtt, 1.0, now));
             return;
         }
         let is_trusted = self.trusted_until.is_some_and(|until| now < until);
-        let count = |before: u32, is_so: bool| {
-            if is_so && !is_ours && !is_trusted { before + 1 } else { 0 }
-        };
-        self.full = count(self.full, has_queue && loss >= LOSS);
+        let may_be = !is_ours && !is_trusted && arrived < scaled(stream, CARRIED);
+        let count = |before: u32, is_so: bool| if is_so && may_be { before + 1 } else { 0 };
+        self.full = count(self.full, queue >= QUEUE && loss >= LOSS);
+        if self.full > 0 && loss >= MUCH_LOSS && queue >= LONG_QUEUE {
+            self.full = CONFIRMATIONS;
+        }
         self.unrepaired = count(self.unrepaired, unrepaired >= UNREPAIRED);
         if self.full >= CONFIRMATIONS || self.unrepaired >= CONFIRMATIONS_UNREPAIRED {
             let rate = scaled(arrived.min(before).min(stream), KEPT).max(LEAST);
-            self.limit = Some(Limit::new(rate, loss, now));
+            self.limit = Some(Limit::new(rate, rtt, loss, now));
         }
     }
 }
 
 impl Limit {
-    fn new(rate: Bitrate, loss: f64, now: Instant) -> Self {
+    fn new(rate: Bitrate, rtt: Duration, loss: f64, now: Instant) -> Self {
         let wait = FIRST_WAIT;
-        Self { rate, changed_at: now, wait, climbs: false, loss, vain: Some(0) }
+        Self { rate, changed_at: now, wait, climbs: false, rtt, loss, vain: Some(0) }
     }
 
     /// Takes what happened under it; false where it is over.
     fn step(&mut self, interval: Interval, stream: Bitrate, silent: bool, now: Instant) -> bool {
-        let Interval { loss, unrepaired, arrived, has_queue } = interval;
+        let Interval { loss, unrepaired, arrived, rtt, queue } = interval;
         if silent && self.rate.as_bits_per_second() > 0 {
             // It is tried again, ever more seldom.
             if now >= self.changed_at + NOTHING {
-                self.back_off(Bitrate::bits_per_second(0), now);
+                self.climbs = true;
+                self.back_off(Bitrate::bits_per_second(0), rtt, now);
             }
+            return true;
+        }
+        // A queue that grows tells sooner than its overflow that a try was too much.
+        let grows = self.climbs && rtt >= self.rtt + LONG_QUEUE;
+        if grows {
+            self.back_off(scaled(self.rate, 1.0 / MORE / MORE).max(LEAST), rtt, now);
             return true;
         }
         if now < self.changed_at + SHOWING {
             return true;
         }
-        let is_full = loss >= LIMITED_LOSS && has_queue;
+        let is_full = loss >= LIMITED_LOSS && queue >= QUEUE;
         if let Some(vain) = self.vain.filter(|_| self.rate.as_bits_per_second() > 0) {
             if loss < self.loss / 2.0 || loss < LIMITED_LOSS {
                 self.vain = None;
-            } else if vain + 1 >= MOST_VAIN || (!has_queue && unrepaired < UNREPAIRED) {
+            } else if vain + 1 >= MOST_VAIN || (queue < QUEUE && unrepaired < UNREPAIRED) {
                 return false;
             } else {
                 self.vain = Some(vain + 1);
-                self.rate = scaled(arrived.min(self.rate), KEPT).max(LEAST);
-                self.changed_at = now;
+                self.rate = self.cut(arrived);
+                (self.changed_at, self.rtt) = (now, rtt);
                 return true;
             }
         }
         if is_full || unrepaired >= UNREPAIRED {
-            self.back_off(scaled(arrived.min(self.rate), KEPT).max(LEAST), now);
-        } else if self.climbs || now >= self.changed_at + self.wait {
+            self.back_off(self.cut(arrived), rtt, now);
+        } else if (self.climbs && rtt < self.rtt + QUEUE) || now >= self.changed_at + self.wait {
             self.rate = scaled(self.rate, MORE).max(LEAST);
-            self.changed_at = now;
+            (self.changed_at, self.rtt) = (now, rtt);
             self.climbs = true;
         }
         self.rate < scaled(stream, ENOUGH)
     }
 
-    fn back_off(&mut self, rate: Bitrate, now: Instant) {
+    fn cut(&self, arrived: Bitrate) -> Bitrate {
+        scaled(arrived.min(self.rate), KEPT).max(scaled(self.rate, CUT)).max(LEAST)
+    }
+
+    fn back_off(&mut self, rate: Bitrate, rtt: Duration, now: Instant) {
         self.rate = rate;
-        self.changed_at = now;
-        self.climbs = false;
-        self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        (self.changed_at, self.rtt) = (now, rtt);
+        // Only a try that was too much puts off the next.
+        if std::mem::take(&mut self.climbs) {
+            self.wait = (self.wait * 2).min(LONGEST_WAIT);
+        }
     }
 }
 
@@ -273,7 +301,8 @@ fn interval(last: &Sample, sample: &Sample, took: Duration, least_rtt: Duration)
         loss: (lost / expected).min(1.0),
         unrepaired: unrecovered / expected,
         arrived: Bitrate::bits_per_second(arrived as u64),
-        has_queue: sample.rtt >= least_rtt + QUEUE,
+        rtt: sample.rtt,
+        queue: sample.rtt.saturating_sub(least_rtt),
     }
 }
 

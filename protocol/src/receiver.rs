@@ -195,6 +195,11 @@ impl Receiver {
         self.tracks.iter_mut().for_each(|track| track.reception.set_patience(patience));
     }
 
+    /// Whether the path does not carry everything, so that what is missing was left out, mostly.
+    pub fn set_limited(&mut self, is_limited: bool) {
+        self.tracks.iter_mut().for_each(|track| track.reception.set_limited(is_limited));
+    }
+
     /// A further epoch's key.
     pub fn add_key(&mut self, key: &MasterKey) {
         self.opener.add_key(key);

@@ -33,6 +33,9 @@ const ROUND_RESERVE: Duration = Duration::from_millis(5);
 /// Most missing packets followed at once; a larger hole is an outage, and counted as lost whole.
 const MOST_MISSING: usize = 2048;
 
+/// How far ahead packets may be said to be left out: more is a broken broadcaster.
+const MOST_LEFT_OUT: u64 = 1 << 20;
+
 /// Ranges beyond what came that are known to be left out, at most.
 const MOST_AHEAD: usize = 64;
 
@@ -161,6 +164,7 @@ pub struct Reception {
     given_up: BTreeSet<PacketIndex>,
     /// How long after it should have come a packet is still of use.
     patience: Duration,
+    is_limited: bool,
     /// The round trip as it was told last.
     rtt: Duration,
     tolerance: Duration,
@@ -208,6 +212,7 @@ impl Reception {
             recovered: BTreeMap::new(),
             given_up: BTreeSet::new(),
             patience,
+            is_limited: false,
             rtt: Duration::ZERO,
             tolerance: FIRST_TOLERANCE,
             newest: None,
@@ -397,8 +402,12 @@ impl Reception {
             } else {
                 self.patience
             };
-            let missing =
-                Missing { deadline: due_at + patience, ask_at, rounds: u32::from(asked.is_some()) };
+            let mut deadline = due_at + patience;
+            if self.is_limited {
+                // That it was left out may be told a little later.
+                deadline = deadline.max(now + patience);
+            }
+            let missing = Missing { deadline, ask_at, rounds: u32::from(asked.is_some()) };
             self.missing.insert(index, missing);
         }
     }
@@ -408,8 +417,16 @@ impl Reception {
         self.patience = patience;
     }
 
+    /// Whether the path does not carry everything, so that what is missing was left out, mostly.
+    pub fn set_limited(&mut self, is_limited: bool) {
+        self.is_limited = is_limited;
+    }
+
     /// These packets are not sent to us, as the path does not carry them: nothing is missing.
     pub fn left_out(&mut self, packets: std::ops::Range<PacketIndex>) {
+        if packets.end > self.next + MOST_LEFT_OUT {
+            return;
+        }
         let missing: Vec<_> = self.missing_of(packets.clone()).collect();
         for index in missing {
             let asked = self.missing.remove(&index).is_some_and(|missing| missing.rounds > 0);
@@ -561,9 +578,10 @@ impl Reception {
 
     /// The block of the next report; the interval since the last ends here.
     pub fn report(&mut self) -> Block {
-        let expected = self.next - self.first - self.unsent;
+        let expected = (self.next - self.first).saturating_sub(self.unsent);
         let now = Reported { expected, lost: self.totals.lost };
-        let interval = now.expected - self.reported.expected;
+        // Some were expected first, and turned out to be left out.
+        let interval = now.expected.saturating_sub(self.reported.expected);
         let lost = now.lost - self.reported.lost;
         self.reported = now;
         let fraction_lost = (lost * 256).checked_div(interval).unwrap_or(0).min(255) as u8;

@@ -479,6 +479,7 @@ impl Session {
                     ),
                 }
                 self.is_limited = bits_per_second.is_some();
+                self.receiver.set_limited(self.is_limited);
                 self.lag = Duration::from_millis(lag_ms.into()).min(LONGEST_LAG);
                 Ok(true)
             }

@@ -345,8 +345,12 @@ impl Channel {
             let due = |thinned: &Thinned| thinned.is_due(&self.history, now);
             let at = self.thinned.iter().position(due)?;
             let mut thinned = self.thinned.remove(at)?;
-            let (viewer, each) = (thinned.viewer, self.pacing.each);
-            let (parts, left_out) = thinned.next_packets(&self.history, &self.is_sound, each, now);
+            let viewer = thinned.viewer;
+            // Not as fast as one that joins: its path was full a moment ago.
+            let rate = self.live_rate.rate().as_bits_per_second();
+            let unlimited = Bitrate::bits_per_second(rate * 5 / 4);
+            let (parts, left_out) =
+                thinned.next_packets(&self.history, &self.is_sound, unlimited, now);
             self.thinned.push_back(thinned);
             if !parts.is_empty() || !left_out.is_empty() {
                 return Some(Step::SendLess { viewer, parts, left_out });

@@ -13,7 +13,6 @@ use super::ViewerId;
 use super::history::History;
 use crate::control::LeftOut;
 use crate::pacing::Pacer;
-use crate::schedule::CHUNK;
 use crate::seal::{PacketIndex, SealedBurst};
 use crate::units::Bitrate;
 use crate::volley::Part;
@@ -24,6 +23,9 @@ pub const MOST_LAG: Duration = Duration::from_millis(900);
 
 /// Pictures that no other needs are left out from here on.
 const DISPOSABLE_LAG: Duration = Duration::from_millis(150);
+
+/// Packets at once: where the queue is nearly full, most of a larger chunk would get lost.
+const FEW: usize = 4;
 
 /// Share of the rate that media may take; repair has the rest.
 const MEDIA_SHARE: f64 = 0.85;
@@ -115,7 +117,7 @@ impl Thinned {
             self.next = (history.start(), 0);
             self.skips = true;
         }
-        let mut room = CHUNK;
+        let mut room = FEW;
         while let Some(burst) = history.get(self.next.0).filter(|_| room > 0) {
             let (position, packet) = self.next;
             if packet == 0 {
