@@ -30,6 +30,11 @@ const VERY_LOSSY: f64 = 0.05;
 /// What a round takes beyond the round trip, at least.
 const ROUND_RESERVE: Duration = Duration::from_millis(5);
 
+/// From one repetition of a request to the next, and the risk that all get lost, up to this loss.
+const REPETITION: Duration = Duration::from_millis(5);
+const RISK: f64 = 1e-3;
+const MOST_REPEATED: f64 = 0.4;
+
 /// Most missing packets followed at once; a larger hole is an outage, and counted as lost whole.
 const MOST_MISSING: usize = 2048;
 
@@ -42,10 +47,16 @@ const MOST_AHEAD: usize = 64;
 /// How long a packet of the history is waited for at least.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a packet of it may be merely late at least: nothing is known of the path yet, and there is time.
+const HISTORY_TOLERANCE: Duration = Duration::from_millis(25);
+
 /// Bounds of the time between access units, and what it is taken for at first.
 const LEAST_SPACING: Duration = Duration::from_millis(5);
 const FIRST_SPACING: Duration = Duration::from_millis(40);
 const MOST_SPACING: Duration = Duration::from_millis(250);
+
+/// What comes within so many times the usual distance is the next access unit.
+const NEXT_UNIT: f64 = 1.5;
 
 /// The next access unit is overdue after so many times the usual distance.
 const OVERDUE: f64 = 1.25;
@@ -384,6 +395,10 @@ impl Reception {
             // is long.
             let due_at = self.newest.map_or(now, |newest| {
                 let apart = now.saturating_duration_since(newest.at);
+                if newest.ends_unit && apart <= self.spacing.mul_f64(NEXT_UNIT) {
+                    // Nothing was missing then, so it began this one.
+                    return now;
+                }
                 let share = apart.mul_f64(f64::from(number) / f64::from(count + 1));
                 newest.at + share.saturating_sub(self.spacing)
             });
@@ -394,6 +409,7 @@ impl Reception {
             }
             let ask_at = match asked {
                 Some(at) => at + self.round(),
+                None if index < self.live_index => now + self.tolerance.max(HISTORY_TOLERANCE),
                 None => now + self.tolerance,
             };
             // A hole in the history spoils the picture until the next keyframe, and nothing plays yet.
@@ -468,6 +484,17 @@ impl Reception {
         self.rtt + reserve + repeated
     }
 
+    /// For how long a request must be repeated to be sure that it arrives. A round that leaves no time for
+    /// that is none to count on.
+    fn repeating(&self) -> Duration {
+        let loss = self.loss().min(MOST_REPEATED);
+        if loss < LOSSY {
+            return Duration::ZERO;
+        }
+        let repetitions = (RISK.ln() / loss.ln()).ceil() as u32;
+        REPETITION * repetitions.saturating_sub(1)
+    }
+
     /// A time as the track's RTP clock shows it.
     fn arrival_clock(&self, at: Instant) -> u32 {
         let elapsed = at.saturating_duration_since(self.began).as_secs_f64();
@@ -491,6 +518,7 @@ impl Reception {
     pub fn poll_wanted(&mut self, rtt: Duration, now: Instant) -> Vec<Wanted> {
         self.rtt = rtt;
         let round = self.round();
+        let repeating = self.repeating();
         let (totals, given_up, recent) = (&mut self.totals, &mut self.given_up, &mut self.recent);
         let (ssrc, live_index) = (self.ssrc, &self.live_index);
         self.recovered.retain(|_, recovered| {
@@ -525,7 +553,7 @@ impl Reception {
                     if missing.rounds == 0 {
                         recent.1 += 1.0;
                     }
-                    let left = missing.deadline - now - rtt;
+                    let left = (missing.deadline - now - rtt).saturating_sub(repeating);
                     let rounds_left = (left.as_secs_f64() / round.as_secs_f64()) as u8;
                     missing.rounds += 1;
                     let rounds = missing.rounds - 1;

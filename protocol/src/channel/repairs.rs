@@ -43,6 +43,9 @@ const EXPIRING: Duration = Duration::from_secs(1);
 /// the history keeps it from seeing anything.
 const JOINING: Duration = Duration::from_secs(3);
 
+/// How much of the media's time its budget covers then.
+const JOINING_BUDGET: Duration = Duration::from_millis(500);
+
 /// No path is shorter than this, whatever a viewer says.
 const LEAST_RTT: Duration = Duration::from_millis(5);
 
@@ -242,11 +245,12 @@ impl Repairs {
     }
 
     /// A viewer begins to join a stream of this rate. What it loses then is much at once, and spoils the
-    /// first picture: as much as one second of media may be spent on it.
+    /// first picture.
     pub(super) fn joins(&mut self, viewer: ViewerId, stream: Bitrate, now: Instant) {
         let known = self.viewer(viewer, now);
         known.joined_at = Some(now);
-        known.left = LEAST_BUDGET.max(stream.as_bytes_per_second() * BUDGETED.as_secs_f64());
+        let budget = stream.as_bytes_per_second() * JOINING_BUDGET.as_secs_f64();
+        known.left = LEAST_BUDGET.max(budget);
     }
 
     /// The next packets that are due, for a stream of this rate, and so much for each viewer that joins.

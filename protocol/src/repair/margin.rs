@@ -6,7 +6,7 @@ const MOST: usize = 64;
 /// What repair may take, as a share of the media, by share of packets lost. Resending everything until it
 /// arrives takes p/(1 - p); where packets are many, half as much again lets the last round be the last.
 const ALLOWANCES: [(f64, f64); 6] =
-    [(0.0, 0.012), (0.01, 0.027), (0.1, 0.172), (0.2, 0.375), (0.3, 0.59), (0.5, 1.3)];
+    [(0.0, 0.012), (0.01, 0.027), (0.1, 0.167), (0.2, 0.36), (0.3, 0.575), (0.5, 1.3)];
 
 /// What repair may take for this share of loss, as a share of the media.
 pub fn allowance(loss: f64) -> f64 {

@@ -23,13 +23,18 @@ use super::shared::{Notice, Shared, chain, clock_time, lock, make, pad};
 use super::timeline::Timeline;
 
 /// Kept back from the latency for depayloading and decoding after a loss time-out, so that the
-/// picture after a lost packet still makes its time. At most a quarter of the latency.
+/// picture after a lost packet still makes its time. At most an eighth of the latency.
 const RESERVE: Duration = Duration::from_millis(10);
 
 /// How long a missing packet is waited for, and so is of use, of this latency.
 pub(crate) fn patience(latency: Duration) -> Duration {
-    latency - RESERVE.min(latency / 4)
+    latency - RESERVE.min(latency / 8)
 }
+
+/// The jitter buffer takes a missing packet's time to lie between those of its neighbours, though it may have been
+/// sent with the later one: so much earlier, at usual frame rates, it would give up what the receiver still
+/// waits for.
+const UNCERTAINTY: Duration = Duration::from_millis(30);
 
 /// RTP's fixed header (RFC 3550, section 5.1).
 const RTP_HEADER: usize = 12;
@@ -69,8 +74,8 @@ impl Receiver {
             .build();
         let patience = patience(shared.latency);
         let jitter_buffer = make("rtpjitterbuffer")?;
-        jitter_buffer
-            .set_property("latency", u32::try_from(patience.as_millis()).unwrap_or(1 << 30));
+        let wait = (patience + UNCERTAINTY).as_millis();
+        jitter_buffer.set_property("latency", u32::try_from(wait).unwrap_or(1 << 30));
         jitter_buffer.set_property("do-lost", true);
         let depayloader = make(track.codec.depayloader())?;
         let mut elements = vec![source.clone().upcast(), jitter_buffer, depayloader];
