@@ -36,8 +36,14 @@ const WORDS_AT_ONCE: u32 = 100;
 pub(crate) const PAUSE_AFTER: Duration = Duration::from_secs(3);
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// No viewer has more latency to spend than this, whatever it says.
+pub(crate) const MOST_LATENCY: Duration = Duration::from_secs(60);
+
 /// Notices waiting for one viewer, at most.
 const MOST_NOTICES: usize = 16;
+
+/// Ranges of packets in one notice, at most.
+const MOST_LEFT_OUT: usize = 64;
 
 /// All admitted viewers.
 pub(crate) struct Audience {
@@ -221,7 +227,8 @@ impl Seat {
         }
         self.heard(now);
         match feedback.map_err(|_| Unheard::Malformed)? {
-            Feedback::Report { blocks, totals, rtt } => {
+            Feedback::Report { blocks, totals, rtt, latency } => {
+                let latency = latency.map_or(self.latency, |latency| latency.min(MOST_LATENCY));
                 let totals = totals.unwrap_or_default();
                 metrics.grown(&state.sample.totals, &totals);
                 let rtt = rtt.or_else(|| self.path.rtt()).unwrap_or_default();
@@ -234,17 +241,22 @@ impl Seat {
                     lost: totals.lost,
                     unrecovered: totals.unrecovered,
                     bytes: totals.bytes,
+                    published: metrics.channel.published.load(Ordering::Relaxed),
                     rtt,
                 };
                 let stream = metrics.channel.stream();
                 state.congestion.report(reported, stream, is_uplink_full, now);
                 let carries = state.congestion.carries();
+                if carries != carried {
+                    // Before the state is free: whoever applies it as well must not overtake this.
+                    self.channel.fan_out.limit(self.viewer, limit_of(carries));
+                }
                 drop(state);
                 if carries != carried {
                     self.carries(carries, stream);
                 }
                 if sample.fraction_lost > 0.0 || before.fraction_lost > 0.0 {
-                    let Self { viewer, latency, .. } = *self;
+                    let viewer = self.viewer;
                     let condition = Condition { loss: sample.fraction_lost, rtt, latency };
                     self.channel.fan_out.condition(viewer, condition);
                 }
@@ -271,7 +283,6 @@ impl Seat {
                 tracing::info!(%viewer, "nothing arrives at the viewer; media paused");
             }
         }
-        self.limit();
         let bits_per_second = limit_of(carries).map(Bitrate::as_bits_per_second);
         let lag_ms = bits_per_second.map_or(0, |_| MOST_LAG.as_millis() as u32);
         self.tell(Notice::Carries { bits_per_second, lag_ms });
@@ -279,8 +290,20 @@ impl Seat {
 
     /// Has the fan-out send what the viewer's path carries.
     pub(crate) fn limit(&self) {
-        let carries = self.lock().congestion.carries();
-        self.channel.fan_out.limit(self.viewer, limit_of(carries));
+        let state = self.lock();
+        self.channel.fan_out.limit(self.viewer, limit_of(state.congestion.carries()));
+    }
+
+    /// The viewer's path is another one: what the former carried says nothing about it.
+    pub(crate) fn moved(&self) {
+        let mut state = self.lock();
+        state.least_rtt = None;
+        let carried = std::mem::take(&mut state.congestion).carries();
+        self.channel.fan_out.limit(self.viewer, None);
+        drop(state);
+        if carried != Carries::Everything {
+            self.tell(Notice::Carries { bits_per_second: None, lag_ms: 0 });
+        }
     }
 
     fn sample(&self, blocks: &[Block], totals: Totals, rtt: Duration) -> ViewerSample {
@@ -327,12 +350,28 @@ impl Seat {
 
     fn tell(&self, notice: Notice) {
         let mut state = self.lock();
-        // A session that is this far behind is ending anyway.
-        if state.notices.len() < MOST_NOTICES {
-            state.notices.push_back(notice);
-            drop(state);
-            self.woken.notify_one();
+        let notices = &mut state.notices;
+        match (notice, notices.back_mut()) {
+            // What one word can say needs no two.
+            (Notice::LeftOut { packets }, Some(Notice::LeftOut { packets: waiting })) => {
+                waiting
+                    .extend(packets.into_iter().take(MOST_LEFT_OUT.saturating_sub(waiting.len())));
+            }
+            (notice @ Notice::Carries { .. }, _) => {
+                notices.retain(|waiting| !matches!(waiting, Notice::Carries { .. }));
+                notices.push_back(notice);
+            }
+            (notice @ (Notice::Ended | Notice::Removed), _) => notices.push_back(notice),
+            // A session that is this far behind is ending anyway.
+            (notice, _) => {
+                if notices.len() >= MOST_NOTICES {
+                    return;
+                }
+                notices.push_back(notice);
+            }
         }
+        drop(state);
+        self.woken.notify_one();
     }
 
     /// The next notice for this viewer.

@@ -44,6 +44,8 @@ pub(crate) struct Metrics {
     late_before: AtomicU64,
     lost: IntCounter,
     unrecovered: IntCounter,
+    /// What else became of packets, as [`BECAME`] names it.
+    became: [IntCounter; BECAME.len()],
     /// Feedback packets that were authentic.
     pub feedback: IntCounter,
     feedback_dropped: [IntCounter; Unheard::ALL.len()],
@@ -90,9 +92,14 @@ pub struct ChannelMetrics {
     pub limited: IntGauge,
     /// Packets that those were not sent.
     pub left_out: IntCounter,
+    /// Bytes of the stream so far.
+    pub published: AtomicU64,
     /// What the stream needs for each viewer.
     pub live_rate: Gauge,
 }
+
+/// What viewers report of packets beside those lost and those unrecovered: the `what` label.
+const BECAME: [&str; 5] = ["recovered_nack", "recovered_fec", "duplicate", "late", "corrupt"];
 
 /// One viewer's reception, from its reports.
 #[derive(Debug, Clone, Copy, Default)]
@@ -297,6 +304,7 @@ impl ChannelMetrics {
                 "punchcast_packets_left_out_total",
                 "Packets that viewers were not sent because their path does not carry them.",
             ),
+            published: AtomicU64::new(0),
             live_rate: rate(
                 registry,
                 "punchcast_channel_bytes_per_second",
@@ -396,6 +404,14 @@ impl Metrics {
             "Datagrams dropped that begin like feedback, by reason.",
             "reason",
         );
+        let became = counters(
+            &registry,
+            "punchcast_viewer_packets_total",
+            "What became of packets by the reports of all viewers: lost ones that a retransmission or a \
+             repair packet brought back, duplicates, ones that came after their deadline, and ones that \
+             were not authentic.",
+            "what",
+        );
         let per_viewer = |name: &str, help: &str| {
             let vec = GaugeVec::new(Opts::new(name, help), &["viewer"]).expect("a legal name");
             register(&registry, vec)
@@ -463,6 +479,7 @@ impl Metrics {
             ),
             used_before: Mutex::new(None),
             late_before: AtomicU64::new(0),
+            became: BECAME.map(|what| became.with_label_values(&[what])),
             lost: counter(
                 &registry,
                 "punchcast_viewer_packets_lost_total",
@@ -521,6 +538,16 @@ impl Metrics {
         let grown = |now: u64, before: u64| now.saturating_sub(before).min(1 << 24);
         self.lost.inc_by(grown(now.lost, before.lost));
         self.unrecovered.inc_by(grown(now.unrecovered, before.unrecovered));
+        let became = [
+            (now.recovered_nack, before.recovered_nack),
+            (now.recovered_fec, before.recovered_fec),
+            (now.duplicates, before.duplicates),
+            (now.late, before.late),
+            (now.corrupt, before.corrupt),
+        ];
+        for (counter, (now, before)) in self.became.iter().zip(became) {
+            counter.inc_by(grown(now, before));
+        }
     }
 
     /// A feedback packet was dropped.

@@ -14,7 +14,7 @@ use transport::openings::Opening;
 use transport::paths::Peer;
 use transport::stream;
 
-use crate::audience::{PAUSE_AFTER, Seat};
+use crate::audience::{MOST_LATENCY, PAUSE_AFTER, Seat};
 use crate::fanout::Target;
 use crate::metrics::Attempt;
 use crate::registration::Introduced;
@@ -31,8 +31,8 @@ const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 /// its consent looked at: media must not go on to a viewer that leaves a window closed.
 const SAYING_PATIENCE: Duration = Duration::from_secs(2);
 
-/// No viewer has more latency to spend than this, whatever it says.
-const MOST_LATENCY: Duration = Duration::from_secs(60);
+/// How long resuming may take: it may wait for a keyframe. Nothing else of the viewer is served meanwhile.
+const RESUMING: Duration = Duration::from_secs(3);
 
 /// Begins to open a path to an introduced viewer. From when this returns, what the viewer tells further
 /// finds its way; the future serves it to its end. `None` for an introduction without credentials.
@@ -218,6 +218,9 @@ impl Session {
         if self.watching.is_some() {
             self.shared.metrics.path(former.map(|former| former.kind), Some(path.kind));
         }
+        if let Some(Watching { seat, .. }) = &self.watching {
+            seat.moved();
+        }
         self.relocate(path);
         let left = former.map(|former| former.local).filter(|local| *local != path.local);
         self.close_socket(left);
@@ -346,7 +349,9 @@ impl Session {
         self.shared.metrics.paused.dec();
         tracing::info!(viewer = %seat.viewer, "media resumed");
         // It knows the channel already; where it stands now shows in the packets.
-        seat.channel.fan_out.join(seat.viewer, self.target(path), seat.latency).await;
+        let join = seat.channel.fan_out.join(seat.viewer, self.target(path), seat.latency);
+        // It knows all that it would be told.
+        let _ = tokio::time::timeout(RESUMING, join).await;
         seat.limit();
     }
 

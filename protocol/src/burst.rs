@@ -77,6 +77,11 @@ impl PlainBurst {
         self.ends.len()
     }
 
+    /// Bytes of all packets, with their sealing room.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Whether there is no packet yet.
     pub fn is_empty(&self) -> bool {
         self.ends.is_empty()

@@ -56,6 +56,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(16);
 /// So much beyond the stream leaves room for its repair: then everything is sent again.
 const ENOUGH: f64 = 1.3;
 
+/// The least round trip is taken over so long, and as long again.
+const LEAST_OVER: Duration = Duration::from_secs(60);
+
+/// Loss that much above the least must come with unrepaired packets, for less to help.
+const MORE_LOSS: f64 = 0.05;
+
 /// Less is no use: a keyframe would take seconds.
 const LEAST: Bitrate = Bitrate::bits_per_second(250_000);
 
@@ -80,6 +86,8 @@ pub struct Sample {
     pub unrecovered: u64,
     /// Bytes of all that arrived, repair included.
     pub bytes: u64,
+    /// Bytes of the stream so far, whoever they were sent to. While there are no more nothing can arrive.
+    pub published: u64,
     /// The round trip of late.
     pub rtt: Duration,
 }
@@ -99,7 +107,7 @@ pub enum Carries {
 #[derive(Debug)]
 pub struct Congestion {
     last: Option<(Instant, Sample)>,
-    least_rtt: Option<Duration>,
+    least_rtt: Least,
     /// Reports in a row that tell of a full path, and of failing repair.
     full: u32,
     unrepaired: u32,
@@ -126,8 +134,30 @@ struct Limit {
     rtt: Duration,
     /// Loss before it began.
     loss: f64,
+    /// The least loss since.
+    least_loss: f64,
     /// How often it changed nothing. `None` once it did.
     vain: Option<u32>,
+}
+
+/// The least round trip of the last minute or two: paths change.
+#[derive(Debug, Default)]
+struct Least {
+    began: Option<Instant>,
+    before: Option<Duration>,
+    now: Option<Duration>,
+}
+
+impl Least {
+    fn note(&mut self, rtt: Duration, now: Instant) -> Duration {
+        if now >= *self.began.get_or_insert(now) + LEAST_OVER {
+            self.began = Some(now);
+            self.before = self.now.take();
+        }
+        let least = self.now.map_or(rtt, |least| least.min(rtt));
+        self.now = Some(least);
+        self.before.map_or(least, |before| before.min(least))
+    }
 }
 
 /// What happened from one report to the next.
@@ -145,7 +175,7 @@ impl Default for Congestion {
     fn default() -> Self {
         Self {
             last: None,
-            least_rtt: None,
+            least_rtt: Least::default(),
             full: 0,
             unrepaired: 0,
             arrived: None,
@@ -170,8 +200,7 @@ impl Congestion {
     /// Takes a report of a viewer to whom a stream of this rate (headers included) is sent. `is_ours` says that
     /// most viewers suffer at once, so that it is the sender's uplink that is full, and no path.
     pub fn report(&mut self, sample: Sample, stream: Bitrate, is_ours: bool, now: Instant) {
-        let least = self.least_rtt.map_or(sample.rtt, |least| least.min(sample.rtt));
-        self.least_rtt = Some(least);
+        let least = self.least_rtt.note(sample.rtt, now);
         let Some((at, last)) = self.last else {
             self.last = Some((now, sample));
             self.arrived_at = Some(now);
@@ -181,7 +210,7 @@ impl Congestion {
             return;
         }
         self.last = Some((now, sample));
-        if sample.bytes > last.bytes {
+        if sample.bytes > last.bytes || sample.published == last.published {
             self.arrived_at = Some(now);
         }
         let interval = interval(&last, &sample, now - at, least);
@@ -213,11 +242,12 @@ impl Congestion {
             self.limit = Some(Limit::new(Bitrate::bits_per_second(0), rtt, 1.0, now));
             return;
         }
-        let is_trusted = self.trusted_until.is_some_and(|until| now < until);
+        let is_plain = loss >= MUCH_LOSS && queue >= LONG_QUEUE;
+        let is_trusted = !is_plain && self.trusted_until.is_some_and(|until| now < until);
         let may_be = !is_ours && !is_trusted && arrived < scaled(stream, CARRIED);
         let count = |before: u32, is_so: bool| if is_so && may_be { before + 1 } else { 0 };
         self.full = count(self.full, queue >= QUEUE && loss >= LOSS);
-        if self.full > 0 && loss >= MUCH_LOSS && queue >= LONG_QUEUE {
+        if self.full > 0 && is_plain {
             self.full = CONFIRMATIONS;
         }
         self.unrepaired = count(self.unrepaired, unrepaired >= UNREPAIRED);
@@ -231,7 +261,8 @@ impl Congestion {
 impl Limit {
     fn new(rate: Bitrate, rtt: Duration, loss: f64, now: Instant) -> Self {
         let wait = FIRST_WAIT;
-        Self { rate, changed_at: now, wait, climbs: false, rtt, loss, vain: Some(0) }
+        let (climbs, least_loss, vain) = (false, loss, Some(0));
+        Self { rate, changed_at: now, wait, climbs, rtt, loss, least_loss, vain }
     }
 
     /// Takes what happened under it; false where it is over.
@@ -255,6 +286,8 @@ impl Limit {
             return true;
         }
         let is_full = loss >= LIMITED_LOSS && queue >= QUEUE;
+        self.least_loss = self.least_loss.min(loss);
+        let is_too_much = unrepaired >= UNREPAIRED && loss >= self.least_loss + MORE_LOSS;
         if let Some(vain) = self.vain.filter(|_| self.rate.as_bits_per_second() > 0) {
             if loss < self.loss / 2.0 || loss < LIMITED_LOSS {
                 self.vain = None;
@@ -267,7 +300,7 @@ impl Limit {
                 return true;
             }
         }
-        if is_full || unrepaired >= UNREPAIRED {
+        if is_full || is_too_much {
             self.back_off(self.cut(arrived), rtt, now);
         } else if (self.climbs && rtt < self.rtt + QUEUE) || now >= self.changed_at + self.wait {
             self.rate = scaled(self.rate, MORE).max(LEAST);
@@ -359,6 +392,7 @@ mod tests {
                 self.queued = (self.queued + sent - dropped - self.carries / 4.0).max(0.0);
                 let lost = dropped + (sent - dropped) * self.loses;
                 let packets = |bits: f64| (bits / 8.0 / 1_200.0).round() as u64;
+                self.sample.published += 125_000;
                 self.sample.bytes += ((sent - lost) / 8.0) as u64;
                 self.sample.lost += packets(lost);
                 let repaired = if self.repairs { lost } else { 0.0 };
@@ -448,6 +482,22 @@ mod tests {
         path.loses = 0.0;
         path.pass(75.0);
         assert_eq!(path.congestion.carries(), Carries::Everything);
+    }
+
+    #[test]
+    fn a_source_that_pauses_is_no_path_that_carries_nothing() {
+        let mut congestion = Congestion::default();
+        let began = Instant::now();
+        let mut sample = Sample { rtt: RTT, ..Sample::default() };
+        for tick in 0..80u64 {
+            if !(20..60).contains(&tick) {
+                sample.bytes += 125_000;
+                sample.published += 125_000;
+                sample.received += 100;
+            }
+            congestion.report(sample, STREAM, false, began + Duration::from_millis(250 * tick));
+            assert_eq!(congestion.carries(), Carries::Everything, "{tick}");
+        }
     }
 
     #[test]

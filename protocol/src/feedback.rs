@@ -152,6 +152,8 @@ struct Extension {
     totals: Totals,
     #[n(1)]
     rtt_us: Option<u32>,
+    #[n(2)]
+    latency_us: Option<u32>,
 }
 
 /// One feedback message.
@@ -165,6 +167,8 @@ pub enum Feedback {
         totals: Option<Totals>,
         /// The viewer's round-trip time, where it knows it.
         rtt: Option<Duration>,
+        /// How long a missing packet is of use to it.
+        latency: Option<Duration>,
     },
     /// Packets to send.
     Wish(Wish),
@@ -190,6 +194,7 @@ pub fn encode_report(
     blocks: &[Block],
     totals: &Totals,
     rtt: Option<Duration>,
+    latency: Option<Duration>,
 ) -> Vec<u8> {
     let mut report = ReceiverReport::builder(viewer);
     for block in blocks.iter().take(MOST_BLOCKS) {
@@ -201,8 +206,9 @@ pub fn encode_report(
                 .interarrival_jitter(block.jitter),
         );
     }
-    let rtt_us = rtt.map(|rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
-    let extension = Extension { totals: *totals, rtt_us };
+    let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+    let (rtt_us, latency_us) = (rtt.map(micros), latency.map(micros));
+    let extension = Extension { totals: *totals, rtt_us, latency_us };
     let cbor = to_cbor(&extension);
     let app: AppBuilder = App::builder(viewer, REPORT_NAME).data(&cbor);
     write(&Compound::builder().add_packet(report).add_packet(app))
@@ -262,12 +268,18 @@ pub fn parse(bytes: &[u8]) -> Result<Feedback, FeedbackError> {
             _ => {}
         }
     }
-    let rtt_us = extension.as_ref().and_then(|extension| extension.rtt_us);
+    let time = |get: fn(&Extension) -> Option<u32>| {
+        let us = extension.as_ref().and_then(get);
+        us.map(|us| Duration::from_micros(us.into()))
+    };
+    let rtt = time(|extension| extension.rtt_us);
+    let latency = time(|extension| extension.latency_us);
     match report {
         Some(blocks) => Ok(Feedback::Report {
             blocks,
             totals: extension.map(|extension| extension.totals),
-            rtt: rtt_us.map(|rtt_us| Duration::from_micros(rtt_us.into())),
+            rtt,
+            latency,
         }),
         None => Err(FeedbackError::Unexpected),
     }
@@ -303,8 +315,10 @@ mod tests {
         ];
         let totals = Totals { received: 1 << 40, lost: 3, unrecovered: 1, ..Totals::default() };
         for rtt in [None, Some(Duration::from_micros(40_001))] {
-            let bytes = encode_report(9, &blocks, &totals, rtt);
-            let expected = Feedback::Report { blocks: blocks.to_vec(), totals: Some(totals), rtt };
+            let latency = rtt.map(|rtt| rtt * 4);
+            let bytes = encode_report(9, &blocks, &totals, rtt, latency);
+            let (blocks, totals) = (blocks.to_vec(), Some(totals));
+            let expected = Feedback::Report { blocks, totals, rtt, latency };
             assert_eq!(parse(&bytes), Ok(expected));
         }
     }
@@ -354,7 +368,7 @@ mod tests {
 
         #[test]
         fn altered_reports_parse_or_fail(at in 0usize..100, with: u8, cut in 0usize..100) {
-            let mut bytes = encode_report(9, &[Block::default(); 2], &Totals::default(), None);
+            let mut bytes = encode_report(9, &[Block::default(); 2], &Totals::default(), None, None);
             let length = bytes.len();
             bytes[at % length] = with;
             let _ = parse(&bytes[..cut % length]);

@@ -168,6 +168,8 @@ pub struct Reception {
     /// Packets that were left out, so far; and those beyond what came, of which that is known.
     unsent: u64,
     unsent_ahead: Vec<std::ops::Range<PacketIndex>>,
+    /// Holes too large to follow each packet, until it is known that they were not left out.
+    large: Vec<(std::ops::Range<PacketIndex>, Instant)>,
     live_index: PacketIndex,
     missing: BTreeMap<PacketIndex, Missing>,
     recovered: BTreeMap<PacketIndex, Recovered>,
@@ -218,6 +220,7 @@ impl Reception {
             first,
             unsent: 0,
             unsent_ahead: Vec::new(),
+            large: Vec::new(),
             live_index,
             missing: BTreeMap::new(),
             recovered: BTreeMap::new(),
@@ -366,7 +369,10 @@ impl Reception {
         let hole = next.saturating_sub(self.next);
         let faded = (1.0 - 1.0 / LOSS_WINDOW).powi((hole + 1).min(10_000) as i32);
         self.recent = (self.recent.0 * faded + hole as f64, self.recent.1 * faded);
-        if hole > self.room() {
+        if hole > self.room() && self.is_limited && self.large.len() < MOST_AHEAD {
+            // Most of it was left out, as will be told.
+            self.large.push((self.next..next, now + self.patience.max(HISTORY_PATIENCE)));
+        } else if hole > self.room() {
             // An outage: nothing of it can be had again in time.
             self.totals.lost += hole;
             self.totals.unrecovered += hole;
@@ -449,6 +455,15 @@ impl Reception {
             self.recent.0 = (self.recent.0 - 1.0).max(0.0);
             self.recent.1 = (self.recent.1 - f64::from(u8::from(asked))).max(0.0);
             self.unsent += 1;
+        }
+        for (hole, _) in &mut self.large {
+            let start = packets.start.max(hole.start);
+            let end = packets.end.min(hole.end);
+            if start < end {
+                self.unsent += end - start;
+                // The rest lies in front of it or behind it, in whole: pictures go on where they were left off.
+                *hole = if start > hole.start { hole.start..start } else { end..hole.end };
+            }
         }
         if packets.contains(&self.next) {
             self.unsent += packets.end - self.next;
@@ -533,6 +548,14 @@ impl Reception {
             }
             is_open
         });
+        self.large.retain(|(hole, settled_at)| {
+            let is_open = *settled_at > now;
+            if !is_open {
+                totals.lost += hole.end - hole.start;
+                totals.unrecovered += hole.end - hole.start;
+            }
+            is_open
+        });
         let mut wanted = Vec::new();
         self.missing.retain(|&index, missing| {
             if missing.deadline <= now {
@@ -600,7 +623,8 @@ impl Reception {
     /// When [`Self::poll_wanted`] or [`Self::poll_behind`] has something to do.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let missing = self.missing.values().map(|missing| missing.ask_at.min(missing.deadline));
-        let settling = self.recovered.values().map(|recovered| recovered.settled_at);
+        let recovered = self.recovered.values().map(|recovered| recovered.settled_at);
+        let settling = recovered.chain(self.large.iter().map(|(_, settled_at)| *settled_at));
         missing.chain(settling).chain(self.behind_due()).min()
     }
 
@@ -705,7 +729,16 @@ mod tests {
         assert_eq!(*reception.totals(), expected);
         let block = reception.report();
         assert_eq!(block.fraction_lost, (2 * 256 / 6) as u8);
-        assert_eq!(reception.hoped_for(), 121);
+        // A hole of any size, told before or after what is behind it; and one that is never told.
+        reception.set_limited(true);
+        reception.receive(arrival(10_000), now + ms(600));
+        reception.left_out(121..10_000);
+        reception.left_out(10_001..20_000);
+        reception.receive(arrival(20_000), now + ms(700));
+        reception.receive(arrival(25_000), now + ms(800));
+        reception.poll_wanted(RTT, now + ms(3_000));
+        assert_eq!(reception.totals().lost, 2 + 4_999);
+        assert_eq!(reception.hoped_for(), 25_001);
     }
 
     #[test]

@@ -215,7 +215,7 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         target: Target::File("films/a b.mkv".to_owned()),
         secret: secret(),
     };
-    let mut sealed = encode_report(7, &[], &Totals::default(), None);
+    let mut sealed = encode_report(7, &[], &Totals::default(), None, None);
     let feedback_key = FeedbackKey::from_parts([7; 16], [8; 12]);
     Sealer::new(&feedback_key, 7).seal(&mut sealed).expect("seals");
     let rtt = Some(Duration::from_millis(40));
@@ -239,7 +239,7 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("demux", "stun", request),
         ("demux", "rtp", rtp.clone()),
         ("rtp", "extension", rtp),
-        ("feedback", "report", encode_report(9, &[block; 2], &Totals::default(), rtt)),
+        ("feedback", "report", encode_report(9, &[block; 2], &Totals::default(), rtt, rtt)),
         ("srtcp", "sealed", sealed),
         ("feedback", "wish", encode_wish(9, &wish)),
         (

@@ -63,11 +63,11 @@ fn cases() -> [Case; 6] {
 /// and sequence number. What a flipped bit spoilt is lost.
 fn lost_at_first(sent: &[Datagram], received: &[Datagram], to: IpAddr) -> (u64, u64) {
     let to_it = sent.iter().filter(|datagram| datagram.destination.ip() == to);
-    let sent: Vec<_> = to_it.flat_map(|datagram| media(datagram)).collect();
+    let sent: Vec<_> = to_it.flat_map(media).collect();
     let spoilt: HashMap<_, _> = sent.iter().map(|(name, bytes)| (*name, bytes)).collect();
     let received: HashSet<_> = received
         .iter()
-        .flat_map(|datagram| media(datagram))
+        .flat_map(media)
         .filter(|(name, bytes)| spoilt.get(name).is_some_and(|sent| **sent == *bytes))
         .map(|(name, _)| name)
         .collect();

@@ -1,9 +1,9 @@
 //! Which QUIC datagrams are sent more than once.
 //!
 //! QUIC sends again what got lost after a time that it doubles each time. On a path that loses a third of
-//! all packets, some handshakes take ten seconds like that. So whatever an exchange still needs after the
-//! time in which a path without loss has done with it is repeated, a few milliseconds apart: the other end
-//! drops what it has. Paths that lose nothing see none of it.
+//! all packets, some handshakes take ten seconds like that. So what an exchange still needs after the time in
+//! which a path without loss has done with it, if it is not a long one, is repeated, a few milliseconds apart:
+//! the other end drops what it has.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 /// Within this time an exchange is over where nothing gets lost.
 const USUAL: Duration = Duration::from_millis(200);
 
-/// After this time it is another exchange.
-const LONGEST: Duration = Duration::from_secs(15);
+/// What takes longer is no exchange of a few words.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// After a silence of this time it is another exchange; keepalives are further apart.
+const QUIET: Duration = Duration::from_millis(900);
 
 /// How often a datagram is repeated, and how far apart.
 pub(crate) const COPIES: u32 = 2;
@@ -22,26 +25,33 @@ pub(crate) const APART: Duration = Duration::from_millis(8);
 /// So many exchanges are followed before the oldest are looked for.
 const FEW: usize = 256;
 
-/// When exchanges began, by whom they are with.
+/// Exchanges, by whom they are with.
 #[derive(Debug, Default)]
 pub(crate) struct Repeats {
-    began: HashMap<SocketAddr, Instant>,
+    exchanges: HashMap<SocketAddr, Exchange>,
     forget_at: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Exchange {
+    began: Instant,
+    last: Instant,
 }
 
 impl Repeats {
     /// Notes a datagram to someone, and says whether it is to be repeated.
     pub(crate) fn note(&mut self, to: SocketAddr, now: Instant) -> bool {
-        let age = |began: Instant| now.saturating_duration_since(began);
-        if self.began.len() >= self.forget_at.max(FEW) {
-            self.began.retain(|_, began| age(*began) < LONGEST);
-            self.forget_at = self.began.len() * 2;
+        if self.exchanges.len() >= self.forget_at.max(FEW) {
+            self.exchanges.retain(|_, exchange| now < exchange.last + QUIET);
+            self.forget_at = self.exchanges.len() * 2;
         }
-        let began = self.began.entry(to).or_insert(now);
-        if age(*began) >= LONGEST {
-            *began = now;
+        let new = Exchange { began: now, last: now };
+        let exchange = self.exchanges.entry(to).or_insert(new);
+        if now >= exchange.last + QUIET {
+            *exchange = new;
         }
-        age(*began) >= USUAL
+        exchange.last = now;
+        (USUAL..LONGEST).contains(&now.saturating_duration_since(exchange.began))
     }
 }
 
@@ -56,9 +66,11 @@ mod tests {
         let (one, other) = (([192, 0, 2, 1], 1).into(), ([192, 0, 2, 2], 2).into());
         let mut at = |ms: u64, to| repeats.note(to, began + Duration::from_millis(ms));
         assert!(!at(0, one) && !at(150, one));
-        assert!(at(200, one) && at(9_000, one));
-        assert!(!at(9_000, other) && at(9_300, other));
-        assert!(!at(15_000, one) && at(15_200, one), "another exchange");
+        assert!(at(200, one) && at(800, one) && at(1_600, one));
+        assert!(!at(1_600, other) && at(1_900, other));
+        assert!(!at(2_500, one) && at(2_700, one), "another exchange");
+        assert!((1..10).all(|second| !at(10_000 + second * 1_000, one)), "keepalives");
+        assert!(!(3..20).any(|part| at(30_000 + part * 500, other) && part > 12), "a long one");
     }
 
     #[test]
@@ -72,6 +84,6 @@ mod tests {
                 repeats.note(([10, high, low, peer], 1).into(), now);
             }
         }
-        assert!(repeats.began.len() <= 2 * FEW, "{}", repeats.began.len());
+        assert!(repeats.exchanges.len() <= 2 * FEW, "{}", repeats.exchanges.len());
     }
 }

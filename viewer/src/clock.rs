@@ -1,6 +1,6 @@
 //! The broadcaster's capture clock, as this viewer's clock sees it: asked for over the control connection, as
-//! NTP does (RFC 5905). Of the last answers the one with the shortest round trip counts: it was delayed
-//! least, so the middle of it is nearest to the truth.
+//! NTP does (RFC 5905). Of the last answers the one counts that can be least wrong: by half its round trip,
+//! and by what the clocks drifted since.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,9 +11,12 @@ use quinn::Connection;
 use tokio::task::JoinHandle;
 use transport::stream;
 
-/// From one question to the next: at first, and later. Clocks drift by less than a millisecond in ten seconds.
+/// From one question to the next: at first, and later.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
-const INTERVAL: Duration = Duration::from_secs(30);
+const INTERVAL: Duration = Duration::from_secs(20);
+
+/// How fast clocks drift from each other, at most.
+const DRIFT: f64 = 200e-6;
 
 /// Questions at first.
 const FIRST_QUESTIONS: usize = 4;
@@ -70,7 +73,10 @@ impl CaptureClock {
     /// What the capture clock shows at this moment; `None` before the first answer.
     pub(crate) fn at(&self, now: Instant) -> Option<Duration> {
         let answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let best = answers.iter().min_by_key(|answer| answer.round_trip)?;
+        let error = |answer: &&Answer| {
+            answer.round_trip / 2 + now.saturating_duration_since(answer.at).mul_f64(DRIFT)
+        };
+        let best = answers.iter().min_by_key(error)?;
         Some(best.capture + now.saturating_duration_since(best.at))
     }
 }

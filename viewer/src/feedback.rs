@@ -22,9 +22,14 @@ impl Feedback {
         Self { viewer, sealer: Sealer::new(&admission.feedback_key, viewer), path }
     }
 
-    /// Says how reception goes, and how long a round trip takes.
-    pub fn report(&mut self, blocks: &[Block], totals: &Totals, rtt: Duration) {
-        self.send(encode_report(self.viewer, blocks, totals, Some(rtt)));
+    /// Says how reception goes, how long a round trip takes, and how long a missing packet is of use.
+    pub fn report(
+        &mut self,
+        blocks: &[Block],
+        totals: &Totals,
+        (rtt, latency): (Duration, Duration),
+    ) {
+        self.send(encode_report(self.viewer, blocks, totals, Some(rtt), Some(latency)));
     }
 
     /// Asks for what is missing.

@@ -83,6 +83,38 @@ impl Latency {
     }
 }
 
+/// How fast what is shown later catches up again: neither heard nor seen.
+const CATCHING_UP: f64 = 0.004;
+
+/// By how much all that is played comes later than the player was set up for, sound and pictures alike: more
+/// at once, less little by little.
+#[derive(Debug)]
+pub(crate) struct Shift {
+    by: Duration,
+    at: Instant,
+}
+
+impl Shift {
+    pub(crate) fn new(by: Duration, now: Instant) -> Self {
+        Self { by, at: now }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.by
+    }
+
+    /// Goes towards `wanted`. Returns by how much it has just grown.
+    pub(crate) fn follow(&mut self, wanted: Duration, now: Instant) -> Duration {
+        let elapsed = now.saturating_duration_since(self.at);
+        self.at = now;
+        if wanted >= self.by {
+            return wanted - std::mem::replace(&mut self.by, wanted);
+        }
+        self.by = self.by.saturating_sub(elapsed.mul_f64(CATCHING_UP)).max(wanted);
+        Duration::ZERO
+    }
+}
+
 /// Follows what a path needs.
 #[derive(Debug)]
 pub(crate) struct Adaptation {
@@ -138,6 +170,20 @@ mod tests {
         for latency in [Latency::Auto, Latency::Fixed(Duration::from_millis(1500))] {
             assert_eq!(latency.to_string().parse(), Ok(latency));
         }
+    }
+
+    #[test]
+    fn what_is_shown_later_comes_back_slowly() {
+        let began = Instant::now();
+        let mut shift = Shift::new(Duration::ZERO, began);
+        let lag = Duration::from_millis(900);
+        assert_eq!(shift.follow(lag, began), lag);
+        assert_eq!(shift.follow(lag, began), Duration::ZERO);
+        assert_eq!(shift.follow(Duration::ZERO, began + Duration::from_secs(10)), Duration::ZERO);
+        assert_eq!(shift.now(), Duration::from_millis(860));
+        assert_eq!(shift.follow(lag, began), Duration::from_millis(40));
+        shift.follow(Duration::ZERO, began + Duration::from_secs(1_000));
+        assert_eq!(shift.now(), Duration::ZERO);
     }
 
     #[test]

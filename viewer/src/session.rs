@@ -22,7 +22,7 @@ use crate::clock::CaptureClock;
 use crate::continuity::Continuity;
 use crate::feedback::Feedback;
 use crate::hold::{Hold, Packet};
-use crate::latency::{Adaptation, LEAST, Latency};
+use crate::latency::{Adaptation, LEAST, Latency, Shift};
 use crate::media::{Player, patience};
 use crate::meeting::{Datagram, Met};
 use crate::outage::{Outage, Step};
@@ -72,7 +72,12 @@ pub(crate) struct Session {
     timeline: Timeline,
     /// How much later than usual pictures come, as the path does not carry all of them.
     lag: Duration,
+    /// How long a missing packet is of use by what the player was set up for.
+    patience: Duration,
+    /// By how much all is shown later.
+    shift: Shift,
     is_limited: bool,
+    carries: Option<u64>,
     /// What the path needs, where the latency follows that.
     adaptation: Option<Adaptation>,
     capture_clock: CaptureClock,
@@ -195,8 +200,9 @@ impl Session {
             tracks.push(Track { expected_from, ..Track::from(track) });
         }
         let adaptation = (latency == Latency::Auto).then(|| Adaptation::new(met.path.rtt));
-        let patience = patience(latency.least()) + extra(adaptation.as_ref());
-        let receiver = Receiver::new(&tracks, &admission.keys, patience, now);
+        let patience = patience(latency.least());
+        let useful = patience + extra(adaptation.as_ref());
+        let receiver = Receiver::new(&tracks, &admission.keys, useful, now);
         let capture_clock = CaptureClock::follow(met.connection.clone());
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
         Self {
@@ -209,9 +215,12 @@ impl Session {
             receiver,
             timeline,
             lag: Duration::ZERO,
+            patience,
+            shift: Shift::new(extra(adaptation.as_ref()), now),
             adaptation,
             capture_clock,
             is_limited: false,
+            carries: None,
             report_at: now,
             outage: Outage::new(now),
             upgrade_at: now + FIRST_UPGRADE,
@@ -265,11 +274,14 @@ impl Session {
         let is_on_path = self.paths.path(self.met.opening.peer()) == Some(from);
         let local_now = player.running_time();
         let bytes = datagram.len() as u64;
-        let Self { receiver, outage, timeline, holds, .. } = self;
+        let Self { receiver, outage, timeline, holds, is_limited, .. } = self;
+        let is_limited = *is_limited;
         let result = receiver.take(&mut datagram, now, &mut |arrived| {
             let Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp } =
                 arrived;
             stats.first_packet_at.get_or_insert(now);
+            // Where pictures are left out, a hole is none.
+            let hole = if is_limited { 0 } else { hole };
             if is_on_path && let Some(outage) = outage.heard(hole, now) {
                 tracing::info!(after_ms = outage.as_millis() as u64, "picture resumes");
                 stats.reconnects += 1;
@@ -310,7 +322,7 @@ impl Session {
         while let Some(mut packet) = hold.next(hoped_for) {
             let Packet { index, timestamp, .. } = packet;
             let Some(arrival) = self.timeline.place(track, timestamp) else { return };
-            let arrival = arrival + self.lag + extra(self.adaptation.as_ref());
+            let arrival = arrival + self.shift.now();
             place.continuity.write(&mut packet.bytes, index, timestamp, arrival);
             place.next_index = place.next_index.max(index + 1);
             player.push(track, Bytes::from(packet.bytes), arrival);
@@ -348,10 +360,18 @@ impl Session {
             if let Some(adaptation) = &mut self.adaptation {
                 let (jitter, loss) = (self.receiver.jitter(), self.receiver.loss());
                 adaptation.follow(rtt, jitter.unwrap_or_default(), loss, now);
-                self.receiver.set_patience(patience(LEAST) + extra(Some(adaptation)));
+                self.receiver.set_patience(self.patience + extra(Some(adaptation)));
             }
             let blocks = self.receiver.report();
-            self.feedback.report(&blocks, &self.receiver.totals(), rtt);
+            self.feedback.report(
+                &blocks,
+                &self.receiver.totals(),
+                (rtt, self.patience + self.shift.now()),
+            );
+        }
+        let by = self.shift.follow(self.lag + extra(self.adaptation.as_ref()), now);
+        if !by.is_zero() {
+            player.delay(by);
         }
         self.mend(rtt, stats, now);
         self.update(player, stats);
@@ -401,10 +421,11 @@ impl Session {
     pub(crate) fn update(&self, player: &Player, stats: &mut Stats) {
         stats.current = self.receiver.totals();
         let capture_now = self.capture_clock.at(Instant::now());
-        stats.arrival =
-            capture_now.map(|capture| self.timeline.delay(capture, player.running_time()));
+        let delay = |capture| self.timeline.delay(capture, player.running_time());
+        stats.arrival = capture_now.map(|capture| delay(capture) + self.shift.now());
         stats.rtt = Some(self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt()));
         stats.jitter = self.receiver.jitter();
+        stats.carries = self.carries;
         self.show_path(stats);
     }
 
@@ -478,6 +499,7 @@ impl Session {
                         "this connection does not carry the stream: pictures are left out"
                     ),
                 }
+                self.carries = bits_per_second;
                 self.is_limited = bits_per_second.is_some();
                 self.receiver.set_limited(self.is_limited);
                 self.lag = Duration::from_millis(lag_ms.into()).min(LONGEST_LAG);

@@ -62,6 +62,8 @@ pub struct Object {
     packets_recovered_nack: u64,
     packets_recovered_fec: u64,
     packets_unrecovered: u64,
+    packets_late: u64,
+    packets_corrupt: u64,
     duplicates: u64,
     jitter_ms: Option<f64>,
     bitrate_bps: u64,
@@ -69,6 +71,8 @@ pub struct Object {
     frames_dropped: u64,
     rendition: Option<String>,
     reconnects: u64,
+    /// What the path carries, where that is less than the stream.
+    path_carries_bps: Option<u64>,
 }
 
 /// What is known so far, from all sessions.
@@ -76,6 +80,8 @@ pub struct Object {
 pub(crate) struct Stats {
     started_at: Instant,
     pub(crate) state: State,
+    /// What the path carries, where that is less than the stream.
+    pub(crate) carries: Option<u64>,
     /// From capture to arrival, once it is known.
     pub(crate) arrival: Option<Duration>,
     pub(crate) path: Option<&'static str>,
@@ -110,6 +116,7 @@ impl Stats {
         Self {
             started_at,
             state: State::default(),
+            carries: None,
             arrival: None,
             path: None,
             local: None,
@@ -175,6 +182,8 @@ impl Stats {
             packets_recovered_nack: totals.recovered_nack,
             packets_recovered_fec: totals.recovered_fec,
             packets_unrecovered: totals.unrecovered,
+            packets_late: totals.late,
+            packets_corrupt: totals.corrupt,
             duplicates: totals.duplicates,
             jitter_ms: self.jitter.map(ms),
             bitrate_bps,
@@ -182,6 +191,7 @@ impl Stats {
             frames_dropped: player.frames_dropped,
             rendition: None,
             reconnects: self.reconnects,
+            path_carries_bps: self.carries,
         }
     }
 }
@@ -206,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_has_the_contract_s_keys() {
+    fn the_object_has_the_contract_s_keys_and_three_more() {
         let mut stats = Stats::new(Instant::now());
         let value = serde_json::to_value(stats.object(Instant::now())).expect("serializes");
         let expected = [
@@ -224,6 +234,9 @@ mod tests {
             "packets_recovered_nack",
             "packets_recovered_fec",
             "packets_unrecovered",
+            "packets_late",
+            "packets_corrupt",
+            "path_carries_bps",
             "duplicates",
             "jitter_ms",
             "bitrate_bps",

@@ -241,6 +241,7 @@ impl Worker {
     fn publish(&mut self, burst: Burst) {
         let Burst { track, keyframe, captured_at, handed_over_at, packets } = burst;
         let now = Instant::now();
+        self.metrics.published.fetch_add(packets.bytes() as u64, Ordering::Relaxed);
         let sealed = match self.channel.publish(track, keyframe, captured_at, packets, now) {
             Ok(sealed) => sealed,
             Err(error) => {
@@ -331,14 +332,15 @@ impl Worker {
             Step::SendLess { viewer, parts, left_out } => {
                 let Some(served) = self.served.get(&viewer) else { return };
                 let destination = served.destination.clone();
-                if !parts.is_empty() {
-                    let volley = Volley::new(&parts, MAX_SEGMENTS);
-                    self.send_to(&destination, &volley, now);
-                }
+                // First, so that nothing looks lost.
                 if !left_out.is_empty() {
                     let count: u64 = left_out.iter().map(|packets| u64::from(packets.count)).sum();
                     self.metrics.left_out.inc_by(count);
                     (self.tell)(Event::LeftOut { viewer, packets: left_out });
+                }
+                if !parts.is_empty() {
+                    let volley = Volley::new(&parts, MAX_SEGMENTS);
+                    self.send_to(&destination, &volley, now);
                 }
             }
             Step::Repair { viewer, packets, repair } => {

@@ -40,9 +40,9 @@ impl Joiner {
         Some((self.viewer, position))
     }
 
-    /// Next burst and packet; `None` while waiting for a keyframe.
+    /// Next burst and packet; `None` while it waits for a keyframe, or to be told where it begins.
     pub(super) fn next(&self) -> Option<(u64, usize)> {
-        self.next
+        self.next.filter(|_| self.is_told)
     }
 
     pub(super) fn start_if_waiting(&mut self, position: u64) {

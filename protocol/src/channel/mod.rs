@@ -21,7 +21,7 @@ mod join;
 mod repairs;
 mod thin;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,8 @@ pub use thin::MOST_LAG;
 use crate::burst::PlainBurst;
 use crate::control::LeftOut;
 use crate::pacing::{Pacer, RateMeter};
-use crate::seal::{MasterKey, SealError, SealedBurst, Sealer};
+use crate::repair::margin;
+use crate::seal::{MasterKey, PacketIndex, SealError, SealedBurst, Sealer};
 use crate::size::WIRE_OVERHEAD;
 use crate::units::Bitrate;
 use crate::volley::Part;
@@ -270,7 +271,8 @@ impl Channel {
     ) -> bool {
         if let Some(thinned) = self.thinned.iter_mut().find(|thinned| thinned.viewer == viewer) {
             thinned.set_rate(rate);
-            let repair = thinned.repair_rate();
+            let repair =
+                thinned.repair_rate(margin::allowance(self.repairs.condition(viewer).loss));
             self.repairs.limit(viewer, repair, now);
             return true;
         }
@@ -284,10 +286,31 @@ impl Channel {
         if let Some(at) = joining {
             self.joiners.remove(at);
         }
-        let thinned = Thinned::new(viewer, rate, next);
-        self.repairs.limit(viewer, thinned.repair_rate(), now);
+        let reached = self.reached(next);
+        let thinned = Thinned::new(viewer, rate, next, reached);
+        self.repairs.limit(viewer, thinned.repair_rate(self.allowance(viewer)), now);
         self.thinned.push_back(thinned);
         true
+    }
+
+    /// What repair may take of a viewer, as a share of its media.
+    fn allowance(&self, viewer: ViewerId) -> f64 {
+        margin::allowance(self.repairs.condition(viewer).loss)
+    }
+
+    /// Index of the next packet of each track for who is sent the history from a place on, by SSRC.
+    fn reached(&self, (position, packet): (u64, usize)) -> BTreeMap<u32, PacketIndex> {
+        let next = |track| {
+            let index = self.history.first_index(track, position);
+            index.or_else(|| self.sealer.next_index(track))
+        };
+        let ssrcs = self.sealer.ssrcs().enumerate();
+        let mut reached: BTreeMap<_, _> =
+            ssrcs.filter_map(|(track, ssrc)| Some((ssrc, next(track)?))).collect();
+        if let Some(burst) = self.history.get(position) {
+            reached.insert(burst.ssrc, burst.first_index + packet as u64);
+        }
+        reached
     }
 
     /// How many viewers are sent less than everything.
@@ -349,8 +372,9 @@ impl Channel {
             // Not as fast as one that joins: its path was full a moment ago.
             let rate = self.live_rate.rate().as_bits_per_second();
             let unlimited = Bitrate::bits_per_second(rate * 5 / 4);
+            let repair = self.allowance(viewer);
             let (parts, left_out) =
-                thinned.next_packets(&self.history, &self.is_sound, unlimited, now);
+                thinned.next_packets(&self.history, &self.is_sound, (unlimited, repair), now);
             self.thinned.push_back(thinned);
             if !parts.is_empty() || !left_out.is_empty() {
                 return Some(Step::SendLess { viewer, parts, left_out });

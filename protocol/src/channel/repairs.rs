@@ -178,6 +178,7 @@ impl Repairs {
         }
         self.expired_at = Some(now);
         self.viewers.retain(|_, known| known.is_needed(now));
+        self.viewers.values_mut().for_each(|known| known.forget(now));
     }
 
     /// Whether more can be queued for a viewer.
@@ -200,7 +201,7 @@ impl Repairs {
         until: Instant,
     ) -> bool {
         let Some(known) = self.viewers.get_mut(&viewer) else { return false };
-        if known.queue.len() >= MOST_EACH || self.waiting >= MOST {
+        if known.queue.len() >= MOST_EACH || self.waiting >= MOST || known.gets_nothing() {
             return false;
         }
         if known.queue.is_empty() {
@@ -241,7 +242,23 @@ impl Repairs {
 
     /// All that waits for a viewer gets so much at most, from now on.
     pub(super) fn limit(&mut self, viewer: ViewerId, limit: Option<Bitrate>, now: Instant) {
-        self.viewer(viewer, now).limit = limit;
+        let known = self.viewer(viewer, now);
+        if known.limit != limit {
+            known.limit = limit;
+            // What was spent under another limit says nothing about this one.
+            known.pacer = Pacer::with_slack(SLACK);
+        }
+        if known.gets_nothing() {
+            let waiting = std::mem::take(&mut known.queue).len();
+            known.sent.clear();
+            self.waiting -= waiting;
+            self.turns.retain(|other| *other != viewer);
+        }
+    }
+
+    /// How a viewer is, as far as that is known.
+    pub(super) fn condition(&self, viewer: ViewerId) -> Condition {
+        self.viewers.get(&viewer).map_or_else(Condition::default, |known| known.condition)
     }
 
     /// A viewer begins to join a stream of this rate. What it loses then is much at once, and spoils the
@@ -314,6 +331,16 @@ impl Viewer {
         }
     }
 
+    /// Whether nothing may be sent to it at all.
+    fn gets_nothing(&self) -> bool {
+        self.limit.is_some_and(|limit| limit.as_bits_per_second() == 0)
+    }
+
+    /// Forgets what was sent to it long ago.
+    fn forget(&mut self, now: Instant) {
+        self.sent.retain(|_, sent| sent.waiting > 0 || sent.at + MEMORY > now);
+    }
+
     fn is_needed(&self, now: Instant) -> bool {
         !self.queue.is_empty() || self.limit.is_some() || now < self.asked_at + FORGETTING
     }
@@ -327,7 +354,7 @@ impl Viewer {
     pub(super) fn asks(&mut self, now: Instant) {
         self.asked_at = now;
         if self.sent.len() > MOST_EACH {
-            self.sent.retain(|_, sent| sent.waiting > 0 || sent.at + MEMORY > now);
+            self.forget(now);
         }
     }
 

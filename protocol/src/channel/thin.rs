@@ -27,8 +27,8 @@ const DISPOSABLE_LAG: Duration = Duration::from_millis(150);
 /// Packets at once: where the queue is nearly full, most of a larger chunk would get lost.
 const FEW: usize = 4;
 
-/// Share of the rate that media may take; repair has the rest.
-const MEDIA_SHARE: f64 = 0.85;
+/// Share of the rate that repair has at least.
+const REPAIR_SHARE: f64 = 0.1;
 
 /// Ranges that are remembered as left out, at most.
 const MOST_RANGES: usize = 256;
@@ -51,14 +51,19 @@ pub(super) struct Thinned {
 }
 
 impl Thinned {
-    pub(super) fn new(viewer: ViewerId, rate: Bitrate, next: (u64, usize)) -> Self {
+    pub(super) fn new(
+        viewer: ViewerId,
+        rate: Bitrate,
+        next: (u64, usize),
+        reached: BTreeMap<u32, PacketIndex>,
+    ) -> Self {
         Self {
             viewer,
             rate: Some(rate),
             pacer: Pacer::default(),
             next,
             skips: false,
-            reached: BTreeMap::new(),
+            reached,
             left_out: VecDeque::new(),
             untold: 0,
         }
@@ -70,9 +75,9 @@ impl Thinned {
         self.rate = rate;
     }
 
-    /// What repair for it may take.
-    pub(super) fn repair_rate(&self) -> Option<Bitrate> {
-        self.rate.map(|rate| scaled(rate, 1.0 - MEDIA_SHARE))
+    /// What repair for it may take, where it needs such a share of the media.
+    pub(super) fn repair_rate(&self, repair: f64) -> Option<Bitrate> {
+        self.rate.map(|rate| scaled(rate, 1.0 - media_share(repair)))
     }
 
     /// Whether it has everything, and may have everything.
@@ -103,12 +108,12 @@ impl Thinned {
     }
 
     /// The next packets, and what is left out in front of them. Both may be empty. A viewer that may have
-    /// everything again catches up at the rate `unlimited`.
+    /// everything again catches up at the rate `unlimited`; repair takes such a share of the media.
     pub(super) fn next_packets(
         &mut self,
         history: &History,
         is_sound: &[bool],
-        unlimited: Bitrate,
+        (unlimited, repair): (Bitrate, f64),
         now: Instant,
     ) -> (Vec<Part>, Vec<LeftOut>) {
         let mut parts: Vec<Part> = Vec::new();
@@ -121,17 +126,19 @@ impl Thinned {
         while let Some(burst) = history.get(self.next.0).filter(|_| room > 0) {
             let (position, packet) = self.next;
             if packet == 0 {
-                let end = burst.first_index + burst.len() as u64;
-                let reached = self.reached.insert(burst.ssrc, end).unwrap_or(burst.first_index);
-                self.note(burst.ssrc, reached, burst.first_index);
+                let (first, behind) = (burst.first_index, burst.first_index + burst.len() as u64);
+                let reached = self.reached.get(&burst.ssrc).copied().unwrap_or(first);
+                self.note(burst.ssrc, reached, first);
                 if self.leaves_out(position, burst, history, is_sound, now) {
-                    self.note(burst.ssrc, burst.first_index, end);
+                    self.note(burst.ssrc, first, behind);
+                    self.reached.insert(burst.ssrc, behind);
                     self.next = (position + 1, 0);
                     continue;
                 }
             }
             let end = burst.len().min(packet + room);
             room -= end - packet;
+            self.reached.insert(burst.ssrc, burst.first_index + end as u64);
             if packet < end {
                 parts.push(Part { burst: Arc::clone(burst), packets: packet..end });
             }
@@ -139,7 +146,7 @@ impl Thinned {
         }
         if !parts.is_empty() {
             let bytes = parts.iter().map(Part::len).sum();
-            let rate = self.rate.map_or(unlimited, |rate| scaled(rate, MEDIA_SHARE));
+            let rate = self.rate.map_or(unlimited, |rate| scaled(rate, media_share(repair)));
             self.pacer.spend(bytes, rate, now);
         }
         (parts, self.told())
@@ -154,6 +161,8 @@ impl Thinned {
         now: Instant,
     ) -> bool {
         if is_sound.get(burst.track).copied().unwrap_or(false) {
+            // Where there are no pictures, any sound is a place to go on.
+            self.skips &= !burst.keyframe;
             return false;
         }
         let published_at = history.published_at(position).unwrap_or(now);
@@ -198,6 +207,11 @@ impl Thinned {
         let open = self.left_out.len() - std::mem::take(&mut self.untold);
         self.left_out.range(open..).cloned().collect()
     }
+}
+
+/// The share of a rate that media may take, where repair needs such a share of the media.
+fn media_share(repair: f64) -> f64 {
+    (1.0 / (1.0 + repair)).min(1.0 - REPAIR_SHARE)
 }
 
 fn scaled(rate: Bitrate, by: f64) -> Bitrate {

@@ -145,6 +145,11 @@ impl Sealer {
         self.key = SessionKey::derive(key);
     }
 
+    /// The tracks' SSRCs, in order.
+    pub fn ssrcs(&self) -> impl Iterator<Item = u32> {
+        self.streams.iter().map(|stream| stream.ssrc)
+    }
+
     /// The index that the next packet of `track` will have.
     pub fn next_index(&self, track: usize) -> Option<u64> {
         self.streams.get(track).map(|stream| stream.next_index)

@@ -242,8 +242,13 @@ impl Simulation {
             Event::Report => {
                 let blocks = self.receiver.report();
                 let totals = self.receiver.totals();
-                let report =
-                    feedback::encode_report(VIEWER.0, &blocks, &totals, Some(self.setting.rtt));
+                let report = feedback::encode_report(
+                    VIEWER.0,
+                    &blocks,
+                    &totals,
+                    Some(self.setting.rtt),
+                    None,
+                );
                 self.say(report);
                 self.push(self.now + Duration::from_millis(250), Event::Report);
             }

@@ -91,6 +91,11 @@ impl Player {
         }
     }
 
+    /// All that is pushed comes later by that much, from now on.
+    pub fn delay(&self, by: Duration) {
+        self.receivers.iter().for_each(|receiver| receiver.delay(by));
+    }
+
     /// What has been played so far.
     pub fn stats(&self) -> PlayerStats {
         self.shared.counters.stats()

@@ -139,6 +139,11 @@ impl Receiver {
         let _ = self.source.push_buffer(buffer);
     }
 
+    /// All packets come later by that much, from now on.
+    pub(super) fn delay(&self, by: Duration) {
+        lock(&self.timeline).delay(by);
+    }
+
     /// No more packets come: what waits in the jitter buffer goes out, and then the end.
     pub(super) fn end(&self) {
         let _ = self.source.end_of_stream();

@@ -84,6 +84,17 @@ impl Timeline {
         Duration::from_nanos((media + self.offset).max(0).cast_unsigned())
     }
 
+    /// From now on all packets come later by that much, as will be seen of them.
+    pub(super) fn delay(&mut self, by: Duration) {
+        let by = nanoseconds(by);
+        self.offset += by;
+        for (at, seen) in &mut self.window {
+            *at += by;
+            *seen += by;
+        }
+        self.window_began_at += by;
+    }
+
     /// Moves the offset towards the quickest packet of the window.
     fn follow(&mut self, arrival: i64, seen: i64) {
         while self.window.back().is_some_and(|&(_, offset)| offset >= seen) {

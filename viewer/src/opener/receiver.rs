@@ -279,7 +279,7 @@ impl Admitted {
 
     fn report(&mut self, rtt: Duration) -> Vec<u8> {
         let blocks = self.receiver.report();
-        feedback::encode_report(self.viewer, &blocks, &self.receiver.totals(), Some(rtt))
+        feedback::encode_report(self.viewer, &blocks, &self.receiver.totals(), Some(rtt), None)
     }
 
     fn feedback(&mut self, rtt: Duration, now: Instant) -> Vec<Vec<u8>> {

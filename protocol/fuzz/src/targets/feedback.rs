@@ -33,7 +33,7 @@ fn written(input: &mut Input<'_>) -> Result<()> {
     } else {
         let blocks = several(input, MOST_BLOCKS + 2, block)?;
         let rtt = input.arbitrary::<Option<u32>>()?.map(|us| Duration::from_micros(us.into()));
-        Feedback::Report { blocks, totals: Some(totals(input)?), rtt }
+        Feedback::Report { blocks, totals: Some(totals(input)?), rtt, latency: rtt }
     };
     returns(&feedback);
     Ok(())
@@ -92,16 +92,17 @@ fn returns(feedback: &Feedback) {
             let serials = |asks: &[Ask]| asks.iter().map(|ask| ask.serial).collect::<Vec<_>>();
             assert_eq!(serials(&read.asks), serials(&wish.asks[..read.asks.len()]));
         }
-        Feedback::Report { blocks, totals, rtt } => {
+        Feedback::Report { blocks, totals, rtt, latency } => {
             let totals = totals.unwrap_or_default();
-            let bytes = encode_report(7, blocks, &totals, *rtt);
+            let bytes = encode_report(7, blocks, &totals, *rtt, *latency);
             assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
             let saturated = |block: &Block| {
                 let cumulative_lost = block.cumulative_lost.min(MOST_LOST);
                 Block { cumulative_lost, ..*block }
             };
             let blocks = blocks.iter().take(MOST_BLOCKS).map(saturated).collect();
-            let expected = Feedback::Report { blocks, totals: Some(totals), rtt: *rtt };
+            let expected =
+                Feedback::Report { blocks, totals: Some(totals), rtt: *rtt, latency: *latency };
             assert_eq!(parse(&bytes), Ok(expected));
         }
     }
