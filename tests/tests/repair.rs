@@ -18,7 +18,7 @@ const ONE_WAY: Duration = Duration::from_millis(25);
 
 /// How long each viewer watches; `make soak` sets five minutes.
 fn seconds() -> u64 {
-    std::env::var("SECONDS").map_or(25, |text| text.parse().expect("SECONDS is a number"))
+    std::env::var("WATCH_SECONDS").map_or(25, |text| text.parse().expect("SECONDS is a number"))
 }
 
 /// What is on its way when a viewer ends is missing from its recording, in frames.
@@ -36,7 +36,7 @@ struct Case {
     unrecovered: u64,
 }
 
-fn cases() -> [Case; 6] {
+fn cases() -> [Case; 8] {
     let both = |impairment: Impairment| Link::both(Impairment { delay: ONE_WAY, ..impairment });
     let one_way = |loss: Loss| Link {
         down: Impairment { loss, ..Impairment::delay(ONE_WAY) },
@@ -49,8 +49,10 @@ fn cases() -> [Case; 6] {
     let scatter = Duration::from_millis(30);
     let case = |name, link, latency| Case { name, link, latency, unrecovered: 0 };
     [
+        case("1%", both(Impairment::loss(0.01)), "200ms"),
         case("10%", both(Impairment::loss(0.1)), "200ms"),
         // What is lost before anything is known of the path may be too much.
+        Case { unrecovered: 3, ..case("20%", both(Impairment::loss(0.2)), "200ms") },
         Case { unrecovered: 12, ..case("30%", both(Impairment::loss(0.3)), "300ms") },
         case("bursts", one_way(bursts), "300ms"),
         case("outages", one_way(outages), "400ms"),
