@@ -46,6 +46,10 @@ const JOINING: Duration = Duration::from_secs(3);
 /// How much of the media's time its budget covers then.
 const JOINING_BUDGET: Duration = Duration::from_millis(500);
 
+/// A stream of less than this may spend on repair what this one may, but so many times its own share at most.
+const THICK: Bitrate = Bitrate::bits_per_second(4_000_000);
+const MOST_THIN: f64 = 2.0;
+
 /// No path is shorter than this, whatever a viewer says.
 const LEAST_RTT: Duration = Duration::from_millis(5);
 
@@ -229,7 +233,10 @@ impl Repairs {
     pub(super) fn left(&mut self, viewer: ViewerId, stream: Bitrate, now: Instant) -> f64 {
         let media = self.media;
         let Some(known) = self.viewers.get_mut(&viewer) else { return 0.0 };
-        let share = margin::allowance(known.condition.loss);
+        // A thin stream has few packets to each picture, and needs more of them.
+        let rate = stream.as_bits_per_second().max(1) as f64;
+        let share = margin::allowance(known.condition.loss)
+            * (THICK.as_bits_per_second() as f64 / rate).clamp(1.0, MOST_THIN);
         let most = stream.as_bytes_per_second() * BUDGETED.as_secs_f64() * share;
         let most = most.max(LEAST_BUDGET);
         known.left += (media - known.media) as f64 * share;
