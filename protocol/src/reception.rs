@@ -408,13 +408,16 @@ impl Reception {
                 let share = apart.mul_f64(f64::from(number) / f64::from(count + 1));
                 newest.at + share.saturating_sub(self.spacing)
             });
-            // What was asked for before it was known to be missing is not asked for twice.
-            let asked = self.asked_behind_at.filter(|at| *at >= due_at);
+            // What was asked for before it was known to be missing is not asked for twice, unless that was cut
+            // short: it cannot be repeated as what is behind the newest packet any more.
+            let behind = self.asked_behind_at.filter(|at| *at >= due_at);
+            let asked = behind.filter(|at| now >= *at + self.repeating());
             if asked.is_some() {
                 self.recent.1 += 1.0;
             }
             let ask_at = match asked {
                 Some(at) => at + self.round(),
+                None if behind.is_some() => now,
                 None if index < self.live_index => now + self.tolerance.max(HISTORY_TOLERANCE),
                 None => now + self.tolerance,
             };
