@@ -233,10 +233,7 @@ impl Repairs {
     pub(super) fn left(&mut self, viewer: ViewerId, stream: Bitrate, now: Instant) -> f64 {
         let media = self.media;
         let Some(known) = self.viewers.get_mut(&viewer) else { return 0.0 };
-        // A thin stream has few packets to each picture, and needs more of them.
-        let rate = stream.as_bits_per_second().max(1) as f64;
-        let share = margin::allowance(known.condition.loss)
-            * (THICK.as_bits_per_second() as f64 / rate).clamp(1.0, MOST_THIN);
+        let share = margin::allowance(known.condition.loss) * thinness(stream);
         let most = stream.as_bytes_per_second() * BUDGETED.as_secs_f64() * share;
         let most = most.max(LEAST_BUDGET);
         known.left += (media - known.media) as f64 * share;
@@ -307,7 +304,8 @@ impl Repairs {
                 again.into_iter().chain(repair).map(|(_, packet)| packet).collect();
             let bytes = packets.iter().map(Bytes::len).sum();
             let least = if known.joins(now) { joining } else { LEAST_RATE };
-            known.pacer.spend(bytes, known.limit.unwrap_or(stream.max(least)), now);
+            let pace = scaled(stream, thinness(stream)).max(least);
+            known.pacer.spend(bytes, known.limit.unwrap_or(pace), now);
             return Some(Chunk { viewer, packets, repair: repair_packets });
         }
     }
@@ -318,6 +316,17 @@ impl Repairs {
         // One that was sent nothing yet is due since it asked.
         waiting.map(|known| known.pacer.due_at().unwrap_or(known.asked_at)).min()
     }
+}
+
+/// By how much more than its share a stream may spend: a thin one has few packets to each picture, and needs more
+/// of them.
+fn thinness(stream: Bitrate) -> f64 {
+    let rate = stream.as_bits_per_second().max(1) as f64;
+    (THICK.as_bits_per_second() as f64 / rate).clamp(1.0, MOST_THIN)
+}
+
+fn scaled(rate: Bitrate, by: f64) -> Bitrate {
+    Bitrate::bits_per_second((rate.as_bits_per_second() as f64 * by) as u64)
 }
 
 impl Viewer {
