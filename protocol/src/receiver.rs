@@ -195,6 +195,11 @@ impl Receiver {
         self.tracks.iter_mut().for_each(|track| track.reception.set_patience(patience));
     }
 
+    /// A round trip takes so long, as far as is known.
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.tracks.iter_mut().for_each(|track| track.reception.set_rtt(rtt));
+    }
+
     /// Whether the path does not carry everything, so that what is missing was left out, mostly.
     pub fn set_limited(&mut self, is_limited: bool) {
         self.tracks.iter_mut().for_each(|track| track.reception.set_limited(is_limited));

@@ -47,6 +47,9 @@ const MOST_AHEAD: usize = 64;
 /// How long a packet of the history is waited for at least.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(1);
 
+/// How many round trips it is waited for at least.
+const HISTORY_ROUNDS: u32 = 7;
+
 /// How long a packet of it may be merely late at least: nothing is known of the path yet, and there is time.
 const HISTORY_TOLERANCE: Duration = Duration::from_millis(25);
 
@@ -423,7 +426,7 @@ impl Reception {
             };
             // A hole in the history spoils the picture until the next keyframe, and nothing plays yet.
             let patience = if index < self.live_index {
-                self.patience.max(HISTORY_PATIENCE)
+                self.patience.max(HISTORY_PATIENCE).max(self.rtt * HISTORY_ROUNDS)
             } else {
                 self.patience
             };
@@ -440,6 +443,11 @@ impl Reception {
     /// How long after it should have come a packet is of use from now on.
     pub fn set_patience(&mut self, patience: Duration) {
         self.patience = patience;
+    }
+
+    /// A round trip takes so long, as far as is known.
+    pub fn set_rtt(&mut self, rtt: Duration) {
+        self.rtt = rtt;
     }
 
     /// Whether the path does not carry everything, so that what is missing was left out, mostly.

@@ -202,7 +202,8 @@ impl Session {
         let adaptation = (latency == Latency::Auto).then(|| Adaptation::new(met.path.rtt));
         let patience = patience(latency.least());
         let useful = patience + extra(adaptation.as_ref());
-        let receiver = Receiver::new(&tracks, &admission.keys, useful, now);
+        let mut receiver = Receiver::new(&tracks, &admission.keys, useful, now);
+        receiver.set_rtt(met.path.rtt);
         let capture_clock = CaptureClock::follow(met.connection.clone());
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
         Self {
