@@ -16,6 +16,9 @@ use crate::units::Bitrate;
 /// Reports closer together than this are taken as one.
 const LEAST_INTERVAL: Duration = Duration::from_millis(200);
 
+/// Reports further apart than this say nothing about what was in between.
+const LONGEST_INTERVAL: Duration = Duration::from_millis(1_900);
+
 /// Growth of the round trip over its least that tells of a queue.
 const QUEUE: Duration = Duration::from_millis(20);
 
@@ -210,7 +213,9 @@ impl Congestion {
             return;
         }
         self.last = Some((now, sample));
-        if sample.bytes > last.bytes || sample.published == last.published {
+        // A viewer that said nothing meanwhile may have been sent nothing.
+        let was_silent = now >= at + LONGEST_INTERVAL;
+        if was_silent || sample.bytes > last.bytes || sample.published == last.published {
             self.arrived_at = Some(now);
         }
         let interval = interval(&last, &sample, now - at, least);
@@ -497,6 +502,19 @@ mod tests {
             }
             congestion.report(sample, STREAM, false, began + Duration::from_millis(250 * tick));
             assert_eq!(congestion.carries(), Carries::Everything, "{tick}");
+        }
+    }
+
+    #[test]
+    fn a_viewer_that_was_silent_is_judged_by_what_arrives_from_then_on() {
+        let mut congestion = Congestion::default();
+        let began = Instant::now();
+        let mut sample = Sample { rtt: RTT, ..Sample::default() };
+        // Stopped for six seconds; its first report is older than what waits for it.
+        for (at, bytes) in [(0, 0), (1_000, 500_000), (7_000, 500_000), (7_250, 900_000)] {
+            (sample.bytes, sample.published) = (bytes, at * 500);
+            congestion.report(sample, STREAM, false, began + Duration::from_millis(at));
+            assert_eq!(congestion.carries(), Carries::Everything, "{at}");
         }
     }
 

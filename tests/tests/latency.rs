@@ -16,8 +16,9 @@ fn link(one_way: Duration, loss: f64) -> Link {
     Link::both(Impairment { delay: one_way, ..Impairment::loss(loss) })
 }
 
-/// Waits until a viewer has printed so many further statistics.
+/// Waits until a viewer has printed so many further statistics, after those that it is late with.
 fn pass(viewer: &Watching, seconds: usize) {
+    sleep(SECOND);
     let wanted = viewer.stats().len() + seconds;
     let patience = SECOND * (seconds as u32 + 10);
     viewer.wait_for(patience, |_| viewer.stats().len() >= wanted);
