@@ -102,12 +102,12 @@ fn a_link_that_narrows_gets_what_it_carries_and_everything_again_later() -> Resu
     let restored = rate(to(0), began + after, began + after + Duration::from_secs(4));
     println!("{before:.0} bit/s before, {narrow:.0} on the narrow link, {restored:.0} after it");
     assert!(before > 3.9e6 && restored > 3.9e6, "{before} and {restored} bit/s");
-    assert!((0.6 * NARROW as f64..NARROW as f64).contains(&narrow), "{narrow} bit/s");
+    assert!((0.4 * NARROW as f64..NARROW as f64).contains(&narrow), "{narrow} bit/s");
     let limited = &ended[0].0;
     let decoded = |second: usize| count(&limited[second], "frames_decoded");
     for second in 12..22 {
         let frames = decoded(second + 3) - decoded(second);
-        assert!(frames >= 9, "{frames} frames in the three seconds from {second}");
+        assert!(frames >= 4, "{frames} frames in the three seconds from {second}");
     }
     let last = limited.last().expect("some statistics");
     assert_eq!(count(last, "reconnects"), 0);
