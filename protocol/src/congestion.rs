@@ -249,7 +249,7 @@ impl Congestion {
         }
         let is_plain = loss >= MUCH_LOSS && queue >= LONG_QUEUE;
         let is_trusted = !is_plain && self.trusted_until.is_some_and(|until| now < until);
-        let may_be = !is_ours && !is_trusted && arrived < scaled(stream, CARRIED);
+        let may_be = !is_ours && !is_trusted && arrived < stream.scaled(CARRIED);
         let count = |before: u32, is_so: bool| if is_so && may_be { before + 1 } else { 0 };
         self.full = count(self.full, queue >= QUEUE && loss >= LOSS);
         if self.full > 0 && is_plain {
@@ -257,7 +257,7 @@ impl Congestion {
         }
         self.unrepaired = count(self.unrepaired, unrepaired >= UNREPAIRED);
         if self.full >= CONFIRMATIONS || self.unrepaired >= CONFIRMATIONS_UNREPAIRED {
-            let rate = scaled(arrived.min(before).min(stream), KEPT).max(LEAST);
+            let rate = arrived.min(before).min(stream).scaled(KEPT).max(LEAST);
             self.limit = Some(Limit::new(rate, rtt, loss, now));
         }
     }
@@ -284,7 +284,7 @@ impl Limit {
         // A queue that grows tells sooner than its overflow that a try was too much.
         let grows = self.climbs && rtt >= self.rtt + LONG_QUEUE;
         if grows {
-            self.back_off(scaled(self.rate, 1.0 / MORE / MORE).max(LEAST), rtt, now);
+            self.back_off(self.rate.scaled(1.0 / MORE / MORE).max(LEAST), rtt, now);
             return true;
         }
         if now < self.changed_at + SHOWING {
@@ -308,15 +308,15 @@ impl Limit {
         if is_full || is_too_much {
             self.back_off(self.cut(arrived), rtt, now);
         } else if (self.climbs && rtt < self.rtt + QUEUE) || now >= self.changed_at + self.wait {
-            self.rate = scaled(self.rate, MORE).max(LEAST);
+            self.rate = self.rate.scaled(MORE).max(LEAST);
             (self.changed_at, self.rtt) = (now, rtt);
             self.climbs = true;
         }
-        self.rate < scaled(stream, ENOUGH)
+        self.rate < stream.scaled(ENOUGH)
     }
 
     fn cut(&self, arrived: Bitrate) -> Bitrate {
-        scaled(arrived.min(self.rate), KEPT).max(scaled(self.rate, CUT)).max(LEAST)
+        arrived.min(self.rate).scaled(KEPT).max(self.rate.scaled(CUT)).max(LEAST)
     }
 
     fn back_off(&mut self, rate: Bitrate, rtt: Duration, now: Instant) {
@@ -342,10 +342,6 @@ fn interval(last: &Sample, sample: &Sample, took: Duration, least_rtt: Duration)
         rtt: sample.rtt,
         queue: sample.rtt.saturating_sub(least_rtt),
     }
-}
-
-fn scaled(rate: Bitrate, by: f64) -> Bitrate {
-    Bitrate::bits_per_second((rate.as_bits_per_second() as f64 * by) as u64)
 }
 
 #[cfg(test)]

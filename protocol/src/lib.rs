@@ -51,7 +51,8 @@
 //! sees a picture at once, and the encoder makes no keyframe for it. What a viewer's [`receiver`] misses
 //! ([`reception`]) it asks for while an answer can still be in time, and the same sealed bytes are sent
 //! again out of the same history, with Reed-Solomon packets beside them where little time is left
-//! ([`repair`]). [`timeline`] says when each packet, old or live, belongs
+//! ([`repair`]). A path that does not carry the stream is found by [`congestion`], and sent less.
+//! [`timeline`] says when each packet, old or live, belongs
 //! on the viewer's clock; [`rtp`] and [`media`] are the formats in between, and [`units`] rates as
 //! people write them.
 

@@ -29,6 +29,11 @@ impl Bitrate {
         self.0 as f64 / 8.0
     }
 
+    /// So many times this rate.
+    pub fn scaled(self, by: f64) -> Self {
+        Self((self.0 as f64 * by) as u64)
+    }
+
     /// How long `bytes` take at this rate.
     pub fn time_for(self, bytes: usize) -> Duration {
         Duration::from_secs_f64(bytes as f64 / self.as_bytes_per_second().max(1.0))

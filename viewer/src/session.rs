@@ -76,7 +76,7 @@ pub(crate) struct Session {
     patience: Duration,
     /// By how much all is shown later.
     shift: Shift,
-    is_limited: bool,
+    /// What the path carries, where that is less than the stream, in bits a second.
     carries: Option<u64>,
     /// What the path needs, where the latency follows that.
     adaptation: Option<Adaptation>,
@@ -220,7 +220,6 @@ impl Session {
             shift: Shift::new(extra(adaptation.as_ref()), now),
             adaptation,
             capture_clock,
-            is_limited: false,
             carries: None,
             report_at: now,
             outage: Outage::new(now),
@@ -275,8 +274,8 @@ impl Session {
         let is_on_path = self.paths.path(self.met.opening.peer()) == Some(from);
         let local_now = player.running_time();
         let bytes = datagram.len() as u64;
-        let Self { receiver, outage, timeline, holds, is_limited, .. } = self;
-        let is_limited = *is_limited;
+        let is_limited = self.carries.is_some();
+        let Self { receiver, outage, timeline, holds, .. } = self;
         let result = receiver.take(&mut datagram, now, &mut |arrived| {
             let Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp } =
                 arrived;
@@ -351,9 +350,9 @@ impl Session {
             self.release(track, player, placed);
         }
         if now >= self.report_at {
-            let is_watched = self.is_limited || self.receiver.loss() >= MUCH_LOSS;
-            self.report_at =
-                now + if self.is_limited { LOSSY_REPORT_INTERVAL } else { REPORT_INTERVAL };
+            let is_limited = self.carries.is_some();
+            let is_watched = is_limited || self.receiver.loss() >= MUCH_LOSS;
+            self.report_at = now + if is_limited { LOSSY_REPORT_INTERVAL } else { REPORT_INTERVAL };
             if is_watched {
                 // Whether a queue grows shows in the round trip.
                 self.met.opening.handle().check_now();
@@ -501,8 +500,7 @@ impl Session {
                     ),
                 }
                 self.carries = bits_per_second;
-                self.is_limited = bits_per_second.is_some();
-                self.receiver.set_limited(self.is_limited);
+                self.receiver.set_limited(bits_per_second.is_some());
                 self.lag = Duration::from_millis(lag_ms.into()).min(LONGEST_LAG);
                 Ok(true)
             }

@@ -370,8 +370,7 @@ impl Channel {
             let mut thinned = self.thinned.remove(at)?;
             let viewer = thinned.viewer;
             // Not as fast as one that joins: its path was full a moment ago.
-            let rate = self.live_rate.rate().as_bits_per_second();
-            let unlimited = Bitrate::bits_per_second(rate * 5 / 4);
+            let unlimited = self.live_rate.rate().scaled(1.25);
             let repair = self.allowance(viewer);
             let (parts, left_out) =
                 thinned.next_packets(&self.history, &self.is_sound, (unlimited, repair), now);

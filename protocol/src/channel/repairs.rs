@@ -304,7 +304,7 @@ impl Repairs {
                 again.into_iter().chain(repair).map(|(_, packet)| packet).collect();
             let bytes = packets.iter().map(Bytes::len).sum();
             let least = if known.joins(now) { joining } else { LEAST_RATE };
-            let pace = scaled(stream, thinness(stream)).max(least);
+            let pace = stream.scaled(thinness(stream)).max(least);
             known.pacer.spend(bytes, known.limit.unwrap_or(pace), now);
             return Some(Chunk { viewer, packets, repair: repair_packets });
         }
@@ -323,10 +323,6 @@ impl Repairs {
 fn thinness(stream: Bitrate) -> f64 {
     let rate = stream.as_bits_per_second().max(1) as f64;
     (THICK.as_bits_per_second() as f64 / rate).clamp(1.0, MOST_THIN)
-}
-
-fn scaled(rate: Bitrate, by: f64) -> Bitrate {
-    Bitrate::bits_per_second((rate.as_bits_per_second() as f64 * by) as u64)
 }
 
 impl Viewer {

@@ -77,7 +77,7 @@ impl Thinned {
 
     /// What repair for it may take, where it needs such a share of the media.
     pub(super) fn repair_rate(&self, repair: f64) -> Option<Bitrate> {
-        self.rate.map(|rate| scaled(rate, 1.0 - media_share(repair)))
+        self.rate.map(|rate| rate.scaled(1.0 - media_share(repair)))
     }
 
     /// Whether it has everything, and may have everything.
@@ -146,7 +146,7 @@ impl Thinned {
         }
         if !parts.is_empty() {
             let bytes = parts.iter().map(Part::len).sum();
-            let rate = self.rate.map_or(unlimited, |rate| scaled(rate, media_share(repair)));
+            let rate = self.rate.map_or(unlimited, |rate| rate.scaled(media_share(repair)));
             self.pacer.spend(bytes, rate, now);
         }
         (parts, self.told())
@@ -212,10 +212,6 @@ impl Thinned {
 /// The share of a rate that media may take, where repair needs such a share of the media.
 fn media_share(repair: f64) -> f64 {
     (1.0 / (1.0 + repair)).min(1.0 - REPAIR_SHARE)
-}
-
-fn scaled(rate: Bitrate, by: f64) -> Bitrate {
-    Bitrate::bits_per_second((rate.as_bits_per_second() as f64 * by) as u64)
 }
 
 fn is_nothing(rate: Bitrate) -> bool {
