@@ -25,8 +25,12 @@ use crate::reach;
 /// is a hard one, and it mostly ends first.
 const LOOKING_ON: Duration = Duration::from_millis(150);
 
-/// How long a rendezvous may take to introduce: a broadcaster may just be registering again.
-const INTRODUCING: Duration = Duration::from_secs(8);
+/// How long a rendezvous may take to introduce, connecting included: a broadcaster may just be registering
+/// again, or the connection break on the way.
+const INTRODUCING: Duration = Duration::from_secs(12);
+
+/// Connections on which an introduction is asked for, one after the other broke.
+const MOST_TRIES: u32 = 3;
 
 /// How long one rendezvous has before the next is asked as well.
 const NEXT_SERVER: Duration = Duration::from_millis(800);
@@ -119,16 +123,41 @@ async fn introduce_at(
     let servers = resolve(port, host, number).await.map_err(|error| {
         Failure::new(Code::RendezvousUnreachable, format!("{error}; check the link"))
     })?;
-    let making = Contact::make(port, &servers, ask);
-    let (mut contact, party) = reach::connected(making, &servers).await?;
-    let asking = contact.introduce(&ask.link, party, ask.renews);
-    let introduction = tokio::time::timeout(INTRODUCING, asking).await.map_err(|_| {
+    let asking = async {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let making = Contact::make(port, &servers, ask);
+            let (mut contact, party) = reach::connected(making, &servers).await?;
+            match contact.introduce(&ask.link, party, ask.renews).await {
+                Ok(introduction) => return Ok((contact, introduction)),
+                Err(NotIntroduced::Told(failure)) => return Err(failure),
+                Err(NotIntroduced::Broken(error)) if tries >= MOST_TRIES => {
+                    return Err(Failure::new(
+                        Code::RendezvousUnreachable,
+                        format!("{error}; try again"),
+                    ));
+                }
+                // The rendezvous may have restarted, or our address may have changed: another connection
+                // finds out at once.
+                Err(NotIntroduced::Broken(error)) => tracing::info!("{error}; connecting again"),
+            }
+        }
+    };
+    tokio::time::timeout(INTRODUCING, asking).await.map_err(|_| {
         Failure::new(
             Code::RendezvousUnreachable,
             format!("the rendezvous at {host}:{number} took too long to introduce us; try again"),
         )
-    })??;
-    Ok((contact, introduction))
+    })?
+}
+
+/// Why there is no introduction.
+enum NotIntroduced {
+    /// The connection broke meanwhile.
+    Broken(SignallingError),
+    /// The rendezvous said so.
+    Told(Failure),
 }
 
 impl Contact {
@@ -184,17 +213,15 @@ impl Contact {
         link: &Link,
         party: Party,
         renews: Option<IntroductionId>,
-    ) -> Result<Introduction, Failure> {
-        let broken = |error: SignallingError| {
-            Failure::new(Code::RendezvousUnreachable, format!("{error}; try again"))
-        };
+    ) -> Result<Introduction, NotIntroduced> {
+        let broken = NotIntroduced::Broken;
         let ask = ToRendezvous::Introduce { broadcaster: link.broadcaster, party, renews };
         self.signalling.send(&ask).await.map_err(broken)?;
         loop {
             match self.signalling.receive().await.map_err(broken)? {
                 FromRendezvous::Introduction { introduction } => return Ok(introduction),
                 FromRendezvous::Refused { reason: Refusal::UnknownBroadcaster } => {
-                    return Err(Failure::new(
+                    return Err(NotIntroduced::Told(Failure::new(
                         Code::Unknown,
                         format!(
                             "the rendezvous at {} knows no broadcaster {}; is it running, and is the \
@@ -202,17 +229,18 @@ impl Contact {
                             self.server(),
                             link.broadcaster
                         ),
-                    ));
+                    )));
                 }
                 FromRendezvous::Refused { reason } => {
-                    return Err(Failure::new(
+                    return Err(NotIntroduced::Told(Failure::new(
                         Code::RendezvousUnreachable,
                         format!("the rendezvous refused ({}); try again later", reason.as_str()),
-                    ));
+                    )));
                 }
                 FromRendezvous::Update { .. } => {}
                 FromRendezvous::Registered { .. } => {
-                    return Err(Failure::runtime("the rendezvous answered what was not asked"));
+                    let failure = Failure::runtime("the rendezvous answered what was not asked");
+                    return Err(NotIntroduced::Told(failure));
                 }
             }
         }
