@@ -19,12 +19,15 @@ use protocol::feedback::{self, Block, Feedback, Totals};
 use protocol::srtcp::{self, FeedbackKey, OpenError, Opener};
 use protocol::units::Bitrate;
 use protocol::uplink::Health;
+use serde_json::{Value, json};
 use tokio::sync::Notify;
 use transport::openings::Handle;
 use transport::paths::Standing;
 
-use crate::metrics::{Metrics, Unheard, ViewerSample};
+use crate::events::Event;
+use crate::metrics::{Metrics, Row, STATES, Unheard, worst};
 use crate::shared::LiveChannel;
+use crate::trend::{Look, Trend, Turn, shares};
 
 /// Mean time from one feedback packet of a viewer to the next that is still opened, and how many may come
 /// at once: more than a viewer says that asks for something as often as it may.
@@ -65,6 +68,7 @@ pub(crate) struct Seat {
     /// The last authentic word, in milliseconds of the audience's clock.
     heard_ms: AtomicU64,
     began_at: Instant,
+    joined_at: Instant,
     is_paused: AtomicBool,
     /// For the session: there is a notice, or silence, or a word although media is paused.
     woken: Notify,
@@ -74,11 +78,30 @@ pub(crate) struct Seat {
 struct State {
     opener: Opener,
     allowance: Allowance,
-    sample: ViewerSample,
+    sample: Sample,
+    trend: Trend,
+    path: &'static str,
     /// The least round trip that there ever was.
     least_rtt: Option<Duration>,
     congestion: Congestion,
     notices: VecDeque<Notice>,
+}
+
+/// One viewer's reception, from its reports.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sample {
+    /// Share of packets lost since its last report, 0 to 1.
+    fraction_lost: f64,
+    /// Round-trip time.
+    rtt: Duration,
+    /// Interarrival jitter of its video.
+    jitter: Duration,
+    /// From capture to output.
+    shown: Option<Duration>,
+    /// Its totals.
+    totals: Totals,
+    /// Whether it has reported at all.
+    is_known: bool,
 }
 
 impl Audience {
@@ -98,7 +121,7 @@ impl Audience {
         viewer: ViewerId,
         channel: LiveChannel,
         latency: Duration,
-        path: Handle,
+        (path, path_kind): (Handle, &'static str),
         key: &FeedbackKey,
     ) -> Arc<Seat> {
         let now = Instant::now();
@@ -109,12 +132,15 @@ impl Audience {
             path,
             heard_ms: AtomicU64::new(millis(now - self.began_at)),
             began_at: self.began_at,
+            joined_at: now,
             is_paused: AtomicBool::new(false),
             woken: Notify::new(),
             state: Mutex::new(State {
                 opener: Opener::new(key, viewer.0),
                 allowance: Allowance::new(now),
-                sample: ViewerSample::default(),
+                sample: Sample::default(),
+                trend: Trend::default(),
+                path: path_kind,
                 least_rtt: None,
                 congestion: Congestion::default(),
                 notices: VecDeque::new(),
@@ -140,6 +166,11 @@ impl Audience {
     /// Says whether most viewers suffer at once.
     pub(crate) fn set_uplink_full(&self, is_full: bool) {
         self.is_uplink_full.store(is_full, Ordering::Relaxed);
+    }
+
+    /// Whether most viewers suffer at once.
+    pub(crate) fn is_uplink_full(&self) -> bool {
+        self.is_uplink_full.load(Ordering::Relaxed)
     }
 
     /// Tells one viewer.
@@ -191,8 +222,25 @@ impl Audience {
 
     /// Brings the series of single viewers up to date.
     pub(crate) fn publish(&self) {
-        let sample = |seat: &Arc<Seat>| (seat.viewer, seat.lock().sample);
-        self.metrics.publish(self.seats.iter().map(|seat| sample(&seat)).collect());
+        self.metrics.per_viewer.publish(self.seats.iter().map(|seat| seat.row()).collect());
+    }
+
+    /// Looks at how every viewer receives. Each second.
+    pub(crate) fn look(&self) {
+        let now = Instant::now();
+        let mut lossy = 0;
+        for seat in &self.seats {
+            lossy += i64::from(seat.look(&self.metrics, now));
+        }
+        self.metrics.lossy.set(lossy);
+    }
+
+    /// The viewers that the status page shows, those with the worst loss first.
+    pub(crate) fn shown(&self) -> Vec<Value> {
+        let mut rows: Vec<Row> = self.seats.iter().map(|seat| seat.smoothed_row()).collect();
+        rows = worst(rows, self.metrics.per_viewer.most());
+        let show = |row: &Row| Some(self.seats.get(&row.viewer)?.shown(row));
+        rows.iter().filter_map(show).collect()
     }
 }
 
@@ -227,12 +275,14 @@ impl Seat {
         }
         self.heard(now);
         match feedback.map_err(|_| Unheard::Malformed)? {
-            Feedback::Report { blocks, totals, rtt, latency } => {
-                let latency = latency.map_or(self.latency, |latency| latency.min(MOST_LATENCY));
+            Feedback::Report { blocks, totals, times } => {
+                let latency =
+                    times.latency.map_or(self.latency, |latency| latency.min(MOST_LATENCY));
                 let totals = totals.unwrap_or_default();
                 metrics.grown(&state.sample.totals, &totals);
-                let rtt = rtt.or_else(|| self.path.rtt()).unwrap_or_default();
-                let sample = self.sample(&blocks, totals, rtt);
+                let rtt = times.rtt.or_else(|| self.path.rtt()).unwrap_or_default();
+                let shown = times.shown.map(|shown| shown.min(MOST_LATENCY));
+                let sample = self.sample(&blocks, &state.sample, totals, (rtt, shown));
                 let before = std::mem::replace(&mut state.sample, sample);
                 state.least_rtt = Some(state.least_rtt.map_or(rtt, |least| least.min(rtt)));
                 let carried = state.congestion.carries();
@@ -253,7 +303,7 @@ impl Seat {
                 }
                 drop(state);
                 if carries != carried {
-                    self.carries(carries, stream);
+                    self.carries(carries, stream, metrics);
                 }
                 if sample.fraction_lost > 0.0 || before.fraction_lost > 0.0 {
                     let viewer = self.viewer;
@@ -270,19 +320,12 @@ impl Seat {
     }
 
     /// The viewer's path carries another rate than before.
-    fn carries(&self, carries: Carries, stream: Bitrate) {
+    fn carries(&self, carries: Carries, stream: Bitrate, metrics: &Metrics) {
         let viewer = self.viewer;
-        match carries {
-            Carries::Everything => {
-                tracing::info!(%viewer, "the viewer's path carries the stream again");
-            }
-            Carries::Only(rate) => {
-                tracing::info!(%viewer, %rate, %stream, "the viewer's path does not carry the stream");
-            }
-            Carries::Nothing => {
-                tracing::info!(%viewer, "nothing arrives at the viewer; media paused");
-            }
-        }
+        metrics.events.record(match limit_of(carries) {
+            None => Event::PathWide { viewer },
+            Some(rate) => Event::PathNarrow { viewer, rate, stream },
+        });
         let bits_per_second = limit_of(carries).map(Bitrate::as_bits_per_second);
         let lag_ms = bits_per_second.map_or(0, |_| MOST_LAG.as_millis() as u32);
         self.tell(Notice::Carries { bits_per_second, lag_ms });
@@ -295,8 +338,9 @@ impl Seat {
     }
 
     /// The viewer's path is another one: what the former carried says nothing about it.
-    pub(crate) fn moved(&self) {
+    pub(crate) fn moved(&self, path: &'static str) {
         let mut state = self.lock();
+        state.path = path;
         state.least_rtt = None;
         let carried = std::mem::take(&mut state.congestion).carries();
         self.channel.fan_out.limit(self.viewer, None);
@@ -306,14 +350,24 @@ impl Seat {
         }
     }
 
-    fn sample(&self, blocks: &[Block], totals: Totals, rtt: Duration) -> ViewerSample {
+    fn sample(
+        &self,
+        blocks: &[Block],
+        before: &Sample,
+        totals: Totals,
+        (rtt, shown): (Duration, Option<Duration>),
+    ) -> Sample {
         let video = blocks.first().copied().unwrap_or_default();
         let worst = blocks.iter().map(|block| block.fraction_lost).max().unwrap_or(0);
         let format = self.channel.formats.first();
         let clock_rate = format.map_or(90_000, |format| format.clock_rate).max(1);
-        ViewerSample {
-            fraction_lost: f64::from(worst) / 256.0,
+        // Totals are finer than RTCP's 256ths, where there are enough packets.
+        let fine = shares(&before.totals, &totals).map(|(loss, _)| loss);
+        Sample {
+            fraction_lost: fine.unwrap_or(f64::from(worst) / 256.0),
             rtt,
+            shown,
+            is_known: true,
             jitter: Duration::from_secs_f64(f64::from(video.jitter) / f64::from(clock_rate)),
             totals,
         }
@@ -321,8 +375,105 @@ impl Seat {
 
     fn health(&self) -> Option<Health> {
         let state = self.lock();
-        let ViewerSample { fraction_lost, rtt, .. } = state.sample;
+        let Sample { fraction_lost, rtt, .. } = state.sample;
         state.least_rtt.map(|least_rtt| Health { fraction_lost, rtt, least_rtt })
+    }
+
+    /// What is done for the viewer, as metrics and status page name it.
+    fn state_name(&self, state: &State) -> &'static str {
+        let [joining, playing, paused, limited] = STATES;
+        if self.is_paused() {
+            paused
+        } else if state.congestion.carries() != Carries::Everything {
+            limited
+        } else if state.sample.is_known {
+            playing
+        } else {
+            joining
+        }
+    }
+
+    fn row(&self) -> Row {
+        let state = self.lock();
+        let Sample { fraction_lost, rtt, jitter, shown, totals, .. } = state.sample;
+        Row {
+            viewer: self.viewer,
+            path: state.path,
+            state: self.state_name(&state),
+            fraction_lost,
+            rtt,
+            jitter,
+            latency: shown,
+            totals,
+        }
+    }
+
+    /// As [`Self::row`], with loss averaged over the last seconds: what people read should not flicker.
+    fn smoothed_row(&self) -> Row {
+        let loss = self.lock().trend.loss();
+        Row { fraction_lost: loss, ..self.row() }
+    }
+
+    /// Looks at how the viewer receives; whether it loses more than a little.
+    fn look(&self, metrics: &Metrics, now: Instant) -> bool {
+        let mut state = self.lock();
+        let Sample { rtt, jitter, shown, totals, is_known, .. } = state.sample;
+        if !is_known || self.is_paused() {
+            return false;
+        }
+        let Look { shares, turn } = state.trend.look(now, &totals, shown);
+        let is_lossy = state.trend.is_lossy();
+        drop(state);
+        metrics.distributions.observe(shares, (rtt, jitter), shown);
+        let viewer = self.viewer;
+        match turn {
+            None => {}
+            Some(Turn::High(loss)) => metrics.events.record(Event::LossHigh { viewer, loss }),
+            Some(Turn::Over { lost, recovered, unrecovered, lasted }) => {
+                metrics.events.record(Event::LossOver {
+                    viewer,
+                    lost,
+                    recovered,
+                    unrecovered,
+                    lasted,
+                });
+            }
+        }
+        is_lossy
+    }
+
+    fn shown(&self, row: &Row) -> Value {
+        let state = self.lock();
+        let ms = |time: Duration| (time.as_secs_f64() * 1e4).round() / 10.0;
+        let (interval, loss, latency) = state.trend.points();
+        let known = |time: Duration| state.sample.is_known.then(|| ms(time));
+        let Totals { received, lost, recovered_nack, recovered_fec, unrecovered, .. } = row.totals;
+        let carries = match state.congestion.carries() {
+            Carries::Everything => None,
+            limited => limit_of(limited).map(Bitrate::as_bits_per_second),
+        };
+        json!({
+            "viewer": row.viewer.to_string(),
+            "channel": &*self.channel.name,
+            "state": row.state,
+            "path": row.path,
+            "since_seconds": self.joined_at.elapsed().as_secs_f64(),
+            "rtt_ms": known(row.rtt),
+            "jitter_ms": known(row.jitter),
+            "latency_ms": row.latency.map(ms),
+            "loss": row.fraction_lost,
+            "unrecovered": state.trend.unrecovered(),
+            "is_lossy": state.trend.is_lossy(),
+            "packets": {
+                "received": received,
+                "lost": lost,
+                "recovered_nack": recovered_nack,
+                "recovered_fec": recovered_fec,
+                "unrecovered": unrecovered,
+            },
+            "carries_bps": carries,
+            "history": { "interval_seconds": interval, "loss": loss, "latency_ms": latency },
+        })
     }
 
     fn heard(&self, now: Instant) {

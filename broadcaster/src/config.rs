@@ -45,7 +45,7 @@ pub struct Args {
     /// UDP address for media and control [default: any port, both IP versions].
     #[arg(long, value_name = "ADDR:PORT")]
     pub bind: Option<SocketAddr>,
-    /// Serve /metrics, /healthz and /readyz on this TCP address.
+    /// Serve a status page, /metrics, /healthz and /readyz on this TCP address.
     #[arg(long, value_name = "ADDR:PORT")]
     pub metrics: Option<SocketAddr>,
     /// Write the watch links to this file, one a line.
@@ -98,8 +98,8 @@ pub struct Config {
     pub port_mapping: bool,
     /// UDP address for media and control.
     pub bind: Option<SocketAddr>,
-    /// TCP address of the metrics listener.
-    pub metrics: Option<SocketAddr>,
+    /// The metrics listener: its TCP address, or what more there is to set.
+    pub metrics: MetricsConfig,
     /// Where the watch links are written to.
     pub link_file: Option<PathBuf>,
     /// Folder of the broadcaster's key.
@@ -130,11 +130,74 @@ impl Default for Config {
             allow_private: false,
             port_mapping: true,
             bind: None,
-            metrics: None,
+            metrics: MetricsConfig::default(),
             link_file: None,
             state: None,
             key_log: None,
             log_format: LogFormat::default(),
+        }
+    }
+}
+
+/// Viewers with series of their own in the metrics, and on the status page, where nothing else is said.
+pub const VIEWER_SERIES: usize = 100;
+
+/// What the metrics listener shows, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "MetricsForm", into = "MetricsForm")]
+pub struct MetricsConfig {
+    /// Its TCP address; without one there is none.
+    pub listen: Option<SocketAddr>,
+    /// Viewers with series of their own, the worst loss first.
+    pub viewer_series: usize,
+}
+
+impl Default for MetricsConfig {
+    fn default() -> Self {
+        Self { listen: None, viewer_series: VIEWER_SERIES }
+    }
+}
+
+/// As it is written: nothing, an address, or a mapping.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected ADDR:PORT, or a mapping with listen and viewer_series")]
+enum MetricsForm {
+    None(()),
+    Address(SocketAddr),
+    Whole(WholeMetrics),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WholeMetrics {
+    #[serde(default)]
+    listen: Option<SocketAddr>,
+    #[serde(default = "viewer_series")]
+    viewer_series: usize,
+}
+
+fn viewer_series() -> usize {
+    VIEWER_SERIES
+}
+
+impl From<MetricsForm> for MetricsConfig {
+    fn from(form: MetricsForm) -> Self {
+        match form {
+            MetricsForm::None(()) => Self::default(),
+            MetricsForm::Address(address) => Self { listen: Some(address), ..Self::default() },
+            MetricsForm::Whole(WholeMetrics { listen, viewer_series }) => {
+                Self { listen, viewer_series }
+            }
+        }
+    }
+}
+
+impl From<MetricsConfig> for MetricsForm {
+    fn from(MetricsConfig { listen, viewer_series }: MetricsConfig) -> Self {
+        match listen {
+            None if viewer_series == VIEWER_SERIES => Self::None(()),
+            Some(address) if viewer_series == VIEWER_SERIES => Self::Address(address),
+            listen => Self::Whole(WholeMetrics { listen, viewer_series }),
         }
     }
 }
@@ -171,7 +234,7 @@ impl Config {
         config.channel = args.channel.unwrap_or(config.channel);
         config.uplink = args.uplink.or(config.uplink);
         config.bind = args.bind.or(config.bind);
-        config.metrics = args.metrics.or(config.metrics);
+        config.metrics.listen = args.metrics.or(config.metrics.listen);
         config.link_file = args.link_file.or(config.link_file);
         config.state = args.state.or(config.state);
         config.log_format = args.log_format.unwrap_or(config.log_format);
@@ -291,6 +354,29 @@ mod tests {
         for key in keys.as_mapping().expect("a mapping").keys() {
             let key = key.as_str().expect("a name");
             assert!(text.contains(&format!("{key}:")), "configs/broadcaster.yaml lacks {key}");
+        }
+    }
+
+    #[test]
+    fn metrics_are_an_address_or_a_mapping() {
+        let metrics = |yaml: &str| {
+            service::config::parse::<Config>(yaml)
+                .map(|config| config.metrics)
+                .map_err(|e| e.to_string())
+        };
+        let address = Some("127.0.0.1:9402".parse().expect("an address"));
+        let table = [
+            ("metrics: null", None, 100),
+            ("metrics: 127.0.0.1:9402", address, 100),
+            ("metrics:\n  listen: 127.0.0.1:9402\n  viewer_series: 7", address, 7),
+            ("metrics:\n  viewer_series: 7", None, 7),
+        ];
+        for (yaml, listen, viewer_series) in table {
+            assert_eq!(metrics(yaml), Ok(MetricsConfig { listen, viewer_series }), "{yaml}");
+        }
+        for yaml in ["metrics: 9402", "metrics:\n  viewers: 7"] {
+            let error = metrics(yaml).expect_err("illegal");
+            assert!(error.contains("metrics") && error.contains("viewer_series"), "{error}");
         }
     }
 

@@ -5,9 +5,11 @@
 //! all viewers at once. Everything else serves joining and leaving: [`registration`] keeps the
 //! broadcaster known to the rendezvous, [`session`] is one viewer's life from introduction to end,
 //! and [`audience`] hears what viewers report.
+//! What an operator gets to see is in [`metrics`], [`events`] and [`status`].
 
 mod audience;
 pub mod config;
+mod events;
 pub mod fanout;
 pub mod media;
 mod metrics;
@@ -17,9 +19,11 @@ mod run;
 mod session;
 mod shared;
 mod source;
+mod status;
 mod surroundings;
+mod trend;
 mod uplink;
 
 pub use config::{Args, Config};
-pub use metrics::ChannelMetrics;
+pub use metrics::{ChannelMetrics, described_metrics};
 pub use run::run;

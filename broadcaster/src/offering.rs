@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::behaviour::Kind;
 use protocol::candidate::{Candidate, CandidateKind};
 use protocol::offer::{Answer, Offer};
 use protocol::opening::{Config as Times, Role};
 use protocol::signalling::{Introduction, Party};
 use service::exit::{Code, Failure};
-use service::metrics::Readiness;
+use service::listener::Readiness;
 use tokio::sync::{mpsc, watch};
 use transport::echo::{self, Echo};
 use transport::effort::{Effort, Means};
@@ -167,6 +168,11 @@ impl Offering {
         let started = Effort::start(means, &self.shared.openings, &introduction, own, times);
         let Some((opening, effort)) = started else { return };
         tracing::info!(viewer = %reflexive.address, "opening a path to a viewer that answered");
-        tokio::spawn(session::serve(introduction.id, opening, effort, &self.shared));
+        tokio::spawn(session::serve(
+            introduction.id,
+            (opening, Kind::Unknown),
+            effort,
+            &self.shared,
+        ));
     }
 }

@@ -12,12 +12,13 @@ use protocol::candidate::{Candidate, CandidateKind};
 use protocol::opening::{IntroductionId, Local};
 use protocol::signalling::{FromRendezvous, Introduction, Party, Refusal, ToRendezvous, Update};
 use service::exit::{Code, Failure};
-use service::metrics::Readiness;
+use service::listener::Readiness;
 use tokio::sync::{mpsc, watch};
 use transport::identity::Identity;
 use transport::port::Port;
 use transport::signalling::{Signalling, SignallingError, resolve};
 
+use crate::events::{Event, Events};
 use crate::surroundings::{Seen, Surroundings};
 
 /// From a broken connection to the next try, growing to the longest.
@@ -98,6 +99,8 @@ pub(crate) struct Registrar {
     pub(crate) is_busy: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Where a rendezvous sees us: the latest word.
     pub(crate) seen: watch::Sender<Option<Seen>>,
+    /// Where it is told what happens.
+    pub(crate) events: Arc<Events>,
     /// How many registrations stand.
     pub(crate) standing: Arc<AtomicUsize>,
 }
@@ -161,7 +164,7 @@ impl Registrar {
                     tracing::error!("{error}; viewers go on watching, new ones go to the other");
                     return;
                 }
-                tracing::warn!("{error}; viewers go on watching, new ones must wait");
+                self.events.record(Event::RendezvousLost { reason: error.to_string() });
             }
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_RETRY);
@@ -188,11 +191,8 @@ impl Registrar {
         signalling.send(&ToRendezvous::Register { party: party.clone() }).await?;
         match signalling.receive().await? {
             FromRendezvous::Registered { observed } => {
-                tracing::info!(
-                    rendezvous = %signalling.server(),
-                    external = %observed.address,
-                    "registered"
-                );
+                let (rendezvous, external) = (signalling.server(), observed.address);
+                self.events.record(Event::RendezvousRegistered { rendezvous, external });
                 Ok(Registered { signalling, party, observed: observed.address })
             }
             FromRendezvous::Refused { reason: Refusal::Busy } => {

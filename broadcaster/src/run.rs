@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use prometheus::Registry;
 use protocol::channel::{Channel, History, JoinPacing};
 use protocol::control::{ALPN, Notice, close};
 use protocol::link::{Link, Target};
@@ -20,7 +21,7 @@ use protocol::uplink::Budget;
 use quinn::VarInt;
 use rand::RngExt;
 use service::exit::Failure;
-use service::metrics::Readiness;
+use service::listener::{Readiness, Shown};
 use tokio::sync::{Semaphore, watch};
 use transport::effort::Word;
 use transport::identity::Identity;
@@ -31,6 +32,7 @@ use transport::port::{self, Arrival, Inbound, Port};
 
 use crate::audience::Audience;
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
+use crate::events::Event;
 use crate::fanout::{self, FanOut};
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
@@ -39,6 +41,7 @@ use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::{LiveChannel, Places, Shared};
 use crate::source::{Feed, Start};
+use crate::status::Status;
 use crate::surroundings::{Seen, Surroundings};
 use crate::uplink::Uplink;
 
@@ -63,15 +66,27 @@ impl From<MediaError> for Failure {
 pub async fn run(config: Config) -> Result<(), Failure> {
     check_environment()?;
     let identity = Identity::load_or_create(&config.state_folder()?).map_err(Failure::runtime)?;
-    let embedded = Embedded::start(&config).await?;
-    let metrics = Arc::new(Metrics::new(config.uplink.map(Bitrate::as_bytes_per_second)));
+    let registry = service::metrics::registry("broadcaster");
+    let embedded = Embedded::start(&config, &registry).await?;
+    let metrics = Arc::new(Metrics::new(registry, config.metrics.viewer_series));
+    metrics.set_uplink(config.uplink, false);
     let audience = Arc::new(Audience::new(Arc::clone(&metrics)));
     let readiness = Readiness::default();
-    if let Some(address) = config.metrics {
-        let refreshed = Arc::clone(&audience);
-        let registry = metrics.registry.clone();
-        let refresh = move || refreshed.publish();
-        service::metrics::serve(address, registry, readiness.clone(), refresh).await?;
+    let status = Arc::<Status>::default();
+    if let Some(address) = config.metrics.listen {
+        let (refreshed, counted) = (Arc::clone(&audience), Arc::clone(&metrics));
+        let status = Arc::clone(&status);
+        let shown = Shown {
+            program: "broadcaster",
+            registry: metrics.registry.clone(),
+            readiness: readiness.clone(),
+            refresh: Box::new(move || {
+                refreshed.publish();
+                counted.refresh();
+            }),
+            status: Box::new(move || status.show()),
+        };
+        service::listener::serve(address, shown).await?;
     }
     let (port, openings) = open_port(&config, &identity, &audience)?;
 
@@ -106,13 +121,14 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         places: Places::default(),
     });
 
+    status.tell_of(&shared, &config.source.to_string());
     let shutdown = service::shutdown::requested();
     let mut mapping = None;
     let result = tokio::select! {
         result = shutdown => result.map_err(|error| {
             Failure::runtime(format!("cannot listen for signals: {error}"))
         }),
-        end = told.ended.recv() => source_result(end),
+        end = told.ended.recv() => source_result(end, &metrics),
         result = async {
             let ready = told.channel.wait_for(Option::is_some).await.is_ok();
             if !ready {
@@ -158,6 +174,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 surroundings: Arc::clone(&surroundings),
                 is_busy: Arc::new(move || viewers.get() > 0),
                 seen: seen_in,
+                events: Arc::clone(&metrics.events),
                 standing: Arc::default(),
             };
             let registrations = registrar.start(&servers).await?;
@@ -207,9 +224,9 @@ fn expected_rate(config: &Config) -> Bitrate {
     Bitrate::bits_per_second(if encoded_here { rates.iter().sum() } else { 0 })
 }
 
-fn source_result(end: Option<Result<(), Failure>>) -> Result<(), Failure> {
+fn source_result(end: Option<Result<(), Failure>>, metrics: &Metrics) -> Result<(), Failure> {
     if let Some(Ok(())) = end {
-        tracing::info!("the source came to its end");
+        metrics.events.record(Event::SourceEnded);
     }
     end.unwrap_or(Ok(()))
 }
@@ -235,14 +252,14 @@ struct Embedded {
 }
 
 impl Embedded {
-    async fn start(config: &Config) -> Result<Option<Self>, Failure> {
+    async fn start(config: &Config, registry: &Registry) -> Result<Option<Self>, Failure> {
         let Rendezvous::Embedded(listen) = config.rendezvous()? else { return Ok(None) };
         let directory = Arc::new(rendezvous::Directory::default());
         let mut settings = rendezvous::Config { listen, ..rendezvous::Config::default() };
         if !config.embedded_relay {
             settings.relay.mode = rendezvous::config::RelayMode::Off;
         }
-        let server = rendezvous::Server::start(&settings, directory)?;
+        let server = rendezvous::Server::start_beside(&settings, directory, registry.clone())?;
         let port = match server.local_addr().port() {
             0 => EMBEDDED_PORT,
             port => port,
@@ -330,7 +347,9 @@ fn channel_starter(
     let sender = port
         .sender()
         .map_err(|error| Failure::runtime(format!("cannot share the UDP socket: {error}")))?;
+    let events = Arc::clone(&metrics.events);
     let metrics = Arc::clone(&metrics.channel);
+    let name: Arc<str> = config.channel.as_str().into();
     let producer = Arc::clone(producer);
     let audience = Arc::clone(audience);
     let tell = move |event| match event {
@@ -365,8 +384,9 @@ fn channel_starter(
         for format in formats.iter() {
             tracing::info!(kind = %format.kind, encoding = format.encoding_name, "track");
         }
-        let started_at = Instant::now();
-        Ok(LiveChannel { formats, ssrcs, key: Arc::new(key), fan_out, started_at })
+        events.record(Event::SourceStarted { tracks: formats.len() });
+        let (name, started_at) = (Arc::clone(&name), Instant::now());
+        Ok(LiveChannel { name, formats, ssrcs, key: Arc::new(key), fan_out, started_at })
     }))
 }
 
@@ -529,25 +549,18 @@ async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
     }
 }
 
-/// Copies the encoder's counters into the metrics, and looks at the uplink, each second.
+/// Copies the encoder's counters into the metrics, and looks at the viewers and the uplink, each second.
 async fn watch(producer: &Producer, shared: &Shared) {
     let metrics = &shared.metrics;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
-        let stats = producer.encoder_stats();
+        shared.audience.look();
+        metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
         let channel = shared.channel.borrow().clone();
         let fan_out = channel.as_ref().map(|channel| &channel.fan_out);
         shared.uplink.observe(metrics, &shared.audience, fan_out);
-        raise(&metrics.encoder.frames_in, stats.frames_in);
-        raise(&metrics.encoder.frames_encoded, stats.frames_encoded);
-        raise(&metrics.encoder.keyframes, stats.keyframes);
     }
-}
-
-/// Brings a counter up to what was counted elsewhere.
-fn raise(counter: &prometheus::IntCounter, to: u64) {
-    counter.inc_by(to.saturating_sub(counter.get()));
 }
 
 async fn stop(shared: &Shared, port: &Port) {

@@ -4,19 +4,22 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::behaviour::Kind;
+use protocol::channel::ViewerId;
 use protocol::control::{Notice, Refusal, Request, Response, close};
 use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
 use protocol::srtcp::FeedbackKey;
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
 use transport::effort::{Effort, Means};
 use transport::openings::Opening;
 use transport::paths::Peer;
 use transport::stream;
 
-use crate::audience::{MOST_LATENCY, PAUSE_AFTER, Seat};
+use crate::audience::{MOST_LATENCY, Seat};
+use crate::events::Event as Happened;
 use crate::fanout::Target;
-use crate::metrics::Attempt;
+use crate::metrics::Departure;
 use crate::registration::Introduced;
 use crate::shared::{Admitted, Place, Shared};
 
@@ -49,16 +52,17 @@ pub(crate) fn begin(
         allow_private: shared.allow_private,
         updates,
     };
+    let nat = introduction.peer.behaviour.kind();
     let config = Config::for_role(Role::Broadcaster);
     let started = Effort::start(means, &shared.openings, &introduction, own, config);
     let (opening, effort) = started?;
-    Some(serve(introduction.id, opening, effort, shared))
+    Some(serve(introduction.id, (opening, nat), effort, shared))
 }
 
 /// Serves a viewer whose path is being opened. It is known from when this returns.
 pub(crate) fn serve(
     id: IntroductionId,
-    opening: Opening,
+    (opening, nat): (Opening, Kind),
     effort: Effort,
     shared: &Arc<Shared>,
 ) -> impl Future<Output = ()> + Send + use<> {
@@ -71,6 +75,8 @@ pub(crate) fn serve(
         shared,
         peer,
         opening,
+        nat,
+        introduced_at: Instant::now(),
         effort,
         path: None,
         media_at: None,
@@ -79,8 +85,8 @@ pub(crate) fn serve(
     };
     async move {
         let end = session.run().await;
-        session.close();
-        tracing::debug!(introduction = %id, "viewer's session ended: {end}");
+        session.close(&end);
+        tracing::debug!(introduction = %id, "viewer's session ended: {}", end.why);
     }
 }
 
@@ -88,6 +94,9 @@ struct Session {
     shared: Arc<Shared>,
     peer: Peer,
     opening: Opening,
+    /// The kind of the viewer's NAT.
+    nat: Kind,
+    introduced_at: Instant,
     #[expect(dead_code, reason = "it goes on for as long as the session")]
     effort: Effort,
     path: Option<Path>,
@@ -95,6 +104,22 @@ struct Session {
     media_at: Option<std::net::SocketAddr>,
     arrival: oneshot::Receiver<Connection>,
     watching: Option<Watching>,
+}
+
+/// Why a session is over.
+struct End {
+    why: &'static str,
+    departure: Departure,
+}
+
+impl End {
+    /// The viewer's connection ended: by a goodbye, or by itself.
+    fn of_connection(connection: &Connection) -> Self {
+        let said_goodbye =
+            matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(_)));
+        let departure = if said_goodbye { Departure::Left } else { Departure::Lost };
+        Self { why: "the viewer's connection ended", departure }
+    }
 }
 
 /// An admitted viewer.
@@ -106,10 +131,10 @@ struct Watching {
 
 impl Session {
     /// Runs to the end; says why it came.
-    async fn run(&mut self) -> &'static str {
+    async fn run(&mut self) -> End {
         let connection = match Box::pin(self.connected()).await {
             Ok(connection) => connection,
-            Err(end) => return end,
+            Err(why) => return End { why, departure: Departure::Lost },
         };
         let mut asking = Box::pin(tokio::time::sleep(CONNECT_PATIENCE));
         loop {
@@ -122,9 +147,9 @@ impl Session {
             };
             tokio::select! {
                 event = self.opening.event() => {
-                    if let Err(end) = self.path_event(event) {
+                    if let Err(why) = self.path_event(event) {
                         connection.close(VarInt::from_u32(close::CONSENT_EXPIRED), b"path lost");
-                        return end;
+                        return End { why, departure: Departure::Lost };
                     }
                 }
                 stream = connection.accept_bi() => match stream {
@@ -134,7 +159,7 @@ impl Session {
                     }
                     Err(error) => {
                         tracing::debug!(%error, "viewer's connection ended");
-                        return "the viewer's connection ended";
+                        return End::of_connection(&connection);
                     }
                 },
                 () = woken => {
@@ -146,10 +171,19 @@ impl Session {
                 }
                 () = &mut asking, if self.watching.is_none() => {
                     connection.close(VarInt::from_u32(close::PROTOCOL), b"nothing was asked");
-                    return "the viewer asked for nothing";
+                    return End { why: "the viewer asked for nothing", departure: Departure::Lost };
                 }
             }
         }
+    }
+
+    fn record(&self, event: Happened) {
+        self.shared.metrics.events.record(event);
+    }
+
+    /// The viewer's id, once it is admitted.
+    fn viewer(&self) -> Option<ViewerId> {
+        self.watching.as_ref().map(|watching| watching.seat.viewer)
     }
 
     /// Waits for a path and then for the viewer's connection on it.
@@ -179,24 +213,31 @@ impl Session {
     fn path_event(&mut self, event: Option<Event>) -> Result<(), &'static str> {
         match event {
             Some(Event::Opened(path)) => {
-                self.shared.metrics.path_open.observe(path.took.as_secs_f64());
-                self.shared.metrics.attempt(Attempt::Opened);
-                tracing::debug!(remote = %path.remote, kind = path.kind.as_str(), took = ?path.took, "path opened");
+                self.shared.metrics.attempt(self.nat, Some(path.took));
+                self.record(Happened::PathOpened {
+                    path: path.kind.as_str(),
+                    remote: path.remote,
+                    nat: self.nat.as_str(),
+                    took: path.took,
+                });
                 self.set_path(path);
                 Ok(())
             }
             Some(Event::Moved(path)) => {
-                tracing::info!(remote = %path.remote, kind = path.kind.as_str(), "path moved");
+                let (remote, kind) = (path.remote, path.kind.as_str());
+                self.record(Happened::PathMoved { viewer: self.viewer(), path: kind, remote });
                 self.set_path(path);
                 Ok(())
             }
             Some(Event::Failed(failure)) => {
-                self.shared.metrics.attempt(Attempt::Failed);
-                tracing::info!("a viewer could not be reached: {failure}");
+                self.shared.metrics.attempt(self.nat, None);
+                let nat = self.nat.as_str();
+                self.record(Happened::PathFailed { nat, reason: failure.to_string() });
                 Err("no path")
             }
             Some(Event::Lost(reason)) => {
-                tracing::info!(%reason, "path lost");
+                let reason = reason.to_string();
+                self.record(Happened::PathLost { viewer: self.viewer(), reason });
                 Err("path lost")
             }
             Some(Event::Media(remote)) => {
@@ -219,7 +260,7 @@ impl Session {
             self.shared.metrics.path(former.map(|former| former.kind), Some(path.kind));
         }
         if let Some(Watching { seat, .. }) = &self.watching {
-            seat.moved();
+            seat.moved(path.kind.as_str());
         }
         self.relocate(path);
         let left = former.map(|former| former.local).filter(|local| *local != path.local);
@@ -287,7 +328,7 @@ impl Session {
         };
         if let Response::Refused { reason } = response {
             self.shared.metrics.refuse(reason);
-            tracing::info!(reason = reason.as_str(), "viewer refused");
+            self.record(Happened::ViewerRefused { reason: reason.as_str() });
         }
         // An error means that the viewer is gone, which the connection says next.
         if say(&mut send, &response).await {
@@ -306,17 +347,16 @@ impl Session {
         let key = FeedbackKey::random(&mut rand::rng());
         let joined = channel.join(viewer, self.target(path), latency, key.clone()).await;
         let Some(admission) = joined else { return };
-        let handle = self.opening.handle().clone();
+        let handle = (self.opening.handle().clone(), path.kind.as_str());
         let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
-        self.shared.metrics.viewers.inc();
+        self.shared.metrics.admit(self.introduced_at.elapsed());
         self.shared.metrics.path(None, Some(path.kind));
-        tracing::info!(
-            %viewer,
-            path = path.kind.as_str(),
-            remote = %path.remote,
-            rtt_ms = connection.rtt().as_millis() as u64,
-            "viewer joined"
-        );
+        self.record(Happened::ViewerJoined {
+            viewer,
+            path: path.kind.as_str(),
+            remote: path.remote,
+            rtt: connection.rtt(),
+        });
         if !say(&mut send, &Response::Admitted { admission }).await {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
         }
@@ -334,7 +374,7 @@ impl Session {
             seat.set_paused(false);
             return;
         }
-        tracing::info!(viewer = %seat.viewer, "media paused: no word for {PAUSE_AFTER:?}");
+        self.record(Happened::MediaPaused { viewer: seat.viewer });
         seat.channel.fan_out.leave(seat.viewer);
         self.shared.metrics.paused.inc();
     }
@@ -347,7 +387,7 @@ impl Session {
         }
         seat.set_paused(false);
         self.shared.metrics.paused.dec();
-        tracing::info!(viewer = %seat.viewer, "media resumed");
+        self.record(Happened::MediaResumed { viewer: seat.viewer });
         // It knows the channel already; where it stands now shows in the packets.
         let join = seat.channel.fan_out.join(seat.viewer, self.target(path), seat.latency);
         // It knows all that it would be told.
@@ -356,7 +396,7 @@ impl Session {
     }
 
     /// Sends the notices that wait; says why the session ends if it does.
-    async fn say_notices(&mut self, connection: &Connection) -> Option<&'static str> {
+    async fn say_notices(&mut self, connection: &Connection) -> Option<End> {
         while let Some(notice) = self.watching.as_ref()?.seat.next_notice() {
             let end = self.say(connection, &notice).await;
             if end.is_some() {
@@ -367,7 +407,7 @@ impl Session {
     }
 
     /// Sends a notice; says why the session ends if it does.
-    async fn say(&mut self, connection: &Connection, notice: &Notice) -> Option<&'static str> {
+    async fn say(&mut self, connection: &Connection, notice: &Notice) -> Option<End> {
         let watching = self.watching.as_mut()?;
         let said = say(&mut watching.send, notice).await;
         match notice {
@@ -377,15 +417,17 @@ impl Session {
                 let stopped = watching.send.stopped();
                 let _ = tokio::time::timeout(Duration::from_millis(300), stopped).await;
                 connection.close(VarInt::from_u32(close::DONE), b"ended");
-                Some("the broadcast ended")
+                let is_removed = matches!(notice, Notice::Removed);
+                let departure = if is_removed { Departure::Removed } else { Departure::Ended };
+                Some(End { why: "the broadcast ended", departure })
             }
             Notice::Key { .. } | Notice::Carries { .. } | Notice::LeftOut { .. } => {
-                (!said).then_some("the viewer's connection ended")
+                (!said).then(|| End::of_connection(connection))
             }
         }
     }
 
-    fn close(&mut self) {
+    fn close(&mut self, end: &End) {
         self.shared.arrivals.remove(&self.peer);
         self.shared.efforts.remove(&self.opening.id());
         self.close_socket(self.path.map(|path| path.local));
@@ -393,12 +435,13 @@ impl Session {
             let seat = watching.seat;
             seat.channel.fan_out.leave(seat.viewer);
             self.shared.audience.leave(seat.viewer);
-            self.shared.metrics.viewers.dec();
+            self.shared.metrics.depart(end.departure);
             self.shared.metrics.path(self.path.map(|path| path.kind), None);
             if seat.is_paused() {
                 self.shared.metrics.paused.dec();
             }
-            tracing::info!(viewer = %seat.viewer, "viewer left");
+            let reason = end.departure.as_str();
+            self.record(Happened::ViewerLeft { viewer: seat.viewer, reason });
         }
     }
 }

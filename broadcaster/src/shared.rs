@@ -34,6 +34,7 @@ const MEASURING: Duration = Duration::from_millis(1200);
 /// The live channel as sessions see it.
 #[derive(Clone)]
 pub(crate) struct LiveChannel {
+    pub(crate) name: Arc<str>,
     pub(crate) formats: Arc<[Format]>,
     pub(crate) ssrcs: Arc<[u32]>,
     pub(crate) key: Arc<MasterKey>,
@@ -150,8 +151,7 @@ impl Shared {
 
     /// What the stream takes now, or is set to take, whichever is more.
     fn needed_for_each(&self) -> Bitrate {
-        let now = (self.metrics.channel.live_rate.get() * 8.0) as u64;
-        Bitrate::bits_per_second(now).max(self.expected)
+        self.metrics.channel.stream().max(self.expected)
     }
 
     /// What there is to watch.

@@ -7,6 +7,7 @@ use protocol::units::Bitrate;
 use protocol::uplink::{Budget, Estimator, most_suffer};
 
 use crate::audience::Audience;
+use crate::events::Event;
 use crate::fanout::FanOut;
 use crate::metrics::Metrics;
 
@@ -15,12 +16,37 @@ use crate::metrics::Metrics;
 pub(crate) struct Uplink {
     configured: Option<Bitrate>,
     estimator: Mutex<Estimator>,
+    fullness: Mutex<Fullness>,
+}
+
+/// Looks after which it is said that the uplink is full, and that it is not any more.
+const FULL_LOOKS: u32 = 3;
+const FREE_LOOKS: u32 = 10;
+
+/// Whether it was said that the uplink is full, and how long that has been otherwise.
+#[derive(Debug, Default)]
+struct Fullness {
+    is_told: bool,
+    otherwise: u32,
+}
+
+impl Fullness {
+    /// What is to be said, each second that the uplink seems full or not.
+    fn turn(&mut self, is_full: bool) -> Option<bool> {
+        self.otherwise = if is_full == self.is_told { 0 } else { self.otherwise + 1 };
+        if self.otherwise < if is_full { FULL_LOOKS } else { FREE_LOOKS } {
+            return None;
+        }
+        self.is_told = is_full;
+        self.otherwise = 0;
+        Some(is_full)
+    }
 }
 
 impl Uplink {
     /// An uplink of this rate; without one it is estimated once it is the limit.
     pub(crate) fn new(configured: Option<Bitrate>) -> Self {
-        Self { configured, estimator: Mutex::default() }
+        Self { configured, estimator: Mutex::default(), fullness: Mutex::default() }
     }
 
     /// Whether the operator said what it carries.
@@ -30,18 +56,29 @@ impl Uplink {
 
     /// What it may be filled with; `None` while nothing says that it is the limit.
     pub(crate) fn budget(&self) -> Option<Budget> {
-        self.configured.or_else(|| self.estimator().estimate()).map(Budget::of)
+        self.carried().map(Budget::of)
+    }
+
+    /// What it carries, as configured or estimated.
+    pub(crate) fn carried(&self) -> Option<Bitrate> {
+        self.configured.or_else(|| self.estimator().estimate())
     }
 
     /// Looks at what was sent in the last second, and at how the viewers are. Each second.
     pub(crate) fn observe(&self, metrics: &Metrics, audience: &Audience, fan_out: Option<&FanOut>) {
         let sent = metrics.measure_uplink();
         let healths = audience.healths();
+        // Repair cannot help an uplink that is full: it only adds to what is lost.
+        let is_full = fan_out.is_some() && most_suffer(&healths);
         if let Some(fan_out) = fan_out {
-            // Repair cannot help an uplink that is full: it only adds to what is lost.
-            let is_full = most_suffer(&healths);
             fan_out.set_margins(!is_full);
             audience.set_uplink_full(is_full);
+            let rate = self.carried();
+            match self.fullness.lock().unwrap_or_else(PoisonError::into_inner).turn(is_full) {
+                Some(true) => metrics.events.record(Event::UplinkFull { rate }),
+                Some(false) => metrics.events.record(Event::UplinkFree),
+                None => {}
+            }
         }
         if !self.is_configured() {
             let before = self.estimator().estimate();
@@ -52,8 +89,7 @@ impl Uplink {
                 match now {
                     Some(rate) => tracing::info!(
                         bits_per_second = rate.as_bits_per_second(),
-                        "most viewers suffer at once when the uplink is full: keeping below what \
-                         arrives (--uplink sets it for good)"
+                        "keeping below what arrives of the uplink's traffic (--uplink sets it for good)"
                     ),
                     None => tracing::info!("the uplink is not the limit any more"),
                 }
@@ -62,11 +98,25 @@ impl Uplink {
                 }
             }
         }
-        let carried = self.configured.or_else(|| self.estimator().estimate());
-        metrics.set_uplink_budget(carried);
+        metrics.set_uplink(self.carried(), is_full);
     }
 
     fn estimator(&self) -> MutexGuard<'_, Estimator> {
         self.estimator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_uplink_is_said_once() {
+        let mut fullness = Fullness::default();
+        let looks = [false, true, false, true, true, true, true].into_iter();
+        let looks = looks.chain((0..30).map(|at| at == 5));
+        let turns: Vec<_> =
+            looks.enumerate().filter_map(|(at, full)| Some((at, fullness.turn(full)?))).collect();
+        assert_eq!(turns, [(5, true), (22, false)]);
     }
 }

@@ -112,6 +112,16 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// All reasons.
+    pub const ALL: [Self; 6] = [
+        Self::UnknownChannel,
+        Self::Secret,
+        Self::Full,
+        Self::Removed,
+        Self::NotReady,
+        Self::Malformed,
+    ];
+
     /// The name in logs and metrics.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -2,8 +2,8 @@
 //! as SRTCP ([`crate::srtcp`]).
 //!
 //! A report is a receiver report (RFC 3550, section 6.4.2) with one block for each track, and an APP
-//! packet (section 6.7) named `PNCH` that holds the viewer's running totals and its round-trip time as
-//! CBOR. A [`Wish`], for what is missing, is an APP packet named `PNWI`, as a generic NACK (RFC 4585) can
+//! packet (section 6.7) named `PNCH` that holds the viewer's running totals, its round-trip time and its
+//! latency as CBOR. A [`Wish`], for what is missing, is an APP packet named `PNWI`, as a generic NACK (RFC 4585) can
 //! name packets only: not how many a block lacks, nor which request came twice. It travels alone (RFC
 //! 5506), so that nothing delays it.
 
@@ -154,6 +154,19 @@ struct Extension {
     rtt_us: Option<u32>,
     #[n(2)]
     latency_us: Option<u32>,
+    #[n(3)]
+    shown_us: Option<u32>,
+}
+
+/// What a viewer says of times, as far as it knows them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Times {
+    /// Its round-trip time.
+    pub rtt: Option<Duration>,
+    /// How long a missing packet is of use to it.
+    pub latency: Option<Duration>,
+    /// From capture to output, as it estimates that.
+    pub shown: Option<Duration>,
 }
 
 /// One feedback message.
@@ -165,10 +178,8 @@ pub enum Feedback {
         blocks: Vec<Block>,
         /// Totals, where the APP packet was there.
         totals: Option<Totals>,
-        /// The viewer's round-trip time, where it knows it.
-        rtt: Option<Duration>,
-        /// How long a missing packet is of use to it.
-        latency: Option<Duration>,
+        /// Times.
+        times: Times,
     },
     /// Packets to send.
     Wish(Wish),
@@ -189,13 +200,7 @@ pub enum FeedbackError {
 }
 
 /// A report as bytes. Blocks beyond [`MOST_BLOCKS`] are left out.
-pub fn encode_report(
-    viewer: u32,
-    blocks: &[Block],
-    totals: &Totals,
-    rtt: Option<Duration>,
-    latency: Option<Duration>,
-) -> Vec<u8> {
+pub fn encode_report(viewer: u32, blocks: &[Block], totals: &Totals, times: Times) -> Vec<u8> {
     let mut report = ReceiverReport::builder(viewer);
     for block in blocks.iter().take(MOST_BLOCKS) {
         report = report.add_report_block(
@@ -206,9 +211,15 @@ pub fn encode_report(
                 .interarrival_jitter(block.jitter),
         );
     }
-    let micros = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-    let (rtt_us, latency_us) = (rtt.map(micros), latency.map(micros));
-    let extension = Extension { totals: *totals, rtt_us, latency_us };
+    let micros = |time: Option<Duration>| {
+        time.map(|time| u32::try_from(time.as_micros()).unwrap_or(u32::MAX))
+    };
+    let extension = Extension {
+        totals: *totals,
+        rtt_us: micros(times.rtt),
+        latency_us: micros(times.latency),
+        shown_us: micros(times.shown),
+    };
     let cbor = to_cbor(&extension);
     let app: AppBuilder = App::builder(viewer, REPORT_NAME).data(&cbor);
     write(&Compound::builder().add_packet(report).add_packet(app))
@@ -272,14 +283,16 @@ pub fn parse(bytes: &[u8]) -> Result<Feedback, FeedbackError> {
         let us = extension.as_ref().and_then(get);
         us.map(|us| Duration::from_micros(us.into()))
     };
-    let rtt = time(|extension| extension.rtt_us);
-    let latency = time(|extension| extension.latency_us);
+    let times = Times {
+        rtt: time(|extension| extension.rtt_us),
+        latency: time(|extension| extension.latency_us),
+        shown: time(|extension| extension.shown_us),
+    };
     match report {
         Some(blocks) => Ok(Feedback::Report {
             blocks,
             totals: extension.map(|extension| extension.totals),
-            rtt,
-            latency,
+            times,
         }),
         None => Err(FeedbackError::Unexpected),
     }
@@ -315,10 +328,11 @@ mod tests {
         ];
         let totals = Totals { received: 1 << 40, lost: 3, unrecovered: 1, ..Totals::default() };
         for rtt in [None, Some(Duration::from_micros(40_001))] {
-            let latency = rtt.map(|rtt| rtt * 4);
-            let bytes = encode_report(9, &blocks, &totals, rtt, latency);
+            let (latency, shown) = (rtt.map(|rtt| rtt * 4), rtt.map(|rtt| rtt * 5));
+            let times = Times { rtt, latency, shown };
+            let bytes = encode_report(9, &blocks, &totals, times);
             let (blocks, totals) = (blocks.to_vec(), Some(totals));
-            let expected = Feedback::Report { blocks, totals, rtt, latency };
+            let expected = Feedback::Report { blocks, totals, times };
             assert_eq!(parse(&bytes), Ok(expected));
         }
     }
@@ -368,7 +382,7 @@ mod tests {
 
         #[test]
         fn altered_reports_parse_or_fail(at in 0usize..100, with: u8, cut in 0usize..100) {
-            let mut bytes = encode_report(9, &[Block::default(); 2], &Totals::default(), None, None);
+            let mut bytes = encode_report(9, &[Block::default(); 2], &Totals::default(), Times::default());
             let length = bytes.len();
             bytes[at % length] = with;
             let _ = parse(&bytes[..cut % length]);

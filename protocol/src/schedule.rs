@@ -148,6 +148,11 @@ impl<A: Clone> Schedule<A> {
         !self.waiting.is_empty()
     }
 
+    /// Bytes, to all viewers, that wait.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.waiting.iter().map(Waiting::left_bytes).sum()
+    }
+
     /// Datagrams dropped so far because they had waited too long.
     pub fn dropped(&self) -> u64 {
         self.dropped
@@ -197,6 +202,17 @@ impl<A> Waiting<A> {
         })
     }
 
+    /// Bytes, to all viewers, that were not sent.
+    fn left_bytes(&self) -> u64 {
+        let runs = &self.volley.runs()[self.run..];
+        let all: usize = runs.iter().map(|run| run.segments.range.len()).sum();
+        let sent = self.volley.runs().get(self.run).map_or(0, |run| {
+            let begun = (self.datagrams * run.segments.segment).min(run.segments.range.len());
+            begun * self.viewers + self.chunk_bytes() * self.served
+        });
+        (all * self.viewers).saturating_sub(sent) as u64
+    }
+
     /// Datagrams, to all viewers, that were not sent.
     fn left(&self) -> u64 {
         let runs = &self.volley.runs()[self.run..];
@@ -238,11 +254,15 @@ mod tests {
     fn drain(schedule: &mut Schedule<()>, mut now: Instant) -> Vec<(Instant, usize, Range<usize>)> {
         let mut sent = Vec::new();
         loop {
+            let waiting = schedule.waiting_bytes();
+            let mut gone = 0;
             while let Some(slice) = schedule.poll(now) {
+                gone += slice.segments.range.len() * slice.viewers.len();
                 for viewer in slice.viewers {
                     sent.push((now, viewer, slice.segments.range.clone()));
                 }
             }
+            assert_eq!(schedule.waiting_bytes(), waiting - gone as u64);
             if !schedule.is_waiting() {
                 return sent;
             }

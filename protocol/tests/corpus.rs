@@ -11,7 +11,9 @@ use punchcast_protocol::address::Policy;
 use punchcast_protocol::behaviour::Behaviour;
 use punchcast_protocol::candidate::{Candidate, CandidateKind};
 use punchcast_protocol::control::{Admission, ChannelEntry, Notice, Request, Response, Track};
-use punchcast_protocol::feedback::{Ask, Block, Totals, What, Wish, encode_report, encode_wish};
+use punchcast_protocol::feedback::{
+    Ask, Block, Times, Totals, What, Wish, encode_report, encode_wish,
+};
 use punchcast_protocol::link::{BroadcasterId, Link, Secret, Target};
 use punchcast_protocol::media::{Format, Kind};
 use punchcast_protocol::message::{LENGTH_PREFIX, encode};
@@ -215,10 +217,11 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         target: Target::File("films/a b.mkv".to_owned()),
         secret: secret(),
     };
-    let mut sealed = encode_report(7, &[], &Totals::default(), None, None);
+    let mut sealed = encode_report(7, &[], &Totals::default(), Times::default());
     let feedback_key = FeedbackKey::from_parts([7; 16], [8; 12]);
     Sealer::new(&feedback_key, 7).seal(&mut sealed).expect("seals");
-    let rtt = Some(Duration::from_millis(40));
+    let time = Some(Duration::from_millis(40));
+    let times = Times { rtt: time, latency: time, shown: time };
     let ask = |serial, what| Ask { serial, ssrc: 1, rounds_left: 2, what };
     let wish = Wish {
         loss: 26,
@@ -239,7 +242,7 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("demux", "stun", request),
         ("demux", "rtp", rtp.clone()),
         ("rtp", "extension", rtp),
-        ("feedback", "report", encode_report(9, &[block; 2], &Totals::default(), rtt, rtt)),
+        ("feedback", "report", encode_report(9, &[block; 2], &Totals::default(), times)),
         ("srtcp", "sealed", sealed),
         ("feedback", "wish", encode_wish(9, &wish)),
         (

@@ -22,6 +22,7 @@ mod stun;
 
 pub use config::{Args, Config};
 pub use directory::Directory;
+pub use metrics::described_metrics;
 pub use relay::Relay;
 pub use second::Second;
 pub use server::Server;

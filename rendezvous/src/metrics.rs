@@ -1,7 +1,8 @@
 //! What the rendezvous counts.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use protocol::signalling::Refusal;
+use serde_json::{Map, Value};
 
 /// Counters and gauges of one rendezvous.
 #[derive(Debug)]
@@ -82,18 +83,10 @@ impl RelayRejection {
 }
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
-        let registry = service::metrics::registry("rendezvous");
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help).expect("a legal name");
-            registry.register(Box::new(counter.clone())).expect("the first of its name");
-            counter
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help).expect("a legal name");
-            registry.register(Box::new(gauge.clone())).expect("the first of its name");
-            gauge
-        };
+    /// Metrics in this registry.
+    pub(crate) fn new(registry: Registry) -> Self {
+        let counter = |name: &str, help: &str| service::metrics::counter(&registry, name, help);
+        let gauge = |name: &str, help: &str| service::metrics::gauge(&registry, name, help);
         let introductions = counter(
             "punchcast_rendezvous_introductions_total",
             "Introductions sent to both parties; whether their path opened is not known here.",
@@ -124,30 +117,24 @@ impl Metrics {
             "punchcast_rendezvous_connections",
             "QUIC connections open now, broadcasters and viewers.",
         );
-        let by_reason = |name: &str, help: &str| {
-            let counters =
-                IntCounterVec::new(Opts::new(name, help), &["reason"]).expect("a legal name");
-            registry.register(Box::new(counters.clone())).expect("the first of its name");
-            counters
-        };
-        let rejected = by_reason(
+        let refusals =
+            [Refusal::UnknownBroadcaster, Refusal::NoKey, Refusal::Busy, Refusal::Unexpected];
+        let reasons = refusals.into_iter().map(Rejection::Refused);
+        let rejected = service::metrics::counters(
+            &registry,
             "punchcast_rendezvous_rejected_total",
             "Requests rejected, by reason; datagrams that are neither STUN nor QUIC are not counted.",
+            "reason",
+            reasons.chain([Rejection::Connection, Rejection::Stun]).map(label),
         );
-        let relay_rejected = by_reason(
+        let relay_rejected = service::metrics::counters(
+            &registry,
             "punchcast_relay_rejected_total",
             "Requests and datagrams that the embedded relay rejected, by reason; the challenges that \
              begin every allocation are not counted.",
+            "reason",
+            RelayRejection::ALL.map(RelayRejection::as_str),
         );
-        for reason in RelayRejection::ALL {
-            relay_rejected.with_label_values(&[reason.as_str()]);
-        }
-        let refusals =
-            [Refusal::UnknownBroadcaster, Refusal::NoKey, Refusal::Busy, Refusal::Unexpected];
-        let all = refusals.into_iter().map(Rejection::Refused);
-        for reason in all.chain([Rejection::Connection, Rejection::Stun]) {
-            rejected.with_label_values(&[label(reason)]);
-        }
         Self {
             registry,
             introductions,
@@ -161,6 +148,19 @@ impl Metrics {
             rejected,
             relay_rejected,
         }
+    }
+
+    /// What the status page tells.
+    pub(crate) fn facts(&self) -> Map<String, Value> {
+        let facts = [
+            ("Broadcasters", self.broadcasters.get().to_string()),
+            ("Connections", self.connections.get().to_string()),
+            ("Introductions", self.introductions.get().to_string()),
+            ("STUN answers", self.stun_answers.get().to_string()),
+            ("Relayed addresses", self.relay_allocations.get().to_string()),
+            ("Bytes relayed", self.relay_bytes.get().to_string()),
+        ];
+        Map::from_iter([("facts".to_owned(), serde_json::json!(facts))])
     }
 
     pub(crate) fn reject_relaying(&self, reason: RelayRejection) {
@@ -183,4 +183,9 @@ fn label(reason: Rejection) -> &'static str {
         Rejection::Connection => "connection",
         Rejection::Stun => "stun",
     }
+}
+
+/// All metrics of a rendezvous, for the documentation.
+pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
+    Metrics::new(service::metrics::registry("rendezvous")).registry.gather()
 }

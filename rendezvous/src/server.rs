@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use protocol::signalling::ALPN;
 use quinn::VarInt;
 use service::exit::Failure;
-use service::metrics::Readiness;
+use service::listener::{Readiness, Shown};
 use transport::identity::Identity;
 use transport::port::{self, Inbound, Port};
 
@@ -44,7 +44,16 @@ pub struct Server {
 impl Server {
     /// Binds and serves. Must be called within a tokio runtime.
     pub fn start(config: &Config, directory: Arc<Directory>) -> Result<Self, Failure> {
-        let metrics = Arc::new(Metrics::new());
+        Self::start_beside(config, directory, service::metrics::registry("rendezvous"))
+    }
+
+    /// As [`Self::start`], within a program that has a registry already: it counts there.
+    pub fn start_beside(
+        config: &Config,
+        directory: Arc<Directory>,
+        registry: prometheus::Registry,
+    ) -> Result<Self, Failure> {
+        let metrics = Arc::new(Metrics::new(registry));
         // The rendezvous is trusted with nothing, so its key need not last.
         let identity = Identity::ephemeral();
         let server = port::Server {
@@ -107,8 +116,15 @@ impl Server {
 
     /// Serves the metrics listener.
     pub async fn serve_metrics(&self, address: SocketAddr) -> Result<SocketAddr, Failure> {
-        let readiness = self.readiness.clone();
-        service::metrics::serve(address, self.registry(), readiness, || {}).await
+        let metrics = Arc::clone(&self.metrics);
+        let shown = Shown {
+            program: "rendezvous",
+            registry: self.registry(),
+            readiness: self.readiness.clone(),
+            refresh: Box::new(|| {}),
+            status: Box::new(move || metrics.facts()),
+        };
+        service::listener::serve(address, shown).await
     }
 
     /// Tells everybody and stops.

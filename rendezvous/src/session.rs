@@ -128,7 +128,7 @@ async fn register(
     }
     shared.metrics.registrations.inc();
     shared.metrics.broadcasters.set(shared.directory.len() as i64);
-    tracing::info!(%id, "broadcaster registered");
+    tracing::info!(event = "broadcaster_registered", %id, "broadcaster registered");
     let hello = FromRendezvous::Registered { observed: observed(connection) };
     let said = stream::write(&mut send, &hello).await;
     while said.is_ok() {
@@ -167,7 +167,7 @@ async fn register(
     }
     shared.directory.leave(id, serial);
     shared.metrics.broadcasters.set(shared.directory.len() as i64);
-    tracing::info!(%id, "broadcaster gone");
+    tracing::info!(event = "broadcaster_gone", %id, "broadcaster gone");
 }
 
 /// What a viewer asks for.

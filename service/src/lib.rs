@@ -1,9 +1,10 @@
-//! What the three programs share around their work: flags ([`cli`]), [`config`] files, logs ([`log`]), the metrics
-//! listener ([`metrics`]), signals ([`shutdown`]) and exit codes ([`exit`]).
+//! What the three programs share around their work: flags ([`cli`]), [`config`] files, logs ([`log`]), [`metrics`]
+//! and their [`listener`] with the status page, signals ([`shutdown`]) and exit codes ([`exit`]).
 
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod listener;
 pub mod log;
 pub mod metrics;
 pub mod shutdown;

@@ -1,43 +1,16 @@
-//! The metrics listener: `/metrics` (Prometheus text), `/healthz` (the process is up), `/readyz`
-//! (useful work is possible).
+//! Registries, and metrics put into them.
+//!
+//! A metric that cannot be registered is a mistake in its name, which the first start shows: the functions
+//! here panic on it.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use prometheus::core::Collector;
+use prometheus::proto::MetricFamily;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
 
-use axum::Router;
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
-use prometheus::{Encoder, IntGauge, Opts, Registry, TextEncoder};
-
-use crate::exit::Failure;
-
-/// Whether useful work is possible: what `/readyz` says.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
-
-impl Readiness {
-    /// Useful work is possible from now on, or no longer.
-    pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
-    }
-
-    /// Whether it is.
-    pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-#[derive(Clone)]
-struct Service {
-    registry: Registry,
-    readiness: Readiness,
-    refresh: Arc<dyn Fn() + Send + Sync>,
-}
-
-/// A registry that names the program and its version.
+/// A registry that names the program and its version, and holds what the process takes of the machine.
 pub fn registry(program: &str) -> Registry {
     let registry = Registry::new();
     let labels = [("program", program), ("version", env!("CARGO_PKG_VERSION"))];
@@ -45,61 +18,108 @@ pub fn registry(program: &str) -> Registry {
         Opts::new("punchcast_build_info", "Always 1; its labels name program and version."),
         |opts, (name, value)| opts.const_label(name, value),
     );
-    let info = IntGauge::with_opts(opts).expect("the name is legal");
-    info.set(1);
-    registry.register(Box::new(info)).expect("the first of its name");
+    register(&registry, IntGauge::with_opts(opts).expect("the name is legal")).set(1);
+    #[cfg(target_os = "linux")]
+    {
+        let process = prometheus::process_collector::ProcessCollector::for_self();
+        registry.register(Box::new(process)).expect("the first of its names");
+    }
     registry
 }
 
-/// Serves the endpoints on `address` until the process ends. `refresh` runs before each scrape, to
-/// set what is not counted as it happens.
-pub async fn serve(
-    address: SocketAddr,
-    registry: Registry,
-    readiness: Readiness,
-    refresh: impl Fn() + Send + Sync + 'static,
-) -> Result<SocketAddr, Failure> {
-    let failed = |error: std::io::Error| {
-        Failure::runtime(format!(
-            "cannot listen for metrics on {address}: {error}; choose another with --metrics"
-        ))
-    };
-    let listener = tokio::net::TcpListener::bind(address).await.map_err(failed)?;
-    let bound = listener.local_addr().map_err(failed)?;
-    let service = Service { registry, readiness, refresh: Arc::new(refresh) };
-    let router = Router::new()
-        .route("/metrics", get(metrics))
-        .route("/healthz", get(async || "ok\n"))
-        .route("/readyz", get(readyz))
-        .with_state(service);
-    tokio::spawn(async move {
-        if let Err(error) = axum::serve(listener, router).await {
-            tracing::error!(%error, "metrics listener ended");
-        }
-    });
-    tracing::info!("metrics on http://{bound}/metrics");
-    Ok(bound)
+/// Puts a metric into the registry.
+pub fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: C) -> C {
+    registry.register(Box::new(metric.clone())).expect("the first of its name");
+    metric
 }
 
-async fn metrics(State(service): State<Service>) -> impl IntoResponse {
-    (service.refresh)();
-    let encoder = TextEncoder::new();
-    let mut text = Vec::new();
-    match encoder.encode(&service.registry.gather(), &mut text) {
-        Ok(()) => {
-            (StatusCode::OK, [(header::CONTENT_TYPE, encoder.format_type().to_owned())], text)
-        }
-        Err(error) => {
-            let text = error.to_string().into_bytes();
-            (StatusCode::INTERNAL_SERVER_ERROR, [(header::CONTENT_TYPE, "text/plain".into())], text)
-        }
-    }
+/// A counter.
+pub fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help).expect("a legal name"))
 }
 
-async fn readyz(State(service): State<Service>) -> impl IntoResponse {
-    if service.readiness.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+/// A counter for each of these values of its label, all of them there from the start.
+pub fn counters<'a>(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: impl IntoIterator<Item = &'a str>,
+) -> IntCounterVec {
+    let vec = IntCounterVec::new(Opts::new(name, help), &[label]).expect("a legal name");
+    for value in values {
+        vec.with_label_values(&[value]);
     }
+    register(registry, vec)
+}
+
+/// A gauge of whole numbers.
+pub fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help).expect("a legal name"))
+}
+
+/// A gauge for each of these values of its label, all of them there from the start.
+pub fn gauges<'a>(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    values: impl IntoIterator<Item = &'a str>,
+) -> IntGaugeVec {
+    let vec = IntGaugeVec::new(Opts::new(name, help), &[label]).expect("a legal name");
+    for value in values {
+        vec.with_label_values(&[value]);
+    }
+    register(registry, vec)
+}
+
+/// A gauge of fractions.
+pub fn rate(registry: &Registry, name: &str, help: &str) -> Gauge {
+    register(registry, Gauge::new(name, help).expect("a legal name"))
+}
+
+/// A histogram.
+pub fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
+    let opts = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    register(registry, Histogram::with_opts(opts).expect("a legal name"))
+}
+
+/// Brings a counter up to what was counted elsewhere.
+pub fn raise(counter: &IntCounter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
+
+/// What the documentation says of the metrics in a registry, as rows of a table in Markdown: name, type,
+/// labels, meaning. Labels whose values are fixed are told with them.
+pub fn describe(families: &[MetricFamily]) -> String {
+    let mut rows: Vec<String> = families.iter().map(row).collect();
+    rows.sort();
+    format!("| metric | type | labels | what it says |\n|---|---|---|---|\n{}\n", rows.join("\n"))
+}
+
+/// Labels with values of a kind, not from a fixed set.
+const OPEN_LABELS: [&str; 2] = ["version", "viewer"];
+
+fn row(family: &MetricFamily) -> String {
+    let mut labels: Vec<(String, Vec<String>)> = Vec::new();
+    for metric in family.get_metric() {
+        for label in metric.get_label() {
+            let (name, value) = (label.name().to_owned(), label.value().to_owned());
+            match labels.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, values)) if values.contains(&value) => {}
+                Some((_, values)) => values.push(value),
+                None => labels.push((name, vec![value])),
+            }
+        }
+    }
+    let labels: Vec<String> = labels
+        .into_iter()
+        .map(|(name, values)| {
+            let is_open = OPEN_LABELS.contains(&name.as_str()) || values.len() < 2;
+            if is_open { format!("`{name}`") } else { format!("`{name}`: {}", values.join(", ")) }
+        })
+        .collect();
+    let kind = format!("{:?}", family.get_field_type()).to_lowercase();
+    let help = family.help().replace('|', "\\|");
+    format!("| `{}` | {kind} | {} | {help} |", family.name(), labels.join("; "))
 }

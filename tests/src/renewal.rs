@@ -183,7 +183,7 @@ impl Scene {
     pub fn check_viewers(&self) -> Result<()> {
         assert_eq!(self.stage.metric("punchcast_viewers")?, self.viewers.len() as f64);
         let log = self.broadcast.process.stderr().text();
-        assert_eq!(log.matches("viewer joined").count(), self.viewers.len(), "{log}");
+        assert_eq!(log.matches("viewer_joined").count(), self.viewers.len(), "{log}");
         Ok(())
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tests::lab::{self, Host, Process, Result, Signal, eventually};
 use tests::load::{Clip, Line, Second, Summary};
-use tests::stage::Stage;
+use tests::stage::{METRICS, Stage};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -139,6 +139,54 @@ fn many_who_come_at_once_cost_those_who_watch_nothing() -> Result<()> {
     let summary = there.stop()?;
     println!("{summary:#?}");
     assert_eq!((summary.counts.lost, summary.counts.unrecovered), (0, 0), "{summary:?}");
+    Ok(())
+}
+
+/// At most so many series, whoever comes and whatever they call things.
+const MOST_SERIES: usize = 2000;
+
+#[test]
+fn a_thousand_viewers_and_hostile_names_make_no_more_series() -> Result<()> {
+    const VIEWERS: u32 = 1000;
+    let mut stage = Stage::new(1)?;
+    let crowd = stage.lab.public_host("crowd")?;
+    crowd.add_network(stage.lab.core(), NETWORK)?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let clip =
+        Clip { bits_per_second: 100_000, framerate: 10, keyframe_interval: 20, ..Clip::default() };
+    let clip = clip.make(stage.lab.folder()).expect("ffmpeg is there");
+    let source = format!("file:{}", clip.display());
+    // A channel whose name is written like a label, like markup, and on two lines.
+    let hostile = "a\"} 1\\npunchcast_evil{x=\"<img src=x onerror=alert(1)>";
+    let settings = format!("channel: {}\n", serde_json::to_string(hostile).expect("text"));
+    let broadcast = stage.broadcast("cam", &source, &settings)?;
+    let series = || -> Result<usize> {
+        let mut get = Command::new("curl");
+        get.args(["--silent", "--fail", &format!("http://{METRICS}/metrics")]);
+        let text = stage.cam.run(&get)?;
+        assert!(!text.contains("evil") && !text.contains("img"), "{text}");
+        Ok(text.lines().filter(|line| !line.starts_with('#')).count())
+    };
+    let before = series()?;
+    // They ask for channels that nobody has, each with another name.
+    let (servers, _) = broadcast.link.rsplit_once('/').expect("a link has a channel");
+    for name in ["%22%7D%201%0Aevil", "evil%7Bviewer%3D%22", "%3Cimg%20evil%3E"] {
+        let asked = stage.watch(0, &format!("{servers}/{name}"), &["--output", "null"])?;
+        assert_eq!(asked.process.wait(20 * SECOND)?.code(), Some(6), "{name}");
+    }
+    let flags = ["--viewers", &VIEWERS.to_string(), "--addresses", NETWORK, "--join-rate", "80"];
+    let load = Load::start(&crowd, "crowd", &broadcast.link, &flags)?;
+    load.wait_for(60 * SECOND, |now| now.watching + now.failed == VIEWERS);
+    // All of them have reported.
+    let known = |name: &str| stage.metric(name).unwrap_or_default();
+    assert!(eventually(20 * SECOND, || known("punchcast_viewer_info") >= 100.0));
+    let after = series()?;
+    println!("{before} series without viewers, {after} with {VIEWERS}");
+    assert_eq!(known("punchcast_viewer_info"), 100.0, "the worst hundred");
+    assert_eq!(known("punchcast_refusals_total"), 3.0);
+    assert!(after <= MOST_SERIES, "{after} series");
+    let summary = load.stop()?;
+    assert_eq!(summary.counts.failed, 0, "{:?}", summary.failures);
     Ok(())
 }
 

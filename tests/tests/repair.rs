@@ -1,17 +1,11 @@
 //! Lossy, bursty and jittery links, with real programs: every frame arrives, and what is told of loss is true.
 
-use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::time::Duration;
 
-use protocol::demux::{Class, classify};
-use protocol::repair::packet::PAYLOAD_TYPE;
-use protocol::rtp::Header;
-use protocol::{srtcp, volley};
 use tests::clip::{self, SAME_PICTURE};
-use tests::lab::pcap::Datagram;
 use tests::lab::{Impairment, Link, Loss, Reorder, Result};
 use tests::stage::{self, Stage, count};
+use tests::traffic::lost_at_first;
 
 /// Half of a round trip of 50 ms.
 const ONE_WAY: Duration = Duration::from_millis(25);
@@ -59,51 +53,6 @@ fn cases() -> [Case; 8] {
         case("jitter", both(Impairment { scatter, reorder, ..Impairment::default() }), "200ms"),
         case("flips", both(Impairment { bit_flips: 0.02, ..Impairment::default() }), "200ms"),
     ]
-}
-
-/// Packets of media that were sent until the last that arrived, and of those, how many got lost at first, by SSRC
-/// and sequence number. What a flipped bit spoilt is lost.
-fn lost_at_first(
-    sent: &[Datagram],
-    received: &[Datagram],
-    (to, to_host): (IpAddr, IpAddr),
-) -> (u64, u64) {
-    let to_it = sent.iter().filter(|datagram| datagram.destination.ip() == to);
-    let sent: Vec<_> = to_it.flat_map(media).collect();
-    let spoilt: HashMap<_, _> = sent.iter().map(|(name, bytes)| (*name, bytes)).collect();
-    // What comes after its last word finds the viewer gone: its goodbye may get lost, too.
-    let left_at = received
-        .iter()
-        .rfind(|datagram| datagram.destination.ip() != to_host)
-        .map(|datagram| datagram.at);
-    let received: HashSet<_> = received
-        .iter()
-        .take_while(|datagram| left_at.is_none_or(|at| datagram.at <= at))
-        .flat_map(media)
-        .filter(|(name, bytes)| spoilt.get(name).is_some_and(|sent| **sent == *bytes))
-        .map(|(name, _)| name)
-        .collect();
-    let last = sent.iter().rposition(|(name, _)| received.contains(name)).map_or(0, |at| at + 1);
-    let names: HashSet<_> = sent[..last].iter().map(|(name, _)| *name).collect();
-    (names.len() as u64, names.difference(&received).count() as u64)
-}
-
-/// Media packets that are not sent again.
-fn media(datagram: &Datagram) -> Vec<((u32, u16), Vec<u8>)> {
-    if classify(&datagram.payload) != Class::Media || srtcp::sender(&datagram.payload).is_some() {
-        return Vec::new();
-    }
-    let mut payload = datagram.payload.clone();
-    let packets = volley::packets(&mut payload);
-    if packets.are_sent_again() {
-        return Vec::new();
-    }
-    let media = packets.filter_map(|packet| {
-        let header = Header::parse(packet).ok()?;
-        let is_media = header.payload_type != PAYLOAD_TYPE;
-        is_media.then(|| ((header.ssrc, header.sequence), packet.to_vec()))
-    });
-    media.collect()
 }
 
 #[test]

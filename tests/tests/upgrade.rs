@@ -58,6 +58,6 @@ fn a_relayed_viewer_moves_to_a_direct_path_without_losing_a_picture() -> Result<
     assert!(gap < LONGEST_GAP, "{gap} s between two pictures");
     assert_eq!(stage.metric("punchcast_viewers")?, 0.0);
     let log = broadcast.process.stderr().text();
-    assert_eq!(log.matches("viewer joined").count(), 1, "{log}");
+    assert_eq!(log.matches("viewer_joined").count(), 1, "{log}");
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! Flags and configuration file: flags win over file, file over defaults.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -90,6 +91,9 @@ pub struct WatchFlags {
     /// UDP port to receive media on, where it is not to be the one that everything is sent from.
     #[arg(long, value_name = "PORT")]
     pub receive_port: Option<u16>,
+    /// Serve a status page, /metrics, /healthz and /readyz on this TCP address.
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub metrics: Option<SocketAddr>,
     /// Print statistics on standard output, one object a second.
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub stats: Option<StatsFormat>,
@@ -117,6 +121,8 @@ pub struct Settings {
     pub duration: Option<Duration>,
     /// Print statistics.
     pub stats: Option<StatsFormat>,
+    /// TCP address of the metrics listener.
+    pub metrics: Option<SocketAddr>,
     /// `check` prints one JSON object.
     pub json: bool,
     /// UDP port to receive media on.
@@ -143,6 +149,7 @@ impl Default for Settings {
             latency: Latency::Fixed(DEFAULT_LATENCY),
             duration: None,
             stats: None,
+            metrics: None,
             json: false,
             receive_port: None,
             stun: Vec::new(),
@@ -215,11 +222,12 @@ impl Settings {
             )));
         }
         let duration = flags.duration.or(self.duration);
+        let metrics = flags.metrics.or(self.metrics);
         target.receive_port = flags.receive_port.or(target.receive_port);
         if target.receive_port == Some(0) {
             return Err(Failure::usage("--receive-port 0 is no port; leave it out for any port"));
         }
-        Ok(Command::Watch(Box::new(Watch { target, outputs, latency, duration, stats })))
+        Ok(Command::Watch(Box::new(Watch { target, outputs, latency, duration, stats, metrics })))
     }
 }
 
@@ -309,6 +317,8 @@ pub struct Watch {
     pub duration: Option<Duration>,
     /// Whether to print statistics.
     pub stats: Option<StatsFormat>,
+    /// Where metrics are served.
+    pub metrics: Option<SocketAddr>,
 }
 
 /// The latency where none is given.

@@ -1,9 +1,7 @@
 //! What a viewer tells its broadcaster of reception: sealed, and sent on whatever path there is.
 
-use std::time::Duration;
-
 use protocol::control::Admission;
-use protocol::feedback::{Block, Totals, Wish, encode_report, encode_wish};
+use protocol::feedback::{Block, Times, Totals, Wish, encode_report, encode_wish};
 use protocol::srtcp::Sealer;
 use transport::openings::Handle;
 
@@ -22,14 +20,9 @@ impl Feedback {
         Self { viewer, sealer: Sealer::new(&admission.feedback_key, viewer), path }
     }
 
-    /// Says how reception goes, how long a round trip takes, and how long a missing packet is of use.
-    pub fn report(
-        &mut self,
-        blocks: &[Block],
-        totals: &Totals,
-        (rtt, latency): (Duration, Duration),
-    ) {
-        self.send(encode_report(self.viewer, blocks, totals, Some(rtt), Some(latency)));
+    /// Says how reception goes.
+    pub fn report(&mut self, blocks: &[Block], totals: &Totals, times: Times) {
+        self.send(encode_report(self.viewer, blocks, totals, times));
     }
 
     /// Asks for what is missing.

@@ -19,6 +19,7 @@ mod lifeline;
 mod list;
 pub mod media;
 mod meeting;
+mod metrics;
 pub mod opener;
 mod outage;
 mod printer;
@@ -29,6 +30,7 @@ pub mod stats;
 mod watch;
 
 pub use config::{Args, Command};
+pub use metrics::described_metrics;
 
 use std::future::Future;
 use std::time::Instant;

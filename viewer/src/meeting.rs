@@ -207,6 +207,7 @@ impl Viewer {
         let path = opened(&mut opening).await?;
         let open = introduced_at.elapsed();
         tracing::info!(
+            event = "path_opened",
             path = path.kind.as_str(),
             remote = %path.remote,
             after_ms = open.as_millis() as u64,

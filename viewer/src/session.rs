@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use protocol::candidate::CandidateKind;
 use protocol::control::{Admission, Notice, Refusal, Request, Response};
+use protocol::feedback::Times;
 use protocol::link::{Link, Target};
 use protocol::opening::{self, Event, Path};
 use protocol::receiver::{Arrived, Receiver, Track};
@@ -283,7 +284,11 @@ impl Session {
             // Where pictures are left out, a hole is none.
             let hole = if is_limited { 0 } else { hole };
             if is_on_path && let Some(outage) = outage.heard(hole, now) {
-                tracing::info!(after_ms = outage.as_millis() as u64, "picture resumes");
+                tracing::info!(
+                    event = "picture_resumed",
+                    after_ms = outage.as_millis() as u64,
+                    "picture resumes"
+                );
                 stats.reconnects += 1;
                 stats.enter(State::Playing);
             }
@@ -363,11 +368,12 @@ impl Session {
                 self.receiver.set_patience(self.patience + extra(Some(adaptation)));
             }
             let blocks = self.receiver.report();
-            self.feedback.report(
-                &blocks,
-                &self.receiver.totals(),
-                (rtt, self.patience + self.shift.now()),
-            );
+            let times = Times {
+                rtt: Some(rtt),
+                latency: Some(self.patience + self.shift.now()),
+                shown: stats.latency(),
+            };
+            self.feedback.report(&blocks, &self.receiver.totals(), times);
         }
         let by = self.shift.follow(self.lag + extra(self.adaptation.as_ref()), now);
         if !by.is_zero() {
@@ -456,7 +462,12 @@ impl Session {
     ) -> Result<(), String> {
         match event {
             Some(Event::Opened(path) | Event::Moved(path)) => {
-                tracing::info!(remote = %path.remote, path = path.kind.as_str(), "path moved");
+                tracing::info!(
+                    event = "path_moved",
+                    remote = %path.remote,
+                    path = path.kind.as_str(),
+                    "path moved"
+                );
                 self.met.path = path;
                 self.outage.broke();
                 self.upgrade_interval = FIRST_UPGRADE;
@@ -468,7 +479,7 @@ impl Session {
                 Ok(())
             }
             Some(Event::Remapped(seen)) => {
-                tracing::info!(%seen, "our external address changed");
+                tracing::info!(event = "address_changed", %seen, "our external address changed");
                 self.outage.broke();
                 self.met.opening.shorten_checks();
                 Ok(())
@@ -490,12 +501,20 @@ impl Session {
             }
             Notice::Carries { bits_per_second, lag_ms } => {
                 match bits_per_second {
-                    None => tracing::info!("this connection carries everything again"),
-                    Some(0) => {
-                        tracing::warn!("nothing arrives over this connection; media is paused")
+                    None => {
+                        tracing::info!(
+                            event = "path_wide",
+                            "this connection carries everything again"
+                        );
                     }
-                    Some(bits_per_second) => tracing::warn!(
-                        bits_per_second,
+                    Some(0) => tracing::warn!(
+                        event = "path_narrow",
+                        rate_bps = 0,
+                        "nothing arrives over this connection; media is paused"
+                    ),
+                    Some(rate_bps) => tracing::warn!(
+                        event = "path_narrow",
+                        rate_bps,
                         "this connection does not carry the stream: pictures are left out"
                     ),
                 }

@@ -31,6 +31,17 @@ pub enum State {
 }
 
 impl State {
+    /// All states, in the order of a viewer's life.
+    pub const ALL: [Self; 7] = [
+        Self::Resolving,
+        Self::Introducing,
+        Self::Opening,
+        Self::Joining,
+        Self::Playing,
+        Self::Reconnecting,
+        Self::Ended,
+    ];
+
     /// The name in logs and stats.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -135,6 +146,11 @@ impl Stats {
         }
     }
 
+    /// When the process began.
+    pub(crate) fn started_at(&self) -> Instant {
+        self.started_at
+    }
+
     pub(crate) fn enter(&mut self, state: State) {
         if self.state != state {
             tracing::debug!(from = self.state.as_str(), to = state.as_str(), "state");
@@ -153,6 +169,12 @@ impl Stats {
         self.player.frames_decoded > 0 || self.player.audio_buffers_decoded > 0
     }
 
+    /// From capture to output, as far as it is known.
+    pub(crate) fn latency(&self) -> Option<Duration> {
+        let arrival = self.arrival.unwrap_or(self.rtt.unwrap_or_default() / 2);
+        self.player.latency.map(|latency| latency + arrival)
+    }
+
     /// The totals over all sessions.
     pub(crate) fn totals(&self) -> Totals {
         [&self.finished, &self.current].into_iter().sum()
@@ -166,7 +188,6 @@ impl Stats {
         let elapsed = now.saturating_duration_since(self.rate.at).as_secs_f64().max(0.001);
         let bitrate_bps = ((self.bytes - self.rate.bytes) as f64 * 8.0 / elapsed) as u64;
         self.rate = Rate { at: now, bytes: self.bytes };
-        let arrival = self.arrival.unwrap_or(self.rtt.unwrap_or_default() / 2);
         Object {
             state: self.state,
             path: self.path,
@@ -176,7 +197,7 @@ impl Stats {
             open_ms: self.open.map(ms),
             first_packet_ms: self.first_packet_at.map(since_start),
             first_frame_ms: player.first_frame_at.map(since_start),
-            latency_ms: player.latency.map(|latency| ms(latency + arrival)),
+            latency_ms: self.latency().map(ms),
             packets_received: totals.received,
             packets_lost: totals.lost,
             packets_recovered_nack: totals.recovered_nack,

@@ -1,6 +1,7 @@
 //! Watching a link: meets the broadcaster, plays, and starts again by itself when the path is lost.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use protocol::control::{Admission, Notice, close};
 use protocol::media::Format;
 use quinn::{RecvStream, SendStream, VarInt};
 use service::exit::{Code, Failure};
+use service::listener::Shown;
 use tokio::sync::mpsc;
 use tokio::time::Interval;
 use transport::stream::ReadError;
@@ -15,6 +17,7 @@ use transport::stream::ReadError;
 use crate::config::Watch;
 use crate::media::{Output, Player, PlayerError, PlayerEvent, check_environment, preload};
 use crate::meeting::{Datagram, Met, Viewer};
+use crate::metrics::Metrics;
 use crate::printer::Printer;
 use crate::session::{self, Placed, Session};
 use crate::stats::{State, Stats};
@@ -42,6 +45,7 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
     let (player_events_in, player_events) = mpsc::unbounded_channel();
     let mut stats = Stats::new(started_at);
     stats.local = viewer.port.socket().local_addr().ok();
+    let metrics = serve_metrics(config.metrics).await?;
     let mut watcher = Watcher {
         viewer,
         media,
@@ -52,7 +56,7 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         placed: Vec::new(),
         stats,
         second: tokio::time::interval(Duration::from_secs(1)),
-        printer: Printer::start(config.stats),
+        printer: Printer::start(config.stats, metrics),
         config,
     };
     let unprepared = async {
@@ -67,6 +71,22 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         failure = unprepared => Err(failure),
     };
     watcher.finish(result).await
+}
+
+/// Begins to serve metrics, if that is wanted.
+async fn serve_metrics(address: Option<SocketAddr>) -> Result<Option<Arc<Metrics>>, Failure> {
+    let Some(address) = address else { return Ok(None) };
+    let metrics = Metrics::new();
+    let of_page = Arc::clone(&metrics);
+    let shown = Shown {
+        program: "viewer",
+        registry: metrics.registry.clone(),
+        readiness: metrics.readiness.clone(),
+        refresh: Box::new(|| {}),
+        status: Box::new(move || of_page.shown()),
+    };
+    service::listener::serve(address, shown).await?;
+    Ok(Some(metrics))
 }
 
 /// Whether the receivers of network outputs can be found.
@@ -159,7 +179,7 @@ impl Watcher {
             self.stats.end_session();
             match result {
                 Ok(End::Broadcast) => {
-                    tracing::info!("the broadcast is over");
+                    tracing::info!(event = "broadcast_ended", "the broadcast is over");
                     return Ok(());
                 }
                 Ok(End::Closed) => return Ok(()),
@@ -170,7 +190,7 @@ impl Watcher {
                     ));
                 }
                 Ok(End::PathLost(reason)) => {
-                    tracing::warn!("path lost ({reason}); reconnecting");
+                    tracing::warn!(event = "path_lost", reason, "path lost; reconnecting");
                     (again, wait) = (true, FIRST_RETRY);
                 }
                 Ok(End::NotBack(failure)) => {
@@ -243,6 +263,7 @@ impl Watcher {
             session.update(player, stats);
         }
         tracing::info!(
+            event = "playing",
             path = session.met.path.kind.as_str(),
             remote = %session.met.path.remote,
             rtt_ms = session.met.path.rtt.as_millis() as u64,

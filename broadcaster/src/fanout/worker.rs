@@ -241,7 +241,7 @@ impl Worker {
     fn publish(&mut self, burst: Burst) {
         let Burst { track, keyframe, captured_at, handed_over_at, packets } = burst;
         let now = Instant::now();
-        self.metrics.published.fetch_add(packets.bytes() as u64, Ordering::Relaxed);
+        self.metrics.published(packets.bytes(), keyframe, now);
         let sealed = match self.channel.publish(track, keyframe, captured_at, packets, now) {
             Ok(sealed) => sealed,
             Err(error) => {
@@ -414,6 +414,8 @@ impl Worker {
         self.metrics.history_bytes.set(self.channel.history().bytes() as i64);
         self.metrics.joining.set(self.channel.joining() as i64);
         self.metrics.limited.set(self.channel.limited() as i64);
+        self.metrics.pacing_queue.set(self.schedule.waiting_bytes() as i64);
+        self.metrics.repair_queue.set(self.channel.repairs_waiting() as i64);
         self.metrics.live_rate.set(self.channel.live_rate().as_bytes_per_second());
         let dropped = self.schedule.dropped();
         self.metrics.count_late(dropped - self.dropped);

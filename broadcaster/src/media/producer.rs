@@ -1,7 +1,8 @@
 //! A running source: starting it, watching it, stopping it.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,8 @@ pub struct EncoderStats {
     pub frames_in: u64,
     /// Coded pictures that came out.
     pub frames_encoded: u64,
+    /// Pictures of a live source that were dropped because the encoder was behind.
+    pub frames_dropped: u64,
     /// Keyframes among them.
     pub keyframes: u64,
     /// Bytes of coded pictures, before they became packets.
@@ -62,11 +65,74 @@ pub(super) struct Counters {
     video_bytes: AtomicU64,
     packets: AtomicU64,
     packet_bytes: AtomicU64,
+    /// Pictures that a live source gave, and where they wait for the encoder.
+    offered: AtomicU64,
+    taken: AtomicU64,
+    dropped: AtomicU64,
+    queues: Mutex<Vec<gst::glib::WeakRef<gst::Element>>>,
+    encoding: Mutex<Encoding>,
 }
+
+/// Pictures that are within the encoder, and how long the latest ones were.
+#[derive(Debug, Default)]
+struct Encoding {
+    within: VecDeque<Instant>,
+    took: Vec<Duration>,
+}
+
+/// Pictures within an encoder, at most; times not fetched, at most.
+const MOST_WITHIN: usize = 64;
+const MOST_TIMES: usize = 1024;
 
 impl Counters {
     pub(super) fn count_in(&self) {
         self.frames_in.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A picture went into the encoder.
+    pub(super) fn enter_encoder(&self) {
+        let mut encoding = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
+        if encoding.within.len() >= MOST_WITHIN {
+            // It keeps pictures to itself: what came out cannot be told.
+            encoding.within.clear();
+        }
+        encoding.within.push_back(Instant::now());
+    }
+
+    /// The picture that has been within for longest came out: pictures keep their order.
+    pub(super) fn leave_encoder(&self) {
+        let mut encoding = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
+        let entered_at = encoding.within.pop_front();
+        if let Some(entered_at) = entered_at.filter(|_| encoding.took.len() < MOST_TIMES) {
+            encoding.took.push(entered_at.elapsed());
+        }
+    }
+
+    /// Pictures wait in this queue for the encoder, which drops those that it has no room for.
+    pub(super) fn watch_queue(self: &Arc<Self>, queue: &gst::Element) {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner).push(queue.downgrade());
+        let count = |pad: &str, counter: fn(&Self) -> &AtomicU64| {
+            let Some(pad) = queue.static_pad(pad) else { return };
+            let counters = Arc::clone(self);
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                counter(&counters).fetch_add(1, Ordering::Relaxed);
+                gst::PadProbeReturn::Ok
+            });
+        };
+        count("sink", |counters| &counters.offered);
+        count("src", |counters| &counters.taken);
+    }
+
+    /// Pictures dropped so far. Never goes down, although a picture between two counters is in neither.
+    fn dropped(&self) -> u64 {
+        let taken = self.taken.load(Ordering::Relaxed);
+        let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let queues = queues.iter().filter_map(gst::glib::WeakRef::upgrade);
+        let waiting: u64 =
+            queues.map(|queue| u64::from(queue.property::<u32>("current-level-buffers"))).sum();
+        // One picture may be on its way out.
+        let gone = self.offered.load(Ordering::Relaxed).saturating_sub(taken + waiting + 1);
+        self.dropped.fetch_max(gone, Ordering::Relaxed).max(gone)
     }
 
     pub(super) fn count_encoded(&self, keyframe: bool, bytes: usize) {
@@ -86,6 +152,7 @@ impl Counters {
         EncoderStats {
             frames_in: read(&self.frames_in),
             frames_encoded: read(&self.frames_encoded),
+            frames_dropped: self.dropped(),
             keyframes: read(&self.keyframes),
             video_bytes: read(&self.video_bytes),
             packets: read(&self.packets),
@@ -165,6 +232,12 @@ impl Producer {
     /// What has been encoded so far.
     pub fn encoder_stats(&self) -> EncoderStats {
         self.counters.read()
+    }
+
+    /// How long each picture was within the encoder, of those that came out since this was asked last.
+    pub fn take_encoding_times(&self) -> Vec<Duration> {
+        let mut encoding = self.counters.encoding.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut encoding.took)
     }
 
     /// Stops the source and waits until its threads are gone; no event comes afterwards.

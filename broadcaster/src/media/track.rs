@@ -178,6 +178,9 @@ impl Live {
                 };
                 queue.set_property("max-size-buffers", room);
                 queue.set_property_from_str("leaky", "downstream");
+                if kind == Kind::Video {
+                    self.counters.watch_queue(queue);
+                }
             }
             (Pacing::Parsed, _) => pad.set_offset(*self.began.get_or_init(|| self.epoch.now())),
             _ => {}
@@ -229,7 +232,9 @@ impl Live {
         if codec.kind() == Kind::Video {
             // What the encoder is given, or the payloader where nothing is encoded.
             let encodes = matches!(Plan::for_caps(caps), Plan::Encode(_));
-            self.count_pictures(chain.last().filter(|_| encodes).unwrap_or(&payloader));
+            let encoder = chain.last().filter(|_| encodes);
+            self.count_pictures(encoder.unwrap_or(&payloader));
+            encoder.inspect(|encoder| self.time_pictures(encoder));
             let pad = payloader.static_pad("sink").map(|pad| pad.downgrade());
             self.payloaders.lock().unwrap_or_else(PoisonError::into_inner).extend(pad);
         }
@@ -296,6 +301,19 @@ impl Live {
             counters.count_in();
             gst::PadProbeReturn::Ok
         });
+    }
+
+    fn time_pictures(&self, encoder: &gst::Element) {
+        let time = |pad: &str, note: fn(&Counters)| {
+            let Some(pad) = encoder.static_pad(pad) else { return };
+            let counters = self.counters.clone();
+            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                note(&counters);
+                gst::PadProbeReturn::Ok
+            });
+        };
+        time("sink", Counters::enter_encoder);
+        time("src", Counters::leave_encoder);
     }
 
     /// Asks every encoder of pictures for a keyframe.

@@ -452,6 +452,11 @@ impl Channel {
         self.live_rate.rate()
     }
 
+    /// Packets waiting to be sent again, or as repair packets.
+    pub fn repairs_waiting(&self) -> usize {
+        self.repairs.waiting()
+    }
+
     /// How many viewers are catching up.
     pub fn joining(&self) -> usize {
         self.joiners.len()

@@ -185,6 +185,11 @@ impl Repairs {
         self.viewers.values_mut().for_each(|known| known.forget(now));
     }
 
+    /// Packets that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
     /// Whether more can be queued for a viewer.
     pub(super) fn has_room(&self, viewer: ViewerId) -> bool {
         let queued = self.viewers.get(&viewer).map_or(0, |known| known.queue.len());

@@ -226,11 +226,11 @@ impl Simulation {
                 Ok(Feedback::Wish(wish)) => {
                     self.channel.ask(VIEWER, &wish, self.instant());
                 }
-                Ok(Feedback::Report { blocks, rtt, .. }) => {
+                Ok(Feedback::Report { blocks, times, .. }) => {
                     let worst = blocks.iter().map(|block| block.fraction_lost).max().unwrap_or(0);
                     let condition = Condition {
                         loss: f64::from(worst) / 256.0,
-                        rtt: rtt.unwrap_or_default(),
+                        rtt: times.rtt.unwrap_or_default(),
                         latency: self.setting.latency,
                     };
                     self.channel.tell(VIEWER, condition, self.instant());
@@ -242,13 +242,9 @@ impl Simulation {
             Event::Report => {
                 let blocks = self.receiver.report();
                 let totals = self.receiver.totals();
-                let report = feedback::encode_report(
-                    VIEWER.0,
-                    &blocks,
-                    &totals,
-                    Some(self.setting.rtt),
-                    None,
-                );
+                let times =
+                    feedback::Times { rtt: Some(self.setting.rtt), ..feedback::Times::default() };
+                let report = feedback::encode_report(VIEWER.0, &blocks, &totals, times);
                 self.say(report);
                 self.push(self.now + Duration::from_millis(250), Event::Report);
             }

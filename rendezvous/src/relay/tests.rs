@@ -18,7 +18,7 @@ use crate::metrics::RelayRejection;
 const LONG: Duration = Duration::from_secs(10);
 
 fn relay(config: &config::Relay) -> (Relay, Arc<Metrics>) {
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::new(service::metrics::registry("rendezvous")));
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let policy = Policy { loopback: true, private: true };
     let relay = Relay::embedded(config, listen, 1, policy, &metrics).expect("loopback has ports");
@@ -264,7 +264,7 @@ async fn garbage_is_survived() {
 
 #[tokio::test]
 async fn what_is_misconfigured_is_said() {
-    let metrics = Arc::new(Metrics::new());
+    let metrics = Arc::new(Metrics::new(service::metrics::registry("rendezvous")));
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let start = |config: config::Relay| Relay::start(&config, listen, listen, &metrics);
     let default = config::Relay::default;

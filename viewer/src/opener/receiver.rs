@@ -279,7 +279,8 @@ impl Admitted {
 
     fn report(&mut self, rtt: Duration) -> Vec<u8> {
         let blocks = self.receiver.report();
-        feedback::encode_report(self.viewer, &blocks, &self.receiver.totals(), Some(rtt), None)
+        let times = feedback::Times { rtt: Some(rtt), ..feedback::Times::default() };
+        feedback::encode_report(self.viewer, &blocks, &self.receiver.totals(), times)
     }
 
     fn feedback(&mut self, rtt: Duration, now: Instant) -> Vec<Vec<u8>> {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use arbitrary::{Result, Unstructured};
 use punchcast_protocol::feedback::{
-    Ask, Block, Feedback, MOST_ASKS, MOST_BLOCKS, MOST_NAMED, Totals, What, Wish, encode_report,
-    encode_wish, parse,
+    Ask, Block, Feedback, MOST_ASKS, MOST_BLOCKS, MOST_NAMED, Times, Totals, What, Wish,
+    encode_report, encode_wish, parse,
 };
 use punchcast_protocol::size::MAX_DATAGRAM;
 
@@ -32,8 +32,11 @@ fn written(input: &mut Input<'_>) -> Result<()> {
         })
     } else {
         let blocks = several(input, MOST_BLOCKS + 2, block)?;
-        let rtt = input.arbitrary::<Option<u32>>()?.map(|us| Duration::from_micros(us.into()));
-        Feedback::Report { blocks, totals: Some(totals(input)?), rtt, latency: rtt }
+        let mut time = || -> Result<Option<Duration>> {
+            Ok(input.arbitrary::<Option<u32>>()?.map(|us| Duration::from_micros(us.into())))
+        };
+        let times = Times { rtt: time()?, latency: time()?, shown: time()? };
+        Feedback::Report { blocks, totals: Some(totals(input)?), times }
     };
     returns(&feedback);
     Ok(())
@@ -92,17 +95,16 @@ fn returns(feedback: &Feedback) {
             let serials = |asks: &[Ask]| asks.iter().map(|ask| ask.serial).collect::<Vec<_>>();
             assert_eq!(serials(&read.asks), serials(&wish.asks[..read.asks.len()]));
         }
-        Feedback::Report { blocks, totals, rtt, latency } => {
+        Feedback::Report { blocks, totals, times } => {
             let totals = totals.unwrap_or_default();
-            let bytes = encode_report(7, blocks, &totals, *rtt, *latency);
+            let bytes = encode_report(7, blocks, &totals, *times);
             assert!(bytes.len() <= MAX_DATAGRAM, "{}", bytes.len());
             let saturated = |block: &Block| {
                 let cumulative_lost = block.cumulative_lost.min(MOST_LOST);
                 Block { cumulative_lost, ..*block }
             };
             let blocks = blocks.iter().take(MOST_BLOCKS).map(saturated).collect();
-            let expected =
-                Feedback::Report { blocks, totals: Some(totals), rtt: *rtt, latency: *latency };
+            let expected = Feedback::Report { blocks, totals: Some(totals), times: *times };
             assert_eq!(parse(&bytes), Ok(expected));
         }
     }

@@ -155,9 +155,14 @@ impl Broadcast {
     }
 
     fn scrape(&self) -> Result<String> {
+        self.fetch("/metrics")
+    }
+
+    /// What the metrics listener says there.
+    pub(crate) fn fetch(&self, path: &str) -> Result<String> {
         let mut stream = TcpStream::connect(METRICS).context("the metrics listener")?;
         stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         Ok(answer)

@@ -12,6 +12,7 @@ mod crowd;
 mod growth;
 mod latency;
 mod network;
+mod observed;
 mod peers;
 mod report;
 mod round;
@@ -41,6 +42,8 @@ enum Scenario {
     Storm,
     /// Added latency of 46 viewers, without and with four that misbehave.
     Isolation,
+    /// What it costs to be looked at by Prometheus and by a status page, with 1,000 viewers.
+    Observed,
 }
 
 /// What a whole broadcast costs, and what its viewers get.
@@ -150,6 +153,10 @@ fn measure(args: &Args) -> Result<Report> {
     if wanted(Scenario::Isolation) {
         let measured = latency::isolation(&network, folder.path(), extent).map_err(&mut note);
         report.isolation = measured.unwrap_or_default();
+    }
+    if wanted(Scenario::Observed) {
+        let measured = observed::measure(&network, folder.path(), extent).map_err(&mut note);
+        report.observed = measured.ok();
     }
     if wanted(Scenario::Cost) {
         report.cost = cost::measure(&network, folder.path(), extent, &mut missing);

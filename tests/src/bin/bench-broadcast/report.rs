@@ -24,6 +24,7 @@ pub(crate) struct Report {
     pub(crate) latency: Vec<LatencyRow>,
     pub(crate) storm: Option<Storm>,
     pub(crate) isolation: Vec<IsolationRow>,
+    pub(crate) observed: Option<Observed>,
 }
 
 /// What one sender costs.
@@ -66,6 +67,21 @@ pub(crate) struct GrowthRow {
     pub(crate) resident_kib_per_viewer: Spread,
     /// Further runs, that were void because packets were lost.
     pub(crate) void_runs: u32,
+}
+
+/// What being looked at costs.
+#[derive(Debug, Serialize)]
+pub(crate) struct Observed {
+    pub(crate) viewers: u32,
+    /// Lines with values in the metrics.
+    pub(crate) series: usize,
+    /// Fetching the metrics, in milliseconds.
+    pub(crate) scrape_ms: Spread,
+    pub(crate) status_bytes: usize,
+    /// Fetching what the status page shows, in milliseconds.
+    pub(crate) status_ms: Spread,
+    /// Processor time for a packet while both are fetched each second, to that while nothing is.
+    pub(crate) to_alone: Spread,
 }
 
 /// From the payloader to the viewers' sockets.
@@ -114,6 +130,7 @@ impl Report {
             latency: Vec::new(),
             storm: None,
             isolation: Vec::new(),
+            observed: None,
         }
     }
 }
@@ -173,6 +190,24 @@ impl fmt::Display for Report {
             for IsolationRow { viewers, misbehaving, lost, added } in &self.isolation {
                 writeln!(f, "| {viewers} | {misbehaving} | {} | {lost} |", times(added))?;
             }
+        }
+        if let Some(observed) = &self.observed {
+            let Observed { viewers, series, scrape_ms, status_bytes, status_ms, to_alone } =
+                observed;
+            writeln!(
+                f,
+                "\nLooked at with {viewers} viewers: {series} series; a scrape takes {:.1} ms (most {:.1}, of {}), \
+                 the status page's {status_bytes} bytes {:.1} ms (most {:.1}); the broadcaster's processor time \
+                 with one of each a second is {:.3} ({:.3}–{:.3}) times that without",
+                scrape_ms.median,
+                scrape_ms.most,
+                scrape_ms.samples.len(),
+                status_ms.median,
+                status_ms.most,
+                to_alone.median,
+                to_alone.least,
+                to_alone.most,
+            )?;
         }
         for what in &self.missing {
             writeln!(f, "\nNot measured: {what}")?;

@@ -1,0 +1,249 @@
+//! What one channel's fan-out counts.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+use protocol::units::Bitrate;
+use service::metrics::{counter, counters, gauge, rate};
+use transport::kernel::Sent;
+
+/// Counters of one channel's fan-out.
+#[derive(Debug)]
+pub struct ChannelMetrics {
+    packets: IntCounter,
+    bytes: IntCounter,
+    errors: IntCounterVec,
+    /// Packets sent again on request.
+    pub retransmitted: IntCounter,
+    /// Repair packets sent.
+    pub repair_packets: IntCounter,
+    /// Bytes of these and of packets sent again.
+    pub repair_bytes: IntCounter,
+    /// Bytes of joining bursts.
+    pub join_bytes: IntCounter,
+    /// Access units dropped before sealing.
+    pub bursts_dropped: IntCounter,
+    /// Requests of viewers dropped.
+    pub requests_dropped: IntCounter,
+    /// Keyframes asked of the encoder.
+    pub keyframes_requested: IntCounter,
+    /// Bytes in the history.
+    pub history_bytes: IntGauge,
+    /// Viewers that are catching up.
+    pub joining: IntGauge,
+    /// Viewers whose path does not carry the stream.
+    pub limited: IntGauge,
+    /// Packets that those were not sent.
+    pub left_out: IntCounter,
+    /// Bytes of the stream so far.
+    pub published: AtomicU64,
+    /// What the stream needs for each viewer.
+    pub live_rate: Gauge,
+    /// Media that waits for the uplink.
+    pub pacing_queue: IntGauge,
+    /// Packets waiting to be sent again.
+    pub repair_queue: IntGauge,
+    gop: Gop,
+}
+
+/// From keyframe to keyframe.
+#[derive(Debug)]
+struct Gop {
+    seconds: Gauge,
+    bytes: IntGauge,
+    age: Gauge,
+    /// The latest keyframe, and the bytes since it.
+    latest: Mutex<Option<(Instant, u64)>>,
+}
+
+impl Default for ChannelMetrics {
+    /// Counters that nobody scrapes.
+    fn default() -> Self {
+        Self::new(&Registry::new())
+    }
+}
+
+impl ChannelMetrics {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let errors = counters(
+            registry,
+            "punchcast_send_errors_total",
+            "Packets that the kernel did not take (blocked: its buffer stayed full; failed: another \
+             reason), or that waited too long for the uplink (late); not sent again by us.",
+            "reason",
+            ["blocked", "failed", "late"],
+        );
+        Self {
+            packets: counter(
+                registry,
+                "punchcast_packets_sent_total",
+                "Media packets handed to the kernel, joining bursts, retransmissions and repair \
+                 packets included; control traffic not.",
+            ),
+            bytes: counter(
+                registry,
+                "punchcast_bytes_sent_total",
+                "Bytes of UDP payload of these packets.",
+            ),
+            errors,
+            retransmitted: counter(
+                registry,
+                "punchcast_packets_retransmitted_total",
+                "Packets sent again because a viewer asked for them.",
+            ),
+            repair_packets: counter(
+                registry,
+                "punchcast_repair_packets_sent_total",
+                "Reed-Solomon repair packets sent to viewers that lack packets, or would have no time \
+                 to ask for them. Packets that are sent again are not among them.",
+            ),
+            repair_bytes: counter(
+                registry,
+                "punchcast_repair_bytes_sent_total",
+                "Bytes of repair packets and of packets sent again.",
+            ),
+            join_bytes: counter(
+                registry,
+                "punchcast_join_bytes_sent_total",
+                "Bytes sent to joining viewers from the history.",
+            ),
+            bursts_dropped: counter(
+                registry,
+                "punchcast_access_units_dropped_total",
+                "Access units dropped before sealing because the fan-out was behind or they were \
+                 not sealable.",
+            ),
+            requests_dropped: counter(
+                registry,
+                "punchcast_repair_requests_dropped_total",
+                "Requests for repair dropped because too many were waiting.",
+            ),
+            keyframes_requested: counter(
+                registry,
+                "punchcast_keyframes_requested_total",
+                "Keyframes asked of the encoder for joining viewers.",
+            ),
+            history_bytes: gauge(
+                registry,
+                "punchcast_history_bytes",
+                "Bytes of sealed packets kept for joining and repair.",
+            ),
+            joining: gauge(
+                registry,
+                "punchcast_viewers_joining",
+                "Viewers that are catching up with the live edge.",
+            ),
+            limited: gauge(
+                registry,
+                "punchcast_viewers_limited",
+                "Viewers whose path does not carry the stream, so that they are sent less of it.",
+            ),
+            left_out: counter(
+                registry,
+                "punchcast_packets_left_out_total",
+                "Packets that viewers were not sent because their path does not carry them.",
+            ),
+            published: AtomicU64::new(0),
+            live_rate: rate(
+                registry,
+                "punchcast_channel_bytes_per_second",
+                "What the channel needs for each viewer, headers included, over the last 2 s.",
+            ),
+            pacing_queue: gauge(
+                registry,
+                "punchcast_pacing_queue_bytes",
+                "Live media, to all viewers, that waits for the uplink. What waits longer than 1 s is \
+                 dropped (late).",
+            ),
+            repair_queue: gauge(
+                registry,
+                "punchcast_repair_queue_packets",
+                "Packets of all viewers waiting to be sent again, or as repair packets.",
+            ),
+            gop: Gop {
+                seconds: rate(
+                    registry,
+                    "punchcast_gop_seconds",
+                    "Time from the last keyframe but one to the last; 0 before there were two.",
+                ),
+                bytes: gauge(
+                    registry,
+                    "punchcast_gop_bytes",
+                    "Bytes of all tracks in that time: what a viewer may have to get before its first \
+                     picture.",
+                ),
+                age: rate(
+                    registry,
+                    "punchcast_keyframe_age_seconds",
+                    "Time since the last keyframe of the source; 0 before the first.",
+                ),
+                latest: Mutex::new(None),
+            },
+        }
+    }
+
+    /// Notes an access unit of so many bytes.
+    pub fn published(&self, bytes: usize, keyframe: bool, now: Instant) {
+        self.published.fetch_add(bytes as u64, Ordering::Relaxed);
+        let mut latest = self.gop.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match latest.as_mut() {
+            Some((_, sum)) if !keyframe => *sum += bytes as u64,
+            Some((at, sum)) => {
+                self.gop.seconds.set(now.saturating_duration_since(*at).as_secs_f64());
+                self.gop.bytes.set(*sum as i64);
+                *latest = Some((now, bytes as u64));
+            }
+            None if keyframe => *latest = Some((now, bytes as u64)),
+            None => {}
+        }
+    }
+
+    /// Length of the last GOP and age of the last keyframe, in seconds, where there were any.
+    pub(crate) fn gop(&self, now: Instant) -> (Option<f64>, Option<f64>) {
+        let latest = *self.gop.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = latest.map(|(at, _)| now.saturating_duration_since(at).as_secs_f64());
+        (Some(self.gop.seconds.get()).filter(|seconds| *seconds > 0.0), age)
+    }
+
+    /// Sets what grows by itself. Before each scrape.
+    pub(super) fn refresh(&self, now: Instant) {
+        self.gop.age.set(self.gop(now).1.unwrap_or(0.0));
+    }
+
+    /// Packets handed to the kernel so far, and bytes of UDP payload of them.
+    pub fn sent(&self) -> (u64, u64) {
+        (self.packets.get(), self.bytes.get())
+    }
+
+    /// Packets dropped so far because they had waited too long for the uplink.
+    pub(super) fn late(&self) -> u64 {
+        self.errors.with_label_values(&["late"]).get()
+    }
+
+    /// What the stream needs for each viewer.
+    pub fn stream(&self) -> Bitrate {
+        Bitrate::bits_per_second((self.live_rate.get() * 8.0) as u64)
+    }
+
+    /// Counts what became of a send of datagrams that hold `packets` packets in each `datagrams`.
+    pub fn count(&self, sent: &Sent, packets: usize, datagrams: usize) {
+        let packets_in = |sent: u64| sent * packets as u64 / datagrams.max(1) as u64;
+        self.packets.inc_by(packets_in(sent.datagrams));
+        self.bytes.inc_by(sent.bytes);
+        if sent.blocked > 0 {
+            self.errors.with_label_values(&["blocked"]).inc_by(packets_in(sent.blocked));
+        }
+        if sent.failed > 0 {
+            self.errors.with_label_values(&["failed"]).inc_by(packets_in(sent.failed));
+        }
+    }
+
+    /// Counts datagrams that waited for the uplink until they were of no use.
+    pub fn count_late(&self, datagrams: u64) {
+        if datagrams > 0 {
+            self.errors.with_label_values(&["late"]).inc_by(datagrams);
+        }
+    }
+}

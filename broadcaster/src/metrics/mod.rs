@@ -1,0 +1,525 @@
+//! What the broadcaster counts. Every metric is described where it is made; docs/metrics.md is the same
+//! text, made by a test.
+
+mod channel;
+mod viewers;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use prometheus::{
+    Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+use protocol::behaviour::{Behaviour, Dependence, Kind, Ports};
+use protocol::candidate::CandidateKind;
+use protocol::control::Refusal;
+use protocol::feedback::Totals;
+use protocol::size::WIRE_OVERHEAD;
+use protocol::units::Bitrate;
+use service::metrics::{counter, counters, gauge, gauges, histogram, raise, rate, register};
+
+pub use channel::ChannelMetrics;
+pub(crate) use viewers::{Distributions, PerViewer, Row, STATES, worst};
+
+use crate::events::Events;
+use crate::media::EncoderStats;
+
+/// All that a broadcaster counts.
+pub(crate) struct Metrics {
+    /// Where the metrics listener reads.
+    pub registry: Registry,
+    /// What happened, beside the numbers.
+    pub events: Arc<Events>,
+    /// The channel's own counters.
+    pub channel: Arc<ChannelMetrics>,
+    /// Viewers that are admitted now.
+    pub viewers: IntGauge,
+    /// Viewers that lose more than a little.
+    pub lossy: IntGauge,
+    by_path: IntGaugeVec,
+    path_moves: IntCounter,
+    nat: IntGaugeVec,
+    path_open: Histogram,
+    path_attempts: IntCounterVec,
+    path_openings: IntCounterVec,
+    first_packet: Histogram,
+    admissions: IntCounter,
+    refusals: IntCounterVec,
+    departures: IntCounterVec,
+    encoder: Encoder,
+    uplink: Uplink,
+    lost: IntCounter,
+    unrecovered: IntCounter,
+    /// What else became of packets, as [`BECAME`] names it.
+    became: [IntCounter; BECAME.len()],
+    /// Feedback packets that were authentic.
+    pub feedback: IntCounter,
+    feedback_dropped: [IntCounter; Unheard::ALL.len()],
+    /// How reception is, over all viewers.
+    pub distributions: Distributions,
+    /// Series of single viewers.
+    pub per_viewer: PerViewer,
+    /// Viewers whose media is paused for want of feedback.
+    pub paused: IntGauge,
+}
+
+/// What became of the encoder's work.
+struct Encoder {
+    frames_in: IntCounter,
+    frames_encoded: IntCounter,
+    frames_dropped: IntCounter,
+    keyframes: IntCounter,
+    seconds: Histogram,
+}
+
+/// What of the uplink is used.
+struct Uplink {
+    budget: Gauge,
+    used: Gauge,
+    is_full: IntGauge,
+    used_before: Mutex<Option<(Instant, u64)>>,
+    late_before: AtomicU64,
+}
+
+/// What viewers report of packets beside those lost and those unrecovered: the `what` label.
+const BECAME: [&str; 6] =
+    ["received", "recovered_nack", "recovered_fec", "duplicate", "late", "corrupt"];
+
+/// Why a feedback packet was dropped: the `reason` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unheard {
+    /// Not RTCP, or nothing that means anything here.
+    Malformed,
+    /// Of no viewer that is admitted.
+    Unknown,
+    /// From an address that is not the viewer's.
+    Elsewhere,
+    /// More than a viewer may send.
+    TooMany,
+    /// Seen before, or too old to tell.
+    Replayed,
+    /// Not sealed by the viewer.
+    Forged,
+}
+
+impl Unheard {
+    const ALL: [Self; 6] = [
+        Self::Malformed,
+        Self::Unknown,
+        Self::Elsewhere,
+        Self::TooMany,
+        Self::Replayed,
+        Self::Forged,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown_viewer",
+            Self::Elsewhere => "elsewhere",
+            Self::TooMany => "too_many",
+            Self::Replayed => "replayed",
+            Self::Forged => "forged",
+        }
+    }
+}
+
+/// Why an admitted viewer is gone: the `reason` label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Departure {
+    /// It said goodbye.
+    Left,
+    /// Its path or its connection was lost.
+    Lost,
+    /// The broadcast ended.
+    Ended,
+    /// It was sent away.
+    Removed,
+}
+
+impl Departure {
+    const ALL: [Self; 4] = [Self::Left, Self::Lost, Self::Ended, Self::Removed];
+
+    /// The label's value.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Lost => "lost",
+            Self::Ended => "ended",
+            Self::Removed => "removed",
+        }
+    }
+}
+
+/// How an attempt to open a path ended: the `result` label.
+const RESULTS: [&str; 2] = ["opened", "failed"];
+
+/// Buckets of times from an introduction on, in seconds.
+const OPENING: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10.0, 15.0];
+
+/// Buckets of times that encoding takes, in seconds: a picture has 33 ms at 30 a second.
+const ENCODING: [f64; 10] = [0.001, 0.002, 0.004, 0.008, 0.012, 0.016, 0.024, 0.033, 0.05, 0.1];
+
+impl Metrics {
+    /// Metrics in this registry, with series of single viewers for at most so many.
+    pub(crate) fn new(registry: Registry, viewer_series: usize) -> Self {
+        let r = &registry;
+        let became = counters(
+            r,
+            "punchcast_viewer_packets_total",
+            "What became of packets by the reports of all viewers: those that arrived (received; \
+             recovered ones are among them), lost ones that a retransmission or a repair packet brought \
+             back, duplicates, ones that came after their deadline, and ones that were not authentic.",
+            "what",
+            BECAME,
+        );
+        let unheard = counters(
+            r,
+            "punchcast_feedback_packets_dropped_total",
+            "Datagrams dropped that begin like feedback, by reason.",
+            "reason",
+            Unheard::ALL.map(Unheard::as_str),
+        );
+        let refusals = Refusal::ALL.map(Refusal::as_str);
+        let paths = CandidateKind::ALL.map(CandidateKind::as_str);
+        Self {
+            events: Arc::default(),
+            channel: Arc::new(ChannelMetrics::new(r)),
+            viewers: gauge(r, "punchcast_viewers", "Viewers admitted now."),
+            lossy: gauge(
+                r,
+                "punchcast_viewers_lossy",
+                "Viewers that lost more than 2% of their packets, before repair, in the last seconds.",
+            ),
+            by_path: gauges(
+                r,
+                "punchcast_viewers_by_path",
+                "Viewers admitted now, by the worse end's kind of candidate of their path.",
+                "path",
+                paths,
+            ),
+            path_moves: counter(
+                r,
+                "punchcast_path_moves_total",
+                "Times that a viewer's path moved: a better one was found, or an address changed.",
+            ),
+            nat: nat_info(r),
+            path_open: histogram(
+                r,
+                "punchcast_path_open_seconds",
+                "From introduction received to path proved, of paths that opened.",
+                &OPENING,
+            ),
+            path_attempts: counters(
+                r,
+                "punchcast_path_attempts_total",
+                "Introductions that came to an end of opening, by result. A viewer that goes away before \
+                 is not counted.",
+                "result",
+                RESULTS,
+            ),
+            path_openings: path_openings(r),
+            first_packet: histogram(
+                r,
+                "punchcast_first_packet_seconds",
+                "From introduction received to the viewer's place in the stream, from where on media is \
+                 sent to it at once.",
+                &OPENING,
+            ),
+            admissions: counter(
+                r,
+                "punchcast_admissions_total",
+                "Viewers admitted. One that comes back with a new introduction counts again; one whose \
+                 path was renewed does not.",
+            ),
+            refusals: counters(
+                r,
+                "punchcast_refusals_total",
+                "Viewers refused, by reason.",
+                "reason",
+                refusals,
+            ),
+            departures: counters(
+                r,
+                "punchcast_departures_total",
+                "Admitted viewers that are gone: they said goodbye (left), their path or connection was \
+                 lost, the broadcast ended, or they were removed.",
+                "reason",
+                Departure::ALL.map(Departure::as_str),
+            ),
+            encoder: Encoder::new(r),
+            uplink: Uplink::new(r),
+            became: BECAME.map(|what| became.with_label_values(&[what])),
+            lost: counter(
+                r,
+                "punchcast_viewer_packets_lost_total",
+                "Packets that viewers reported as lost on the network, before repair, over all \
+                 viewers.",
+            ),
+            unrecovered: counter(
+                r,
+                "punchcast_viewer_packets_unrecovered_total",
+                "Packets that viewers reported as missing at their deadline, over all viewers.",
+            ),
+            feedback: counter(
+                r,
+                "punchcast_feedback_packets_total",
+                "Authentic feedback packets of all viewers: reports and requests for repair.",
+            ),
+            feedback_dropped: Unheard::ALL
+                .map(|reason| unheard.with_label_values(&[reason.as_str()])),
+            distributions: Distributions::new(r),
+            per_viewer: register(r, PerViewer::new(viewer_series)),
+            paused: gauge(
+                r,
+                "punchcast_viewers_paused",
+                "Viewers whose media is paused because they have said nothing for 3 s.",
+            ),
+            registry,
+        }
+    }
+
+    /// A viewer's path is of this kind from now on; before, it was of that one.
+    pub(crate) fn path(&self, before: Option<CandidateKind>, now: Option<CandidateKind>) {
+        if let Some(before) = before {
+            self.by_path.with_label_values(&[before.as_str()]).dec();
+        }
+        if let Some(now) = now {
+            self.by_path.with_label_values(&[now.as_str()]).inc();
+        }
+        if before.is_some() && now.is_some() {
+            self.path_moves.inc();
+        }
+    }
+
+    /// What the NAT here was found to do.
+    pub(crate) fn nat(&self, behaviour: &Behaviour) {
+        let depends = |on: Option<Dependence>| on.map_or("unknown", Dependence::as_str);
+        let ports = behaviour.ports.map_or("unknown", Ports::as_str);
+        let (mapping, filtering) = (depends(behaviour.mapping), depends(behaviour.filtering));
+        self.nat.reset();
+        self.nat.with_label_values(&[behaviour.kind().as_str(), mapping, filtering, ports]).set(1);
+    }
+
+    /// A path to a viewer behind such a NAT opened after this time; or none did.
+    pub(crate) fn attempt(&self, nat: Kind, opened: Option<Duration>) {
+        let [success, failure] = RESULTS;
+        if let Some(took) = opened {
+            self.path_open.observe(took.as_secs_f64());
+        }
+        let result = if opened.is_some() { success } else { failure };
+        self.path_attempts.with_label_values(&[result]).inc();
+        self.path_openings.with_label_values(&[nat.as_str(), result]).inc();
+    }
+
+    /// A viewer was admitted, so long after it was introduced.
+    pub(crate) fn admit(&self, after: Duration) {
+        self.viewers.inc();
+        self.admissions.inc();
+        self.first_packet.observe(after.as_secs_f64());
+    }
+
+    /// An admitted viewer is gone.
+    pub(crate) fn depart(&self, why: Departure) {
+        self.viewers.dec();
+        self.departures.with_label_values(&[why.as_str()]).inc();
+    }
+
+    /// A viewer was refused.
+    pub(crate) fn refuse(&self, reason: Refusal) {
+        self.refusals.with_label_values(&[reason.as_str()]).inc();
+    }
+
+    /// A viewer's totals became these. They are hostile input: only growth counts.
+    pub(crate) fn grown(&self, before: &Totals, now: &Totals) {
+        let grown = |now: u64, before: u64| now.saturating_sub(before).min(1 << 24);
+        self.lost.inc_by(grown(now.lost, before.lost));
+        self.unrecovered.inc_by(grown(now.unrecovered, before.unrecovered));
+        let became = [
+            (now.received, before.received),
+            (now.recovered_nack, before.recovered_nack),
+            (now.recovered_fec, before.recovered_fec),
+            (now.duplicates, before.duplicates),
+            (now.late, before.late),
+            (now.corrupt, before.corrupt),
+        ];
+        for (counter, (now, before)) in self.became.iter().zip(became) {
+            counter.inc_by(grown(now, before));
+        }
+    }
+
+    /// A feedback packet was dropped.
+    pub(crate) fn unheard(&self, reason: Unheard) {
+        self.feedback_dropped[reason as usize].inc();
+    }
+
+    /// What the encoder did so far, and how long the latest pictures took.
+    pub(crate) fn encoded(&self, stats: &EncoderStats, times: &[Duration]) {
+        raise(&self.encoder.frames_in, stats.frames_in);
+        raise(&self.encoder.frames_encoded, stats.frames_encoded);
+        raise(&self.encoder.frames_dropped, stats.frames_dropped);
+        raise(&self.encoder.keyframes, stats.keyframes);
+        times.iter().for_each(|time| self.encoder.seconds.observe(time.as_secs_f64()));
+    }
+
+    /// Measures the uplink's use since the call before. Once a second, whoever scrapes.
+    pub(crate) fn measure_uplink(&self) -> Bitrate {
+        let now = Instant::now();
+        let (packets, bytes) = self.channel.sent();
+        let bytes = bytes + packets * WIRE_OVERHEAD as u64;
+        let mut used = self.uplink.used_before.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, before)) = used.replace((now, bytes)) {
+            let seconds = now.duration_since(at).as_secs_f64().max(0.001);
+            self.uplink.used.set((bytes - before) as f64 / seconds);
+        }
+        self.uplink_used()
+    }
+
+    /// What was sent in the last second.
+    pub(crate) fn uplink_used(&self) -> Bitrate {
+        Bitrate::bits_per_second((self.uplink.used.get() * 8.0) as u64)
+    }
+
+    /// What one viewer needs of the uplink, and whether packets were dropped since this was asked last because
+    /// they had waited too long for it.
+    pub(crate) fn uplink_needs(&self) -> (Bitrate, bool) {
+        let late = self.channel.late();
+        let before = self.uplink.late_before.swap(late, Ordering::Relaxed);
+        (self.channel.stream(), late > before)
+    }
+
+    /// What the uplink carries, if that is known, and whether most viewers suffer at once.
+    pub(crate) fn set_uplink(&self, rate: Option<Bitrate>, is_full: bool) {
+        self.uplink.budget.set(rate.map_or(0.0, Bitrate::as_bytes_per_second));
+        self.uplink.is_full.set(is_full.into());
+    }
+
+    /// Sets what is not counted as it happens. Before each scrape.
+    pub(crate) fn refresh(&self) {
+        self.channel.refresh(Instant::now());
+    }
+
+    /// For the status page: packets sent, bytes sent, lost, recovered, unrecovered, admitted, refused,
+    /// openings that failed.
+    pub(crate) fn totals(&self) -> serde_json::Value {
+        let (packets_sent, bytes_sent) = self.channel.sent();
+        let [_, nack, fec, ..] = &self.became;
+        let refused: u64 =
+            Refusal::ALL.iter().map(|r| self.refusals.with_label_values(&[r.as_str()]).get()).sum();
+        serde_json::json!({
+            "packets_sent": packets_sent,
+            "bytes_sent": bytes_sent,
+            "lost": self.lost.get(),
+            "recovered": nack.get() + fec.get(),
+            "unrecovered": self.unrecovered.get(),
+            "admitted": self.admissions.get(),
+            "refused": refused,
+            "openings_failed": self.path_attempts.with_label_values(&[RESULTS[1]]).get(),
+        })
+    }
+}
+
+fn nat_info(registry: &Registry) -> IntGaugeVec {
+    let opts = Opts::new(
+        "punchcast_nat_info",
+        "1 for what the NAT or firewall before this broadcaster does, as far as it is known.",
+    );
+    let labels = ["kind", "mapping", "filtering", "ports"];
+    let info = register(registry, IntGaugeVec::new(opts, &labels).expect("a legal name"));
+    info.with_label_values(&["unknown"; 4]).set(1);
+    info
+}
+
+fn path_openings(registry: &Registry) -> IntCounterVec {
+    let opts = Opts::new(
+        "punchcast_path_openings_total",
+        "Introductions that came to an end of opening, by the kind of the viewer's NAT, as far as the \
+         viewer knew it, and by result.",
+    );
+    let openings = IntCounterVec::new(opts, &["nat", "result"]).expect("a legal name");
+    for nat in Kind::KNOWN.into_iter().chain([Kind::Unknown]) {
+        for result in RESULTS {
+            openings.with_label_values(&[nat.as_str(), result]);
+        }
+    }
+    register(registry, openings)
+}
+
+impl Encoder {
+    fn new(r: &Registry) -> Self {
+        Self {
+            frames_in: counter(
+                r,
+                "punchcast_encoder_frames_in_total",
+                "Pictures given to the encoder since the start; of a source that comes encoded, its \
+                 coded pictures.",
+            ),
+            frames_encoded: counter(
+                r,
+                "punchcast_encoder_frames_encoded_total",
+                "Coded pictures since the start.",
+            ),
+            frames_dropped: counter(
+                r,
+                "punchcast_encoder_frames_dropped_total",
+                "Pictures of a live source that were dropped because the encoder was behind. Those left \
+                 out because the source gives more a second than is encoded are not among them.",
+            ),
+            keyframes: counter(
+                r,
+                "punchcast_encoder_keyframes_total",
+                "Keyframes since the start.",
+            ),
+            seconds: histogram(
+                r,
+                "punchcast_encoder_seconds",
+                "From a picture's way into the encoder to its way out, coded; nothing where the source \
+                 comes encoded.",
+                &ENCODING,
+            ),
+        }
+    }
+}
+
+impl Uplink {
+    fn new(r: &Registry) -> Self {
+        Self {
+            budget: rate(
+                r,
+                "punchcast_uplink_budget_bytes_per_second",
+                "What the uplink carries: as --uplink says, or as estimated; 0 while nothing says that \
+                 it is the limit.",
+            ),
+            used: rate(
+                r,
+                "punchcast_uplink_used_bytes_per_second",
+                "Media bytes handed to the kernel, headers included, over the last second.",
+            ),
+            is_full: gauge(
+                r,
+                "punchcast_uplink_full",
+                "1 while most viewers suffer at once: then it is our uplink, and not their paths.",
+            ),
+            used_before: Mutex::new(None),
+            late_before: AtomicU64::new(0),
+        }
+    }
+}
+
+/// All metrics of a broadcaster, each with a sample, for the documentation.
+pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
+    let metrics = Metrics::new(service::metrics::registry("broadcaster"), 1);
+    let rows = CandidateKind::ALL.map(|kind| Row {
+        viewer: protocol::channel::ViewerId(1),
+        path: kind.as_str(),
+        state: viewers::STATES[kind as usize % viewers::STATES.len()],
+        fraction_lost: 0.0,
+        rtt: Duration::ZERO,
+        jitter: Duration::ZERO,
+        latency: Some(Duration::ZERO),
+        totals: Totals::default(),
+    });
+    metrics.per_viewer.show_all(rows.into());
+    metrics.registry.gather()
+}

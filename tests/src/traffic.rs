@@ -1,0 +1,65 @@
+//! What captures say of media.
+
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+
+use protocol::demux::{Class, classify};
+use protocol::repair::packet::PAYLOAD_TYPE;
+use protocol::rtp::Header;
+use protocol::{srtcp, volley};
+
+use crate::lab::pcap::Datagram;
+
+/// Packets of media that were sent until the last that arrived, and of those, how many got lost at first, by SSRC
+/// and sequence number. What a flipped bit spoilt is lost.
+pub fn lost_at_first(
+    sent: &[Datagram],
+    received: &[Datagram],
+    (to, to_host): (IpAddr, IpAddr),
+) -> (u64, u64) {
+    let to_it = sent.iter().filter(|datagram| datagram.destination.ip() == to);
+    let sent: Vec<_> = to_it.flat_map(media).collect();
+    let spoilt: HashMap<_, _> = sent.iter().map(|(name, bytes)| (*name, bytes)).collect();
+    // What comes after its last word finds the viewer gone: its goodbye may get lost, too.
+    let left_at = received
+        .iter()
+        .rfind(|datagram| datagram.destination.ip() != to_host)
+        .map(|datagram| datagram.at);
+    let received: HashSet<_> = received
+        .iter()
+        .take_while(|datagram| left_at.is_none_or(|at| datagram.at <= at))
+        .flat_map(media)
+        .filter(|(name, bytes)| spoilt.get(name).is_some_and(|sent| **sent == *bytes))
+        .map(|(name, _)| name)
+        .collect();
+    let last = sent.iter().rposition(|(name, _)| received.contains(name)).map_or(0, |at| at + 1);
+    let names: HashSet<_> = sent[..last].iter().map(|(name, _)| *name).collect();
+    (names.len() as u64, names.difference(&received).count() as u64)
+}
+
+/// Media packets that are not sent again.
+fn media(datagram: &Datagram) -> Vec<((u32, u16), Vec<u8>)> {
+    if classify(&datagram.payload) != Class::Media || srtcp::sender(&datagram.payload).is_some() {
+        return Vec::new();
+    }
+    let mut payload = datagram.payload.clone();
+    let packets = volley::packets(&mut payload);
+    if packets.are_sent_again() {
+        return Vec::new();
+    }
+    let media = packets.filter_map(|packet| {
+        let header = Header::parse(packet).ok()?;
+        let is_media = header.payload_type != PAYLOAD_TYPE;
+        is_media.then(|| ((header.ssrc, header.sequence), packet.to_vec()))
+    });
+    media.collect()
+}
+
+/// All packets of media and repair in a datagram, those that are sent again included.
+pub fn count(datagram: &Datagram) -> usize {
+    let payload = &datagram.payload;
+    if classify(payload) != Class::Media || srtcp::sender(payload).is_some() {
+        return 0;
+    }
+    volley::packets(&mut payload.clone()).count()
+}

@@ -1,0 +1,96 @@
+//! What the documentation says of metrics and events is what the code has.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use prometheus::Registry;
+use prometheus::proto::MetricFamily;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// `UPDATE_DOCS=1` writes the table anew.
+#[test]
+fn the_table_of_metrics_is_that_of_the_code() {
+    let common: Vec<MetricFamily> = {
+        let registry: Registry = service::metrics::registry("program");
+        service::listener::ready_gauge(&registry);
+        registry.gather()
+    };
+    let names: BTreeSet<_> = common.iter().map(|family| family.name().to_owned()).collect();
+    let own = |families: Vec<MetricFamily>| -> String {
+        let own = families.into_iter().filter(|family| !names.contains(family.name()));
+        service::metrics::describe(&own.collect::<Vec<_>>())
+    };
+    let table = format!(
+        "# Metrics\n\n\
+         Made from the code by `UPDATE_DOCS=1 cargo test -p tests --test documentation`; a test fails where it \
+         is not up to date.\nWhat the listener serves, and what to make of it, is told in \
+         [grafana/](../grafana). Labels come from fixed sets, but for\n`version`, and `viewer`: a short number \
+         that the broadcaster gives out, of which at most `metrics.viewer_series` (100) have series,\nthose \
+         with the worst loss first.\n\n\
+         ## All programs\n\n{}\n\
+         ## Broadcaster\n\nWith an embedded rendezvous it has the rendezvous's metrics, too.\n\n{}\n\
+         ## Rendezvous\n\n{}\n## Viewer\n\n`punchcast-viewer watch LINK --metrics ADDR:PORT`\n\n{}",
+        service::metrics::describe(&common),
+        own(broadcaster::described_metrics()),
+        own(rendezvous::described_metrics()),
+        own(viewer::described_metrics()),
+    );
+    let path = repository().join("docs/metrics.md");
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        fs::write(&path, &table).expect("written");
+    }
+    let written = fs::read_to_string(&path).unwrap_or_default();
+    assert!(written == table, "docs/metrics.md is not up to date: UPDATE_DOCS=1 writes it anew");
+}
+
+/// Names in one column of tables: what is in code marks first in its row.
+fn documented(text: &str) -> BTreeSet<String> {
+    let first = |line: &str| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned());
+    text.lines().filter_map(first).collect()
+}
+
+/// Names of events in the sources of a program: those behind `event = `, and those of the list.
+fn in_code(program: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let mut folders = vec![repository().join(program).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a source folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).expect("text");
+            let after = |mark: &str| -> Vec<String> {
+                let parts = text.split(mark).skip(1).filter_map(|rest| rest.split('"').next());
+                parts.map(ToOwned::to_owned).collect()
+            };
+            names.extend(after("event = \""));
+            if path.ends_with("broadcaster/src/events.rs") {
+                let name = text.split("fn name(&self)").nth(1).expect("the list");
+                let list = name.split("fn ").next().unwrap_or_default();
+                names.extend(list.split('"').skip(1).step_by(2).map(ToOwned::to_owned));
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn the_tables_of_events_are_those_of_the_code() {
+    let text = fs::read_to_string(repository().join("docs/events.md")).expect("docs/events.md");
+    for (heading, program) in [
+        ("## Broadcaster", "broadcaster"),
+        ("## Viewer", "viewer"),
+        ("## Rendezvous", "rendezvous"),
+    ] {
+        let section = text.split(heading).nth(1).expect(heading).split("\n## ").next();
+        let expected = documented(section.unwrap_or_default());
+        assert!(!expected.is_empty(), "{heading}");
+        assert_eq!(in_code(program), expected, "{heading}");
+    }
+}
