@@ -11,7 +11,7 @@ declare -A packages=(
         ethtool iperf3 iputils-ping prometheus chromium fonts-dejavu-core"
     [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev
         srt-tools rist-tools"
-    [lint]="shellcheck python3 python3-venv"
+    [lint]="shellcheck python3 python3-venv prometheus"
 )
 # The oldest Rust that the workspace's Cargo.toml allows.
 minimum=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
@@ -68,6 +68,10 @@ for purpose in "$@"; do
     read -r -d '' -a words <<<"${packages[$purpose]}" || true
     wanted+=("${words[@]}")
 done
+if [[ " $* " == *" lint "* ]] && ! command -v npm >/dev/null; then
+    # Other packages of Node.js have it within.
+    wanted+=(npm)
+fi
 if command -v dpkg-query >/dev/null; then
     install_missing "${wanted[@]}"
 else

@@ -24,5 +24,8 @@ scripts/check-dependencies.sh
 say "scripts"
 shellcheck --external-sources --source-path SCRIPTDIR scripts/*.sh .ci/run
 
-say "dashboards"
+say "dashboards and alerts"
+python3 scripts/make-dashboards.py --check
 python3 scripts/check-dashboards.py
+scripts/check-dashboard-schema.sh
+scripts/check-alerts.sh

@@ -167,7 +167,7 @@ fn draw(stage: &Stage) -> Result<()> {
     // Debian has the library for its own Python.
     let mut plot = Command::new("/usr/bin/python3");
     plot.arg(repository().join("scripts/plot-dashboards.py"));
-    plot.args(["--minutes", "2", "--scrape-interval", "1", "--viewer", &(LOSSY + 1).to_string()]);
+    plot.args(["--minutes", "1", "--scrape-interval", "1", "--viewer", &(LOSSY + 1).to_string()]);
     plot.args(["--allow-empty", "--out"]).arg(&folder);
     println!("{}", stage.cam.run(&plot)?);
     let screens = stage.path("screens");
@@ -187,7 +187,7 @@ fn check_page(page: &Value, lossy: &str) {
         assert_eq!(is_lossy, viewer["viewer"] == lossy, "{viewer}");
         let text = viewer["text"].as_str().expect("text");
         assert_eq!(text.contains("losing"), is_lossy, "{viewer}");
-        let is_relayed = viewer["viewer"] == (RELAYED + 1).to_string();
+        let is_relayed = viewer["viewer"] == *(RELAYED + 1).to_string();
         assert_eq!(text.contains("relayed"), is_relayed, "{viewer}");
         assert_eq!(viewer["plots"].as_array().map(Vec::len), Some(2), "{viewer}");
     }
