@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use protocol::channel::{Condition, MOST_LAG, ViewerId};
 use protocol::congestion::{self, Carries, Congestion};
-use protocol::control::Notice;
+use protocol::control::{LeftOut, Notice};
 use protocol::feedback::{self, Block, Feedback, Totals};
+use protocol::seal::PacketIndex;
 use protocol::srtcp::{self, FeedbackKey, OpenError, Opener};
 use protocol::units::Bitrate;
 use protocol::uplink::Health;
@@ -25,6 +26,7 @@ use transport::openings::Handle;
 use transport::paths::Standing;
 
 use crate::events::Event;
+use crate::fanout::Joined;
 use crate::metrics::{Metrics, Row, STATES, Unheard, worst};
 use crate::shared::LiveChannel;
 use crate::trend::{Look, Trend, Turn, shares};
@@ -152,7 +154,10 @@ impl Audience {
 
     /// A viewer is gone.
     pub(crate) fn leave(&self, viewer: ViewerId) {
-        self.seats.remove(&viewer);
+        let left = self.seats.remove(&viewer);
+        if let Some(turn) = left.and_then(|(_, seat)| seat.end(Instant::now())) {
+            self.metrics.events.record(turn);
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -201,9 +206,10 @@ impl Audience {
         seat.ok_or(Unheard::Unknown)?.hear(from, datagram, &self.metrics, is_uplink_full)
     }
 
-    /// How those are that have reported.
+    /// How those are that have reported, and still do.
     pub(crate) fn healths(&self) -> Vec<Health> {
-        self.seats.iter().filter_map(|seat| seat.health()).collect()
+        let heard = self.seats.iter().filter(|seat| !seat.is_paused());
+        heard.filter_map(|seat| seat.health()).collect()
     }
 
     /// Wakes the sessions of viewers that fell silent, for as long as it is polled.
@@ -228,17 +234,21 @@ impl Audience {
     /// Looks at how every viewer receives. Each second.
     pub(crate) fn look(&self) {
         let now = Instant::now();
-        let mut lossy = 0;
+        let (mut lossy, mut turns) = (0, Vec::new());
         for seat in &self.seats {
-            lossy += i64::from(seat.look(&self.metrics, now));
+            let (is_lossy, turn) = seat.look(&self.metrics, now);
+            lossy += i64::from(is_lossy);
+            turns.extend(turn);
         }
         self.metrics.lossy.set(lossy);
+        // The table is free again: whoever reads the log may stand still.
+        turns.into_iter().for_each(|turn| self.metrics.events.record(turn));
     }
 
     /// The viewers that the status page shows, those with the worst loss first.
     pub(crate) fn shown(&self) -> Vec<Value> {
-        let mut rows: Vec<Row> = self.seats.iter().map(|seat| seat.smoothed_row()).collect();
-        rows = worst(rows, self.metrics.per_viewer.most());
+        let rows = self.seats.iter().map(|seat| seat.row()).collect();
+        let rows = worst(rows, self.metrics.per_viewer.most());
         let show = |row: &Row| Some(self.seats.get(&row.viewer)?.shown(row));
         rows.iter().filter_map(show).collect()
     }
@@ -278,7 +288,10 @@ impl Seat {
             Feedback::Report { blocks, totals, times } => {
                 let latency =
                     times.latency.map_or(self.latency, |latency| latency.min(MOST_LATENCY));
-                let totals = totals.unwrap_or_default();
+                // Reports overtake each other, and may say anything: nothing goes down, and nobody got more than
+                // there was.
+                let most = metrics.channel.published_packets();
+                let totals = state.sample.totals.grown_to(&totals.unwrap_or_default(), most);
                 metrics.grown(&state.sample.totals, &totals);
                 let rtt = times.rtt.or_else(|| self.path.rtt()).unwrap_or_default();
                 let shown = times.shown.map(|shown| shown.min(MOST_LATENCY));
@@ -395,58 +408,75 @@ impl Seat {
 
     fn row(&self) -> Row {
         let state = self.lock();
-        let Sample { fraction_lost, rtt, jitter, shown, totals, .. } = state.sample;
+        let Sample { fraction_lost, rtt, jitter, shown, totals, is_known, .. } = state.sample;
         Row {
             viewer: self.viewer,
             path: state.path,
             state: self.state_name(&state),
-            fraction_lost,
-            rtt,
-            jitter,
+            standing: state.trend.standing(),
+            // What a paused viewer said last says nothing about now.
+            fraction_lost: (is_known && !self.is_paused()).then_some(fraction_lost),
+            rtt: is_known.then_some(rtt),
+            jitter: is_known.then_some(jitter),
             latency: shown,
             totals,
         }
     }
 
-    /// As [`Self::row`], with loss averaged over the last seconds: what people read should not flicker.
-    fn smoothed_row(&self) -> Row {
-        let loss = self.lock().trend.loss();
-        Row { fraction_lost: loss, ..self.row() }
-    }
-
-    /// Looks at how the viewer receives; whether it loses more than a little.
-    fn look(&self, metrics: &Metrics, now: Instant) -> bool {
+    /// Looks at how the viewer receives; whether it loses more than a little, and what is to be told.
+    fn look(&self, metrics: &Metrics, now: Instant) -> (bool, Option<Event>) {
         let mut state = self.lock();
         let Sample { rtt, jitter, shown, totals, is_known, .. } = state.sample;
-        if !is_known || self.is_paused() {
-            return false;
+        if !is_known {
+            return (false, None);
+        }
+        if self.is_paused() {
+            state.trend.pass();
+            return (false, None);
         }
         let Look { shares, turn } = state.trend.look(now, &totals, shown);
         let is_lossy = state.trend.is_lossy();
         drop(state);
         metrics.distributions.observe(shares, (rtt, jitter), shown);
+        (is_lossy, turn.map(|turn| self.event(turn)))
+    }
+
+    /// What is to be told when the viewer goes.
+    fn end(&self, now: Instant) -> Option<Event> {
+        let mut state = self.lock();
+        let totals = state.sample.totals;
+        state.trend.end(now, &totals).map(|turn| self.event(turn))
+    }
+
+    fn event(&self, turn: Turn) -> Event {
         let viewer = self.viewer;
         match turn {
-            None => {}
-            Some(Turn::High(loss)) => metrics.events.record(Event::LossHigh { viewer, loss }),
-            Some(Turn::Over { lost, recovered, unrecovered, lasted }) => {
-                metrics.events.record(Event::LossOver {
-                    viewer,
-                    lost,
-                    recovered,
-                    unrecovered,
-                    lasted,
-                });
+            Turn::High(loss) => Event::LossHigh { viewer, loss },
+            Turn::Over { lost, recovered, unrecovered, lasted } => {
+                Event::LossOver { viewer, lost, recovered, unrecovered, lasted }
             }
         }
-        is_lossy
+    }
+
+    /// The viewer was not sent what lies between where the tracks stood and where it goes on.
+    pub(crate) fn left_out(&self, from: &[PacketIndex], joined: &Joined) {
+        let tracks = self.channel.ssrcs.iter().zip(from).zip(&joined.tracks);
+        let packets: Vec<LeftOut> = tracks
+            .filter_map(|((&ssrc, &first), track)| {
+                let count = track.position.first_index.checked_sub(first)?;
+                let count = u32::try_from(count).ok().filter(|count| *count > 0)?;
+                Some(LeftOut { ssrc, first, count })
+            })
+            .collect();
+        if !packets.is_empty() {
+            self.tell(Notice::LeftOut { packets });
+        }
     }
 
     fn shown(&self, row: &Row) -> Value {
         let state = self.lock();
         let ms = |time: Duration| (time.as_secs_f64() * 1e4).round() / 10.0;
         let (interval, loss, latency) = state.trend.points();
-        let known = |time: Duration| state.sample.is_known.then(|| ms(time));
         let Totals { received, lost, recovered_nack, recovered_fec, unrecovered, .. } = row.totals;
         let carries = match state.congestion.carries() {
             Carries::Everything => None,
@@ -458,10 +488,10 @@ impl Seat {
             "state": row.state,
             "path": row.path,
             "since_seconds": self.joined_at.elapsed().as_secs_f64(),
-            "rtt_ms": known(row.rtt),
-            "jitter_ms": known(row.jitter),
+            "rtt_ms": row.rtt.map(ms),
+            "jitter_ms": row.jitter.map(ms),
             "latency_ms": row.latency.map(ms),
-            "loss": row.fraction_lost,
+            "loss": state.trend.loss(),
             "unrecovered": state.trend.unrecovered(),
             "is_lossy": state.trend.is_lossy(),
             "packets": {

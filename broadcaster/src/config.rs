@@ -143,8 +143,7 @@ impl Default for Config {
 pub const VIEWER_SERIES: usize = 100;
 
 /// What the metrics listener shows, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "MetricsForm", into = "MetricsForm")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MetricsConfig {
     /// Its TCP address; without one there is none.
     pub listen: Option<SocketAddr>,
@@ -158,47 +157,64 @@ impl Default for MetricsConfig {
     }
 }
 
-/// As it is written: nothing, an address, or a mapping.
+/// As the mapping is written.
 #[derive(Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected ADDR:PORT, or a mapping with listen and viewer_series")]
-enum MetricsForm {
-    None(()),
-    Address(SocketAddr),
-    Whole(WholeMetrics),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WholeMetrics {
-    #[serde(default)]
+#[serde(default, deny_unknown_fields)]
+struct MetricsMapping {
     listen: Option<SocketAddr>,
-    #[serde(default = "viewer_series")]
     viewer_series: usize,
 }
 
-fn viewer_series() -> usize {
-    VIEWER_SERIES
-}
-
-impl From<MetricsForm> for MetricsConfig {
-    fn from(form: MetricsForm) -> Self {
-        match form {
-            MetricsForm::None(()) => Self::default(),
-            MetricsForm::Address(address) => Self { listen: Some(address), ..Self::default() },
-            MetricsForm::Whole(WholeMetrics { listen, viewer_series }) => {
-                Self { listen, viewer_series }
-            }
-        }
+impl Default for MetricsMapping {
+    fn default() -> Self {
+        let MetricsConfig { listen, viewer_series } = MetricsConfig::default();
+        Self { listen, viewer_series }
     }
 }
 
-impl From<MetricsConfig> for MetricsForm {
-    fn from(MetricsConfig { listen, viewer_series }: MetricsConfig) -> Self {
-        match listen {
-            None if viewer_series == VIEWER_SERIES => Self::None(()),
-            Some(address) if viewer_series == VIEWER_SERIES => Self::Address(address),
-            listen => Self::Whole(WholeMetrics { listen, viewer_series }),
+impl Serialize for MetricsConfig {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        let Self { listen, viewer_series } = *self;
+        if viewer_series == VIEWER_SERIES {
+            return listen.serialize(s);
         }
+        MetricsMapping { listen, viewer_series }.serialize(s)
+    }
+}
+
+/// Nothing, an address, or a mapping.
+impl<'de> Deserialize<'de> for MetricsConfig {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> serde::de::Visitor<'de> for Form {
+            type Value = MetricsConfig;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("ADDR:PORT, or a mapping with listen and viewer_series")
+            }
+
+            fn visit_unit<E>(self) -> Result<MetricsConfig, E> {
+                Ok(MetricsConfig::default())
+            }
+
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<MetricsConfig, E> {
+                let unlike = || E::invalid_value(serde::de::Unexpected::Str(text), &self);
+                let listen = Some(text.parse().map_err(|_| unlike())?);
+                Ok(MetricsConfig { listen, ..MetricsConfig::default() })
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(
+                self,
+                map: A,
+            ) -> Result<MetricsConfig, A::Error> {
+                let mapping = serde::de::value::MapAccessDeserializer::new(map);
+                let MetricsMapping { listen, viewer_series } = Deserialize::deserialize(mapping)?;
+                Ok(MetricsConfig { listen, viewer_series })
+            }
+        }
+
+        d.deserialize_any(Form)
     }
 }
 
@@ -374,10 +390,10 @@ mod tests {
         for (yaml, listen, viewer_series) in table {
             assert_eq!(metrics(yaml), Ok(MetricsConfig { listen, viewer_series }), "{yaml}");
         }
-        for yaml in ["metrics: 9402", "metrics:\n  viewers: 7"] {
-            let error = metrics(yaml).expect_err("illegal");
-            assert!(error.contains("metrics") && error.contains("viewer_series"), "{error}");
-        }
+        let wrong = metrics("channel: a\nmetrics: 9402").expect_err("no address");
+        assert!(wrong.contains("ADDR:PORT") && wrong.contains("line 2"), "{wrong}");
+        let unknown = metrics("channel: a\nmetrics:\n  viewers: 7").expect_err("no such key");
+        assert!(unknown.contains("`viewers`") && unknown.contains("line 3"), "{unknown}");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use protocol::channel::ViewerId;
 use protocol::units::Bitrate;
 use serde::Serialize;
+use tracing::field::display;
 
 /// Events that the status page shows.
 const MOST_KEPT: usize = 200;
@@ -32,13 +33,13 @@ pub(crate) enum Event {
     #[expect(dead_code, reason = "viewers cannot be removed yet; the name is reserved")]
     ViewerRemoved { viewer: ViewerId },
     /// A viewer was not admitted.
-    ViewerRefused { reason: &'static str },
+    ViewerRefused { reason: &'static str, remote: Option<SocketAddr> },
     /// A path to a viewer opened.
     PathOpened { path: &'static str, remote: SocketAddr, nat: &'static str, took: Duration },
     /// No path to a viewer opened.
-    PathFailed { nat: &'static str, reason: String },
+    PathFailed { nat: &'static str, remote: Option<SocketAddr>, reason: String },
     /// A viewer is reached by another path.
-    PathMoved { viewer: Option<ViewerId>, path: &'static str, remote: SocketAddr },
+    PathMoved { viewer: ViewerId, path: &'static str, remote: SocketAddr },
     /// A viewer's path was lost.
     PathLost { viewer: Option<ViewerId>, reason: String },
     /// A viewer loses much.
@@ -124,8 +125,9 @@ impl Event {
 
     fn viewer(&self) -> Option<ViewerId> {
         match self {
-            Self::PathMoved { viewer, .. } | Self::PathLost { viewer, .. } => *viewer,
-            Self::ViewerJoined { viewer, .. }
+            Self::PathLost { viewer, .. } => *viewer,
+            Self::PathMoved { viewer, .. }
+            | Self::ViewerJoined { viewer, .. }
             | Self::ViewerLeft { viewer, .. }
             | Self::ViewerRemoved { viewer }
             | Self::LossHigh { viewer, .. }
@@ -148,15 +150,15 @@ impl Event {
             Self::SourceStarted { tracks } => format!("the source runs, {tracks} tracks"),
             Self::SourceEnded => "the source came to its end".into(),
             Self::RendezvousRegistered { .. } => "registered at the rendezvous".into(),
-            Self::RendezvousLost { reason } => {
-                format!("{reason}; viewers go on watching, new ones must wait")
+            Self::RendezvousLost { .. } => {
+                "the rendezvous is away; viewers go on watching, new ones must wait".into()
             }
             Self::ViewerJoined { viewer, path, rtt, .. } => {
                 format!("viewer {viewer} joined, path {path}, round trip {} ms", rtt.as_millis())
             }
             Self::ViewerLeft { viewer, reason } => format!("viewer {viewer} is gone: {reason}"),
             Self::ViewerRemoved { viewer } => format!("viewer {viewer} was removed"),
-            Self::ViewerRefused { reason } => format!("a viewer was refused: {reason}"),
+            Self::ViewerRefused { reason, .. } => format!("a viewer was refused: {reason}"),
             Self::PathOpened { path, nat, took, .. } => {
                 let took = took.as_millis();
                 format!("a path opened ({path}) after {took} ms; the viewer's NAT: {nat}")
@@ -165,7 +167,7 @@ impl Event {
                 format!("no path to a viewer could be opened; its NAT: {nat}")
             }
             Self::PathMoved { viewer, path, .. } => {
-                format!("{} is reached by another path ({path})", who(viewer))
+                format!("viewer {viewer} is reached by another path ({path})")
             }
             Self::PathLost { viewer, reason } => {
                 format!("the path to {} was lost: {reason}", who(viewer))
@@ -217,19 +219,24 @@ impl Event {
                 tracing::info!(event, %viewer, path, %remote, rtt_ms, "{text}");
             }
             Self::ViewerLeft { viewer, reason } => tracing::info!(event, %viewer, reason, "{text}"),
-            Self::ViewerRefused { reason } => tracing::info!(event, reason, "{text}"),
+            Self::ViewerRefused { reason, remote } => {
+                let remote = remote.map(display);
+                tracing::info!(event, reason, remote, "{text}");
+            }
             Self::PathOpened { path, remote, nat, took } => {
                 // Finer than the others: it is what opening is judged by.
                 let took_ms = took.as_micros() as f64 / 1e3;
                 tracing::info!(event, path, %remote, nat, took_ms, "{text}");
             }
-            Self::PathFailed { nat, reason } => tracing::info!(event, nat, reason, "{text}"),
+            Self::PathFailed { nat, remote, reason } => {
+                let remote = remote.map(display);
+                tracing::info!(event, nat, remote, reason, "{text}");
+            }
             Self::PathMoved { viewer, path, remote } => {
-                let viewer = viewer.map(|viewer| viewer.0);
-                tracing::info!(event, viewer, path, %remote, "{text}");
+                tracing::info!(event, %viewer, path, %remote, "{text}");
             }
             Self::PathLost { viewer, reason } => {
-                let viewer = viewer.map(|viewer| viewer.0);
+                let viewer = viewer.map(display);
                 tracing::info!(event, viewer, reason, "{text}");
             }
             Self::LossHigh { viewer, loss } => tracing::warn!(event, %viewer, loss, "{text}"),

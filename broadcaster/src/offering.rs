@@ -65,7 +65,7 @@ impl Offering {
         self.tell(&seen);
         self.shared.surroundings.first_look().await;
         self.announce(&seen)?;
-        self.readiness.set(true);
+        self.readiness.set(Ok(()));
         tracing::info!(
             "give the offer to a viewer (punchcast-viewer answer OFFER), and paste its answer here"
         );
@@ -170,7 +170,7 @@ impl Offering {
         tracing::info!(viewer = %reflexive.address, "opening a path to a viewer that answered");
         tokio::spawn(session::serve(
             introduction.id,
-            (opening, Kind::Unknown),
+            (opening, Kind::Unknown, None),
             effort,
             &self.shared,
         ));

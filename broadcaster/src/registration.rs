@@ -151,13 +151,14 @@ impl Registrar {
         loop {
             if let Some(registered) = registered.take() {
                 wait = FIRST_RETRY;
-                self.readiness.set(true);
+                self.readiness.set(Ok(()));
                 self.standing.fetch_add(1, Ordering::Relaxed);
                 let (server, external) = (registered.signalling.server(), registered.observed);
                 self.seen.send_replace(Some(Seen { server, external }));
                 let result = self.listen(registered, &told).await;
                 let others = self.standing.fetch_sub(1, Ordering::Relaxed) - 1;
-                self.readiness.set(others > 0);
+                let lost = Err("no rendezvous knows us; the log says why");
+                self.readiness.set(if others > 0 { Ok(()) } else { lost });
                 let Err(error) = result else { return };
                 if matches!(error, SignallingError::Replaced) {
                     // Taking the registration back would go on for ever between the two.

@@ -1,6 +1,7 @@
 //! One viewer's life at the broadcaster: introduced, path opened, connected, admitted, gone.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,7 @@ use protocol::behaviour::Kind;
 use protocol::channel::ViewerId;
 use protocol::control::{Notice, Refusal, Request, Response, close};
 use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
+use protocol::seal::PacketIndex;
 use protocol::srtcp::FeedbackKey;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
@@ -30,12 +32,12 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
 /// served meanwhile.
 const REQUEST_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Requests of one viewer that are refused before its connection is closed.
+const MOST_REFUSALS: u32 = 8;
+
 /// How long a viewer may take to receive what is said to it. Nothing else of it is served meanwhile, nor
 /// its consent looked at: media must not go on to a viewer that leaves a window closed.
 const SAYING_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long resuming may take: it may wait for a keyframe. Nothing else of the viewer is served meanwhile.
-const RESUMING: Duration = Duration::from_secs(3);
 
 /// Begins to open a path to an introduced viewer. From when this returns, what the viewer tells further
 /// finds its way; the future serves it to its end. `None` for an introduction without credentials.
@@ -56,13 +58,14 @@ pub(crate) fn begin(
     let config = Config::for_role(Role::Broadcaster);
     let started = Effort::start(means, &shared.openings, &introduction, own, config);
     let (opening, effort) = started?;
-    Some(serve(introduction.id, (opening, nat), effort, shared))
+    let observed = Some(introduction.peer_observed.address);
+    Some(serve(introduction.id, (opening, nat, observed), effort, shared))
 }
 
 /// Serves a viewer whose path is being opened. It is known from when this returns.
 pub(crate) fn serve(
     id: IntroductionId,
-    (opening, nat): (Opening, Kind),
+    (opening, nat, observed): (Opening, Kind, Option<SocketAddr>),
     effort: Effort,
     shared: &Arc<Shared>,
 ) -> impl Future<Output = ()> + Send + use<> {
@@ -76,12 +79,14 @@ pub(crate) fn serve(
         peer,
         opening,
         nat,
+        observed,
         introduced_at: Instant::now(),
         effort,
         path: None,
         media_at: None,
         arrival,
         watching: None,
+        refusals: 0,
     };
     async move {
         let end = session.run().await;
@@ -96,14 +101,18 @@ struct Session {
     opening: Opening,
     /// The kind of the viewer's NAT.
     nat: Kind,
+    /// Where the rendezvous saw it.
+    observed: Option<SocketAddr>,
     introduced_at: Instant,
     #[expect(dead_code, reason = "it goes on for as long as the session")]
     effort: Effort,
     path: Option<Path>,
     /// Where media goes, if it is not the path.
-    media_at: Option<std::net::SocketAddr>,
+    media_at: Option<SocketAddr>,
     arrival: oneshot::Receiver<Connection>,
     watching: Option<Watching>,
+    /// Requests that were refused.
+    refusals: u32,
 }
 
 /// Why a session is over.
@@ -115,8 +124,11 @@ struct End {
 impl End {
     /// The viewer's connection ended: by a goodbye, or by itself.
     fn of_connection(connection: &Connection) -> Self {
-        let said_goodbye =
-            matches!(connection.close_reason(), Some(ConnectionError::ApplicationClosed(_)));
+        let done = VarInt::from_u32(close::DONE);
+        let said_goodbye = matches!(
+            connection.close_reason(),
+            Some(ConnectionError::ApplicationClosed(closed)) if closed.error_code == done
+        );
         let departure = if said_goodbye { Departure::Left } else { Departure::Lost };
         Self { why: "the viewer's connection ended", departure }
     }
@@ -126,6 +138,8 @@ impl End {
 struct Watching {
     seat: Arc<Seat>,
     send: SendStream,
+    /// Where the channel's tracks stood when media was paused.
+    paused_at: Vec<PacketIndex>,
     _place: Place,
 }
 
@@ -166,8 +180,8 @@ impl Session {
                     if let Some(end) = Box::pin(self.say_notices(&connection)).await {
                         return end;
                     }
-                    Box::pin(self.resume_if_heard()).await;
-                    self.pause_if_silent();
+                    self.resume_if_heard();
+                    Box::pin(self.pause_if_silent()).await;
                 }
                 () = &mut asking, if self.watching.is_none() => {
                     connection.close(VarInt::from_u32(close::PROTOCOL), b"nothing was asked");
@@ -225,14 +239,21 @@ impl Session {
             }
             Some(Event::Moved(path)) => {
                 let (remote, kind) = (path.remote, path.kind.as_str());
-                self.record(Happened::PathMoved { viewer: self.viewer(), path: kind, remote });
+                match self.viewer() {
+                    Some(viewer) => self.record(Happened::PathMoved { viewer, path: kind, remote }),
+                    // Several addresses of one machine answer one after the other.
+                    None => {
+                        tracing::debug!(%remote, path = kind, "path moved before the viewer joined")
+                    }
+                }
                 self.set_path(path);
                 Ok(())
             }
             Some(Event::Failed(failure)) => {
                 self.shared.metrics.attempt(self.nat, None);
                 let nat = self.nat.as_str();
-                self.record(Happened::PathFailed { nat, reason: failure.to_string() });
+                let (remote, reason) = (self.observed, failure.to_string());
+                self.record(Happened::PathFailed { nat, remote, reason });
                 Err("no path")
             }
             Some(Event::Lost(reason)) => {
@@ -328,11 +349,18 @@ impl Session {
         };
         if let Response::Refused { reason } = response {
             self.shared.metrics.refuse(reason);
-            self.record(Happened::ViewerRefused { reason: reason.as_str() });
+            self.refusals += 1;
+            if self.refusals == 1 {
+                let remote = self.path.map(|path| path.remote);
+                self.record(Happened::ViewerRefused { reason: reason.as_str(), remote });
+            }
         }
         // An error means that the viewer is gone, which the connection says next.
         if say(&mut send, &response).await {
             let _ = send.finish();
+        }
+        if self.refusals >= MOST_REFUSALS {
+            connection.close(VarInt::from_u32(close::PROTOCOL), b"refused too often");
         }
     }
 
@@ -360,12 +388,12 @@ impl Session {
         if !say(&mut send, &Response::Admitted { admission }).await {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
         }
-        self.watching = Some(Watching { seat, send, _place: place });
+        self.watching = Some(Watching { seat, send, paused_at: Vec::new(), _place: place });
     }
 
     /// Pauses media if nothing was heard for too long.
-    fn pause_if_silent(&mut self) {
-        let Some(Watching { seat, .. }) = &self.watching else { return };
+    async fn pause_if_silent(&mut self) {
+        let Some(Watching { seat, paused_at, .. }) = &mut self.watching else { return };
         if seat.is_paused() {
             return;
         }
@@ -374,25 +402,35 @@ impl Session {
             seat.set_paused(false);
             return;
         }
-        self.record(Happened::MediaPaused { viewer: seat.viewer });
         seat.channel.fan_out.leave(seat.viewer);
+        *paused_at = seat.channel.fan_out.standing().await.unwrap_or_default();
+        let viewer = seat.viewer;
         self.shared.metrics.paused.inc();
+        self.record(Happened::MediaPaused { viewer });
     }
 
     /// Goes on with media if it is paused and a word came.
-    async fn resume_if_heard(&mut self) {
-        let (Some(path), Some(Watching { seat, .. })) = (self.path, &self.watching) else { return };
+    fn resume_if_heard(&mut self) {
+        let (Some(path), Some(Watching { seat, paused_at, .. })) = (self.path, &self.watching)
+        else {
+            return;
+        };
         if !seat.is_paused() || seat.is_silent(Instant::now()) {
             return;
         }
         seat.set_paused(false);
         self.shared.metrics.paused.dec();
         self.record(Happened::MediaResumed { viewer: seat.viewer });
-        // It knows the channel already; where it stands now shows in the packets.
+        // It knows the channel already, and is told what it was not sent: that is not lost.
         let join = seat.channel.fan_out.join(seat.viewer, self.target(path), seat.latency);
-        // It knows all that it would be told.
-        let _ = tokio::time::timeout(RESUMING, join).await;
-        seat.limit();
+        let (seat, paused_at) = (Arc::clone(seat), paused_at.clone());
+        // It may have to wait for a keyframe. Ends with the viewer, or where it is paused again.
+        tokio::spawn(async move {
+            if let Some(joined) = join.await {
+                seat.limit();
+                seat.left_out(&paused_at, &joined);
+            }
+        });
     }
 
     /// Sends the notices that wait; says why the session ends if it does.

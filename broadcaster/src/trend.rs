@@ -17,8 +17,12 @@ const HIGH: f64 = 0.05;
 const LOW: f64 = 0.01;
 const CALM: u32 = 5;
 
-/// How much the last look counts in the average.
+/// How much the last look counts in the average that is shown, and in the one that decides who is shown.
 const WEIGHT: f64 = 0.5;
+const STANDING_WEIGHT: f64 = 1.0 / 30.0;
+
+/// An average below this is nothing.
+const NOTHING: f64 = 1e-4;
 
 /// Fewer packets between two looks say nothing.
 const LEAST_EXPECTED: u64 = 10;
@@ -31,6 +35,8 @@ pub(crate) struct Trend {
     points: VecDeque<(Option<f32>, Option<f32>)>,
     loss: f64,
     unrecovered: f64,
+    /// Loss over half a minute.
+    standing: f64,
     episode: Option<Episode>,
 }
 
@@ -71,11 +77,19 @@ impl Trend {
         let shares = shares(&self.before, totals);
         let before = std::mem::replace(&mut self.before, *totals);
         if let Some((loss, unrecovered)) = shares {
-            self.loss += (loss - self.loss) * WEIGHT;
-            self.unrecovered += (unrecovered - self.unrecovered) * WEIGHT;
+            follow(&mut self.loss, loss, WEIGHT);
+            follow(&mut self.unrecovered, unrecovered, WEIGHT);
+            follow(&mut self.standing, loss, STANDING_WEIGHT);
         }
         self.plot(totals, latency);
         Look { shares, turn: self.turn(now, &before, totals) }
+    }
+
+    /// A look at a viewer of which nothing is known now.
+    pub(crate) fn pass(&mut self) {
+        (self.loss, self.unrecovered) = (0.0, 0.0);
+        let (before, _) = self.point;
+        self.plot(&before, None);
     }
 
     fn plot(&mut self, totals: &Totals, latency: Option<Duration>) {
@@ -104,8 +118,12 @@ impl Trend {
         if episode.calm < CALM {
             return None;
         }
-        let Episode { began_at, before, .. } = *episode;
-        self.episode = None;
+        self.end(now, totals)
+    }
+
+    /// Nothing more comes of the viewer: what there is to tell of a time of much loss.
+    pub(crate) fn end(&mut self, now: Instant, totals: &Totals) -> Option<Turn> {
+        let Episode { began_at, before, .. } = self.episode.take()?;
         let recovered =
             |totals: &Totals| totals.recovered_nack.saturating_add(totals.recovered_fec);
         Some(Turn::Over {
@@ -114,6 +132,12 @@ impl Trend {
             unrecovered: totals.unrecovered.saturating_sub(before.unrecovered),
             lasted: now.saturating_duration_since(began_at),
         })
+    }
+
+    /// Share of packets lost over the last half minute: the order in which viewers are shown, which should not
+    /// change from second to second.
+    pub(crate) fn standing(&self) -> f64 {
+        self.standing
     }
 
     /// Whether the viewer loses more than a little.
@@ -136,6 +160,14 @@ impl Trend {
     pub(crate) fn points(&self) -> (u32, Vec<Option<f32>>, Vec<Option<f32>>) {
         let (loss, latency) = self.points.iter().copied().unzip();
         (LOOKS_PER_POINT, loss, latency)
+    }
+}
+
+/// Moves an average towards what was seen.
+fn follow(average: &mut f64, seen: f64, weight: f64) {
+    *average += (seen - *average) * weight;
+    if *average < NOTHING {
+        *average = 0.0;
     }
 }
 
@@ -186,6 +218,23 @@ mod tests {
         assert_eq!((interval, loss.len(), latency.len()), (2, 30, 30));
         assert_eq!(loss[15], Some(0.1));
         assert_eq!(latency[29], Some(250.0));
+    }
+
+    #[test]
+    fn one_lost_packet_is_forgotten_soon_and_a_pause_is_no_loss() {
+        let mut trend = Trend::default();
+        let now = Instant::now();
+        for second in 0..20 {
+            trend.look(now, &Totals { unrecovered: 1, ..totals(second * 200, 1) }, None);
+        }
+        assert_eq!((trend.loss(), trend.unrecovered()), (0.0, 0.0));
+        trend.look(now, &totals(4_000, 60), None);
+        assert!(trend.is_lossy() && trend.standing() > 0.0);
+        trend.pass();
+        assert!(!trend.is_lossy());
+        let cut_off = trend.end(now, &totals(4_000, 60));
+        assert!(matches!(cut_off, Some(Turn::Over { lost: 59, .. })), "{cut_off:?}");
+        assert_eq!(trend.end(now, &totals(4_000, 60)), None);
     }
 
     #[test]

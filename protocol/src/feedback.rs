@@ -76,6 +76,27 @@ pub struct Totals {
     pub bytes: u64,
 }
 
+impl Totals {
+    /// These totals after a later report, of which nothing goes down: reports overtake each other. A viewer can
+    /// have had, or missed, no more than `published` packets, and got none of them more than twice, or so.
+    #[must_use]
+    pub fn grown_to(&self, later: &Self, published: u64) -> Self {
+        let grown = |now: u64, later: u64, most: u64| now.max(later.min(most));
+        let twice = published.saturating_mul(2);
+        Self {
+            received: grown(self.received, later.received, published),
+            lost: grown(self.lost, later.lost, published),
+            recovered_nack: grown(self.recovered_nack, later.recovered_nack, published),
+            recovered_fec: grown(self.recovered_fec, later.recovered_fec, published),
+            unrecovered: grown(self.unrecovered, later.unrecovered, published),
+            duplicates: grown(self.duplicates, later.duplicates, twice),
+            late: grown(self.late, later.late, published),
+            corrupt: grown(self.corrupt, later.corrupt, twice),
+            bytes: self.bytes.max(later.bytes),
+        }
+    }
+}
+
 /// What a viewer asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Encode, Decode)]
 pub struct Wish {
@@ -335,6 +356,16 @@ mod tests {
             let expected = Feedback::Report { blocks, totals, times };
             assert_eq!(parse(&bytes), Ok(expected));
         }
+    }
+
+    #[test]
+    fn totals_only_grow_and_only_so_far() {
+        let before = Totals { received: 100, lost: 5, bytes: 9, ..Totals::default() };
+        let overtaken = Totals { received: 90, lost: 4, bytes: 8, ..Totals::default() };
+        assert_eq!(before.grown_to(&overtaken, 1_000), before);
+        let absurd = Totals { lost: u64::MAX, duplicates: u64::MAX, ..before };
+        let grown = before.grown_to(&absurd, 1_000);
+        assert_eq!((grown.received, grown.lost, grown.duplicates), (100, 1_000, 2_000));
     }
 
     #[test]

@@ -95,7 +95,7 @@ impl Server {
         });
         let accepting = tokio::spawn(accept(port.endpoint().clone(), shared));
         let readiness = Readiness::default();
-        readiness.set(true);
+        readiness.set(Ok(()));
         Ok(Self { port, local_addr, metrics, readiness, relay, accepting, _answering: answering })
     }
 

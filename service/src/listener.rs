@@ -2,14 +2,14 @@
 //! (useful work is possible), and for people `/`, a page of its own that shows `/api/status` (JSON).
 //! It only tells; nothing can be changed here.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{Html, IntoResponse};
+use axum::middleware::Next;
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use prometheus::{Encoder, IntGauge, Registry, TextEncoder};
@@ -27,19 +27,30 @@ const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 
                       connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
                       frame-ancestors 'none'";
 
-/// Whether useful work is possible: what `/readyz` says.
-#[derive(Debug, Clone, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+/// Whether useful work is possible, and else why not: what `/readyz` says.
+#[derive(Debug, Clone)]
+pub struct Readiness(Arc<Mutex<Result<(), &'static str>>>);
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Err("still starting"))))
+    }
+}
 
 impl Readiness {
-    /// Useful work is possible from now on, or no longer.
-    pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+    /// Useful work is possible from now on; or no longer, for this reason.
+    pub fn set(&self, ready: Result<(), &'static str>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ready;
+    }
+
+    /// Whether it is, or why not.
+    pub fn get(&self) -> Result<(), &'static str> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether it is.
     pub fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.get().is_ok()
     }
 }
 
@@ -85,6 +96,11 @@ pub async fn serve(address: SocketAddr, shown: Shown) -> Result<SocketAddr, Fail
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .with_state(service);
+    let router = if bound.ip().to_canonical().is_loopback() {
+        router.layer(axum::middleware::from_fn(only_for_us))
+    } else {
+        router
+    };
     tokio::spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {
             tracing::error!(%error, "metrics listener ended");
@@ -144,9 +160,48 @@ async fn metrics(State(service): State<Arc<Service>>) -> impl IntoResponse {
 }
 
 async fn readyz(State(service): State<Arc<Service>>) -> impl IntoResponse {
-    if service.shown.readiness.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+    match service.shown.readiness.get() {
+        Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
+        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+    }
+}
+
+/// Refuses requests for a name that is none of this machine's, where only this machine is listened to: a web
+/// site could give itself our loopback address, and have its reader's browser read the page (DNS rebinding).
+async fn only_for_us(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if host.is_none_or(is_local_name) {
+        return next.run(request).await;
+    }
+    let advice = "this listener is on loopback: ask for localhost or an address; a reverse proxy must send such a \
+                  Host, as most do\n";
+    (StatusCode::MISDIRECTED_REQUEST, advice).into_response()
+}
+
+/// Whether a Host header names this machine: by an address, or as localhost.
+fn is_local_name(host: &str) -> bool {
+    let is_port = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if is_port(port) && !name.ends_with(':') => name,
+        _ => host,
+    };
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_taken() {
+        for host in
+            ["localhost", "LOCALHOST:9402", "127.0.0.1", "127.0.0.1:9402", "[::1]:9402", "::1"]
+        {
+            assert!(is_local_name(host), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example:9402", "127.0.0.1.evil.example", ""] {
+            assert!(!is_local_name(host), "{host}");
+        }
     }
 }

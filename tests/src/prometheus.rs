@@ -33,7 +33,7 @@ pub fn repository() -> PathBuf {
 }
 
 impl Prometheus {
-    /// Starts one on this host that scrapes these targets each second, as one job, and waits until it
+    /// Starts one on this host that scrapes these targets as grafana/prometheus.yaml does, as one job, and waits until it
     /// answers. Its files go to the folder.
     pub fn start(host: &Host, folder: &Path, targets: &[String]) -> Result<Self> {
         let config = folder.join("prometheus.yaml");
@@ -41,7 +41,7 @@ impl Prometheus {
             targets.iter().map(|target| format!("\n          - {target}")).collect();
         let rules = repository().join("grafana/alerts.yaml");
         let text = format!(
-            "global: {{scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s}}\n\
+            "global: {{scrape_interval: 5s, evaluation_interval: 5s}}\n\
              rule_files: [{}]\n\
              scrape_configs:\n  - job_name: punchcast\n    static_configs:\n      - targets:{targets}\n",
             rules.display()
@@ -125,7 +125,7 @@ impl Prometheus {
 pub fn panel_queries(viewer: &str) -> Vec<(String, String, bool)> {
     let script = repository().join("scripts/plot-dashboards.py");
     let mut command = Command::new("python3");
-    command.arg(script).args(["--list-queries", "--scrape-interval", "1", "--viewer", viewer]);
+    command.arg(script).args(["--list-queries", "--viewer", viewer]);
     let output = command.output().expect("python3 runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let queries: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");

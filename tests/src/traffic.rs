@@ -55,6 +55,13 @@ fn media(datagram: &Datagram) -> Vec<((u32, u16), Vec<u8>)> {
     media.collect()
 }
 
+/// Packets of media that were sent to an address, each counted once, by SSRC and sequence number.
+pub fn sent_to(sent: &[Datagram], to: IpAddr) -> u64 {
+    let to_it = sent.iter().filter(|datagram| datagram.destination.ip() == to);
+    let names: HashSet<_> = to_it.flat_map(media).map(|(name, _)| name).collect();
+    names.len() as u64
+}
+
 /// All packets of media and repair in a datagram, those that are sent again included.
 pub fn count(datagram: &Datagram) -> usize {
     let payload = &datagram.payload;

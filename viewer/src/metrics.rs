@@ -85,7 +85,7 @@ impl Metrics {
             dropped: counter(
                 r,
                 "punchcast_watch_frames_dropped_total",
-                "Pictures that came out of the decoder too late to be shown.",
+                "Pictures that were not shown: they came too late, or could not be decoded.",
             ),
             reconnects: counter(
                 r,
@@ -166,7 +166,8 @@ impl Metrics {
             gauge.set(time.unwrap_or_default().as_secs_f64());
         }
         self.carries.set(stats.carries.unwrap_or_default() as f64 / 8.0);
-        self.readiness.set(stats.state == State::Playing);
+        let is_playing = stats.state == State::Playing;
+        self.readiness.set(if is_playing { Ok(()) } else { Err("not playing now") });
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = facts(stats);
     }
 

@@ -270,7 +270,9 @@ impl Watcher {
             "playing"
         );
         let result = self.play(&mut session).await;
-        session.met.connection.close(VarInt::from_u32(close::DONE), b"");
+        let is_over = !matches!(result, Ok(End::PathLost(_)));
+        let code = if is_over { close::DONE } else { close::CONSENT_EXPIRED };
+        session.met.connection.close(VarInt::from_u32(code), b"");
         result
     }
 

@@ -11,6 +11,7 @@ mod riders;
 mod shards;
 mod worker;
 
+use std::future::Future;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,6 +24,7 @@ use protocol::channel::{Channel, Condition, TrackPosition, ViewerId};
 use protocol::control::LeftOut;
 use protocol::feedback::Wish;
 use protocol::media::Kind;
+use protocol::seal::PacketIndex;
 use protocol::units::Bitrate;
 use protocol::uplink::Budget;
 use tokio::sync::oneshot;
@@ -46,6 +48,7 @@ enum Command {
     Join { viewer: ViewerId, to: Target, latency: Duration, reply: oneshot::Sender<Joined> },
     Move { viewer: ViewerId, to: Target },
     Leave { viewer: ViewerId },
+    Standing { reply: oneshot::Sender<Vec<PacketIndex>> },
     Wish { viewer: ViewerId, wish: Wish },
     Condition { viewer: ViewerId, condition: Condition },
     Margins(bool),
@@ -186,16 +189,24 @@ impl FanOut {
 
     /// Begins to serve a viewer, which has this much latency to spend, at its proved path. `None` when
     /// the channel has ended.
-    pub async fn join(
+    pub fn join<T: Into<Target>>(
         &self,
         viewer: ViewerId,
-        to: impl Into<Target>,
+        to: T,
         latency: Duration,
-    ) -> Option<Joined> {
+    ) -> impl Future<Output = Option<Joined>> + Send + use<T> {
         let (reply, joined) = oneshot::channel();
         let to = to.into();
+        // At once, and not when the answer is waited for: commands keep their order.
         self.tell(Command::Join { viewer, to, latency, reply });
-        joined.await.ok()
+        async { joined.await.ok() }
+    }
+
+    /// The index of each track's next packet. `None` when the channel has ended.
+    pub async fn standing(&self) -> Option<Vec<PacketIndex>> {
+        let (reply, standing) = oneshot::channel();
+        self.tell(Command::Standing { reply });
+        standing.await.ok()
     }
 
     /// The viewer's path is another one now.

@@ -62,6 +62,8 @@ pub(super) struct Worker {
     clock_began: Instant,
     latest: Vec<Option<Latest>>,
     kinds: Vec<Kind>,
+    /// The track whose GOPs are measured: the first with pictures.
+    reference: Option<usize>,
     dropped: u64,
 }
 
@@ -91,6 +93,7 @@ impl Worker {
             clock_began,
             latest: vec![None; tracks.len()],
             kinds: tracks.to_vec(),
+            reference: tracks.iter().position(|kind| *kind == Kind::Video),
             dropped: 0,
         }
     }
@@ -172,6 +175,10 @@ impl Worker {
                 }
             }
             Command::Leave { viewer } => self.leave(viewer),
+            Command::Standing { reply } => {
+                // Who asked may be gone.
+                let _ = reply.send(self.channel.standing());
+            }
             Command::Wish { viewer, wish } => {
                 self.waiting.requests.fetch_sub(1, Ordering::Relaxed);
                 if self.served.contains_key(&viewer) {
@@ -241,7 +248,8 @@ impl Worker {
     fn publish(&mut self, burst: Burst) {
         let Burst { track, keyframe, captured_at, handed_over_at, packets } = burst;
         let now = Instant::now();
-        self.metrics.published(packets.bytes(), keyframe, now);
+        let is_picture = self.reference == Some(track);
+        self.metrics.published((packets.bytes(), packets.len()), is_picture, keyframe, now);
         let sealed = match self.channel.publish(track, keyframe, captured_at, packets, now) {
             Ok(sealed) => sealed,
             Err(error) => {

@@ -70,41 +70,61 @@ pub(super) struct Counters {
     taken: AtomicU64,
     dropped: AtomicU64,
     queues: Mutex<Vec<gst::glib::WeakRef<gst::Element>>>,
-    encoding: Mutex<Encoding>,
+    /// How long the latest pictures were within their encoder.
+    encoding: Mutex<Vec<Duration>>,
 }
 
-/// Pictures that are within the encoder, and how long the latest ones were.
+/// Pictures that are within one encoder.
 #[derive(Debug, Default)]
-struct Encoding {
-    within: VecDeque<Instant>,
-    took: Vec<Duration>,
+pub(super) struct Within {
+    /// Their times, as the encoder was given them, and when that was.
+    pictures: VecDeque<(gst::ClockTime, Instant)>,
+    /// By how much the encoder moves times: by the same for all pictures.
+    moved_by: Option<i128>,
 }
 
 /// Pictures within an encoder, at most; times not fetched, at most.
 const MOST_WITHIN: usize = 64;
 const MOST_TIMES: usize = 1024;
 
+impl Within {
+    /// A picture of this time goes in.
+    pub(super) fn enter(&mut self, pts: gst::ClockTime, now: Instant) {
+        if self.pictures.len() >= MOST_WITHIN {
+            self.pictures.pop_front();
+        }
+        self.pictures.push_back((pts, now));
+    }
+
+    /// The picture of this time comes out: when it went in. Those before it never come.
+    pub(super) fn leave(&mut self, pts: gst::ClockTime) -> Option<Instant> {
+        let nanoseconds = |time: gst::ClockTime| i128::from(time.nseconds());
+        let first = self.pictures.front()?.0;
+        let moved_by = *self.moved_by.get_or_insert(nanoseconds(pts) - nanoseconds(first));
+        let given = nanoseconds(pts) - moved_by;
+        while let Some((first, entered_at)) = self.pictures.pop_front() {
+            if nanoseconds(first) == given {
+                return Some(entered_at);
+            }
+            if nanoseconds(first) > given {
+                self.pictures.push_front((first, entered_at));
+                break;
+            }
+        }
+        None
+    }
+}
+
 impl Counters {
     pub(super) fn count_in(&self) {
         self.frames_in.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// A picture went into the encoder.
-    pub(super) fn enter_encoder(&self) {
+    /// A picture was within its encoder for so long.
+    pub(super) fn count_encoding(&self, took: Duration) {
         let mut encoding = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
-        if encoding.within.len() >= MOST_WITHIN {
-            // It keeps pictures to itself: what came out cannot be told.
-            encoding.within.clear();
-        }
-        encoding.within.push_back(Instant::now());
-    }
-
-    /// The picture that has been within for longest came out: pictures keep their order.
-    pub(super) fn leave_encoder(&self) {
-        let mut encoding = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
-        let entered_at = encoding.within.pop_front();
-        if let Some(entered_at) = entered_at.filter(|_| encoding.took.len() < MOST_TIMES) {
-            encoding.took.push(entered_at.elapsed());
+        if encoding.len() < MOST_TIMES {
+            encoding.push(took);
         }
     }
 
@@ -123,15 +143,15 @@ impl Counters {
         count("src", |counters| &counters.taken);
     }
 
-    /// Pictures dropped so far. Never goes down, although a picture between two counters is in neither.
+    /// Pictures dropped so far. Read in this order, one that moves on meanwhile is no drop.
     fn dropped(&self) -> u64 {
-        let taken = self.taken.load(Ordering::Relaxed);
+        let offered = self.offered.load(Ordering::Acquire);
         let queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
         let queues = queues.iter().filter_map(gst::glib::WeakRef::upgrade);
         let waiting: u64 =
             queues.map(|queue| u64::from(queue.property::<u32>("current-level-buffers"))).sum();
-        // One picture may be on its way out.
-        let gone = self.offered.load(Ordering::Relaxed).saturating_sub(taken + waiting + 1);
+        let taken = self.taken.load(Ordering::Acquire);
+        let gone = offered.saturating_sub(taken + waiting);
         self.dropped.fetch_max(gone, Ordering::Relaxed).max(gone)
     }
 
@@ -237,7 +257,7 @@ impl Producer {
     /// How long each picture was within the encoder, of those that came out since this was asked last.
     pub fn take_encoding_times(&self) -> Vec<Duration> {
         let mut encoding = self.counters.encoding.lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut encoding.took)
+        std::mem::take(&mut encoding)
     }
 
     /// Stops the source and waits until its threads are gone; no event comes afterwards.
@@ -299,4 +319,24 @@ fn watch(bus: &gst::Bus, live: &Live) {
 
 fn unable(problem: impl std::fmt::Display) -> MediaError {
     MediaError::Pipeline { element: "the pipeline".to_owned(), reason: problem.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn encoders_may_move_times_and_swallow_pictures() {
+        let (mut within, began) = (Within::default(), Instant::now());
+        let at = |picture: u64| gst::ClockTime::from_mseconds(picture * 33);
+        let moved = |picture: u64| at(picture) + gst::ClockTime::from_seconds(3_600_000);
+        let entered = |picture: u64| began + Duration::from_millis(picture);
+        (0..10).for_each(|picture| within.enter(at(picture), entered(picture)));
+        assert_eq!(within.leave(moved(0)), Some(entered(0)));
+        assert_eq!(within.leave(moved(3)), Some(entered(3)), "two were swallowed");
+        assert_eq!(within.leave(moved(3)), None, "never given to it");
+        assert_eq!(within.leave(moved(4)), Some(entered(4)));
+        (0..1000).for_each(|picture| within.enter(at(100 + picture), began));
+        assert!(within.pictures.len() <= MOST_WITHIN);
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use gstreamer as gst;
 use gstreamer::glib;
@@ -16,7 +17,7 @@ use super::error::MediaError;
 use super::gate::Gate;
 use super::payload;
 use super::plan::{Codec, Plan};
-use super::producer::{Counters, Event};
+use super::producer::{Counters, Event, Within};
 use super::unit::{self, Epoch, Track};
 
 /// How a pad's timestamps relate to the clock.
@@ -304,16 +305,31 @@ impl Live {
     }
 
     fn time_pictures(&self, encoder: &gst::Element) {
-        let time = |pad: &str, note: fn(&Counters)| {
-            let Some(pad) = encoder.static_pad(pad) else { return };
-            let counters = self.counters.clone();
-            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-                note(&counters);
-                gst::PadProbeReturn::Ok
-            });
+        let (Some(sink), Some(source)) = (encoder.static_pad("sink"), encoder.static_pad("src"))
+        else {
+            return;
         };
-        time("sink", Counters::enter_encoder);
-        time("src", Counters::leave_encoder);
+        let within = Arc::<Mutex<Within>>::default();
+        let (entering, counters) = (within.clone(), self.counters.clone());
+        let lock = |within: &Mutex<Within>, work: &mut dyn FnMut(&mut Within)| {
+            work(&mut within.lock().unwrap_or_else(PoisonError::into_inner));
+        };
+        sink.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(pts) = info.buffer().and_then(|buffer| buffer.pts()) {
+                lock(&entering, &mut |within| within.enter(pts, Instant::now()));
+            }
+            gst::PadProbeReturn::Ok
+        });
+        source.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+            if let Some(pts) = info.buffer().and_then(|buffer| buffer.pts()) {
+                lock(&within, &mut |within| {
+                    if let Some(entered_at) = within.leave(pts) {
+                        counters.count_encoding(entered_at.elapsed());
+                    }
+                });
+            }
+            gst::PadProbeReturn::Ok
+        });
     }
 
     /// Asks every encoder of pictures for a keyframe.

@@ -37,8 +37,9 @@ pub struct ChannelMetrics {
     pub limited: IntGauge,
     /// Packets that those were not sent.
     pub left_out: IntCounter,
-    /// Bytes of the stream so far.
+    /// Bytes of the stream so far, and packets.
     pub published: AtomicU64,
+    published_packets: AtomicU64,
     /// What the stream needs for each viewer.
     pub live_rate: Gauge,
     /// Media that waits for the uplink.
@@ -54,8 +55,15 @@ struct Gop {
     seconds: Gauge,
     bytes: IntGauge,
     age: Gauge,
-    /// The latest keyframe, and the bytes since it.
-    latest: Mutex<Option<(Instant, u64)>>,
+    latest: Mutex<Option<Latest>>,
+}
+
+/// The latest keyframe, or the first picture before there was one, and the bytes since then.
+#[derive(Debug)]
+struct Latest {
+    at: Instant,
+    sum: u64,
+    is_keyframe: bool,
 }
 
 impl Default for ChannelMetrics {
@@ -146,6 +154,7 @@ impl ChannelMetrics {
                 "Packets that viewers were not sent because their path does not carry them.",
             ),
             published: AtomicU64::new(0),
+            published_packets: AtomicU64::new(0),
             live_rate: rate(
                 registry,
                 "punchcast_channel_bytes_per_second",
@@ -166,7 +175,8 @@ impl ChannelMetrics {
                 seconds: rate(
                     registry,
                     "punchcast_gop_seconds",
-                    "Time from the last keyframe but one to the last; 0 before there were two.",
+                    "Time from the last keyframe but one to the last, of the first track with pictures; 0 before \
+                     there were two, and where there is sound alone.",
                 ),
                 bytes: gauge(
                     registry,
@@ -177,33 +187,54 @@ impl ChannelMetrics {
                 age: rate(
                     registry,
                     "punchcast_keyframe_age_seconds",
-                    "Time since the last keyframe of the source; 0 before the first.",
+                    "Time since the last keyframe of the first track with pictures, or, before there was one, since \
+                     its first picture; 0 where there is sound alone.",
                 ),
                 latest: Mutex::new(None),
             },
         }
     }
 
-    /// Notes an access unit of so many bytes.
-    pub fn published(&self, bytes: usize, keyframe: bool, now: Instant) {
-        self.published.fetch_add(bytes as u64, Ordering::Relaxed);
+    /// Notes an access unit of so many bytes and packets: whether it is of the track whose GOPs are measured,
+    /// and a keyframe.
+    pub fn published(
+        &self,
+        (bytes, packets): (usize, usize),
+        is_picture: bool,
+        keyframe: bool,
+        now: Instant,
+    ) {
+        let bytes = bytes as u64;
+        self.published.fetch_add(bytes, Ordering::Relaxed);
+        self.published_packets.fetch_add(packets as u64, Ordering::Relaxed);
         let mut latest = self.gop.latest.lock().unwrap_or_else(PoisonError::into_inner);
         match latest.as_mut() {
-            Some((_, sum)) if !keyframe => *sum += bytes as u64,
-            Some((at, sum)) => {
-                self.gop.seconds.set(now.saturating_duration_since(*at).as_secs_f64());
-                self.gop.bytes.set(*sum as i64);
-                *latest = Some((now, bytes as u64));
+            Some(Latest { sum, .. }) if !(is_picture && keyframe) => *sum += bytes,
+            Some(Latest { at, sum, is_keyframe }) => {
+                if *is_keyframe {
+                    self.gop.seconds.set(now.saturating_duration_since(*at).as_secs_f64());
+                    self.gop.bytes.set(*sum as i64);
+                }
+                *latest = Some(Latest { at: now, sum: bytes, is_keyframe: true });
             }
-            None if keyframe => *latest = Some((now, bytes as u64)),
+            // Pictures that no keyframe came before are waited with from here on.
+            None if is_picture => {
+                *latest = Some(Latest { at: now, sum: bytes, is_keyframe: keyframe })
+            }
             None => {}
         }
     }
 
+    /// Packets of the stream so far.
+    pub fn published_packets(&self) -> u64 {
+        self.published_packets.load(Ordering::Relaxed)
+    }
+
     /// Length of the last GOP and age of the last keyframe, in seconds, where there were any.
     pub(crate) fn gop(&self, now: Instant) -> (Option<f64>, Option<f64>) {
-        let latest = *self.gop.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let age = latest.map(|(at, _)| now.saturating_duration_since(at).as_secs_f64());
+        let latest = self.gop.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let age =
+            latest.as_ref().map(|latest| now.saturating_duration_since(latest.at).as_secs_f64());
         (Some(self.gop.seconds.get()).filter(|seconds| *seconds > 0.0), age)
     }
 

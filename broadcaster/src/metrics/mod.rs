@@ -236,7 +236,7 @@ impl Metrics {
             refusals: counters(
                 r,
                 "punchcast_refusals_total",
-                "Viewers refused, by reason.",
+                "Requests of viewers refused, by reason; one viewer may ask several times. removed is reserved.",
                 "reason",
                 refusals,
             ),
@@ -244,7 +244,7 @@ impl Metrics {
                 r,
                 "punchcast_departures_total",
                 "Admitted viewers that are gone: they said goodbye (left), their path or connection was \
-                 lost, the broadcast ended, or they were removed.",
+                 lost, the broadcast ended, or they were removed (reserved).",
                 "reason",
                 Departure::ALL.map(Departure::as_str),
             ),
@@ -514,9 +514,10 @@ pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
         viewer: protocol::channel::ViewerId(1),
         path: kind.as_str(),
         state: viewers::STATES[kind as usize % viewers::STATES.len()],
-        fraction_lost: 0.0,
-        rtt: Duration::ZERO,
-        jitter: Duration::ZERO,
+        standing: 0.0,
+        fraction_lost: Some(0.0),
+        rtt: Some(Duration::ZERO),
+        jitter: Some(Duration::ZERO),
         latency: Some(Duration::ZERO),
         totals: Totals::default(),
     });

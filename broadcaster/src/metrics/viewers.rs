@@ -93,12 +93,14 @@ pub(crate) struct Row {
     pub path: &'static str,
     /// What is done for it.
     pub state: &'static str,
-    /// Share of packets lost since the report before its last one, 0 to 1.
-    pub fraction_lost: f64,
-    /// Round-trip time.
-    pub rtt: Duration,
-    /// Interarrival jitter of its video.
-    pub jitter: Duration,
+    /// Its loss over half a minute, by which the worst are found.
+    pub standing: f64,
+    /// Share of packets lost since the report before its last one, 0 to 1, where it reports.
+    pub fraction_lost: Option<f64>,
+    /// Round-trip time, once it is known.
+    pub rtt: Option<Duration>,
+    /// Interarrival jitter of its video, once it is known.
+    pub jitter: Option<Duration>,
     /// From capture to output.
     pub latency: Option<Duration>,
     /// Its totals.
@@ -118,8 +120,9 @@ pub(crate) struct PerViewer {
 const SERIES: [(&str, &str, &[&str]); 6] = [
     (
         "punchcast_viewer_fraction_lost",
-        "Share of packets lost before repair by the viewer's last report, 0 to 1; the viewers with the \
-         worst loss only.",
+        "Share of packets lost before repair by the viewer's last report, 0 to 1; none while its media is \
+         paused. Like all series of single viewers, for those with the worst loss over the last half minute \
+         only.",
         &[],
     ),
     (
@@ -182,9 +185,8 @@ impl PerViewer {
 
 /// So many of them at most, the worst loss first.
 pub(crate) fn worst(mut rows: Vec<Row>, most: usize) -> Vec<Row> {
-    let by_loss = |a: &Row, b: &Row| {
-        b.fraction_lost.total_cmp(&a.fraction_lost).then(a.viewer.cmp(&b.viewer))
-    };
+    let by_loss =
+        |a: &Row, b: &Row| b.standing.total_cmp(&a.standing).then(a.viewer.cmp(&b.viewer));
     if rows.len() > most {
         rows.select_nth_unstable_by(most, by_loss);
         rows.truncate(most);
@@ -228,9 +230,9 @@ impl Collector for PerViewer {
             rows.iter().filter_map(|row| Some(gauge(vec![viewer(row)], value(row)?))).collect()
         };
         let metrics = [
-            gauges(&|row| Some(row.fraction_lost)),
-            gauges(&|row| Some(row.rtt.as_secs_f64())),
-            gauges(&|row| Some(row.jitter.as_secs_f64())),
+            gauges(&|row| row.fraction_lost),
+            gauges(&|row| Some(row.rtt?.as_secs_f64())),
+            gauges(&|row| Some(row.jitter?.as_secs_f64())),
             gauges(&|row| Some(row.latency?.as_secs_f64())),
             rows.iter()
                 .flat_map(|row| {
@@ -278,14 +280,15 @@ impl Collector for PerViewer {
 mod tests {
     use super::*;
 
-    fn row(viewer: u32, fraction_lost: f64) -> Row {
+    fn row(viewer: u32, standing: f64) -> Row {
         Row {
             viewer: ViewerId(viewer),
             path: "reflexive",
             state: "playing",
-            fraction_lost,
-            rtt: Duration::from_millis(40),
-            jitter: Duration::from_millis(1),
+            standing,
+            fraction_lost: Some(0.0),
+            rtt: Some(Duration::from_millis(40)),
+            jitter: Some(Duration::from_millis(1)),
             latency: None,
             totals: Totals { received: 10, lost: 3, ..Totals::default() },
         }

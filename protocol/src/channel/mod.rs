@@ -242,6 +242,11 @@ impl Channel {
         start.map(|start| self.positions(start))
     }
 
+    /// Where each track stands now: the index of its next packet.
+    pub fn standing(&self) -> Vec<PacketIndex> {
+        self.positions(self.history.end()).iter().map(|position| position.live_index).collect()
+    }
+
     /// Where each track stands for a viewer that is served from a place in the history on.
     fn positions(&self, start: u64) -> Vec<TrackPosition> {
         let position = |track| {

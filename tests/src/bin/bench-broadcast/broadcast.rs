@@ -116,10 +116,15 @@ impl Broadcast {
         Pid::from_raw(self.broadcaster.id().cast_signed())
     }
 
+    /// Processor time of all its threads.
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        let clock = ClockId::pid_cpu_clock_id(self.pid()).context("the broadcaster's clock")?;
+        Ok(clock_gettime(clock)?.into())
+    }
+
     /// What it has used and sent.
     pub(crate) fn usage(&self) -> Result<Usage> {
-        let clock = ClockId::pid_cpu_clock_id(self.pid()).context("the broadcaster's clock")?;
-        let cpu = clock_gettime(clock)?.into();
+        let cpu = self.cpu()?;
         let packets = metric(&self.scrape()?, "punchcast_packets_sent_total")? as u64;
         Ok(Usage { cpu, packets })
     }

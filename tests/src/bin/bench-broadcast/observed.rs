@@ -20,10 +20,7 @@ const AUDIENCE: u32 = 1000;
 /// For all to come.
 const COMING: Duration = Duration::from_secs(30);
 
-/// How often it is looked at, a Prometheus and a page each: five times as often as Prometheus is told to.
-const INTERVAL: Duration = Duration::from_secs(1);
-
-/// How often a page alone, or the metrics alone, are fetched to see how long that takes.
+/// How often each is fetched to see how long that takes.
 const FETCHES: usize = 50;
 
 pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Result<Observed> {
@@ -39,15 +36,15 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
     crowd.wait_for("all there", COMING, |now| now.watching + now.failed == viewers)?;
     broadcast.wait_until_joined()?;
     std::thread::sleep(Duration::from_secs(3));
-    let mut to_alone = Samples::default();
-    for repetition in 0..extent.repetitions {
-        // Whatever drifts counts for both alike.
-        let mut costs = [0.0; 2];
-        let orders = [[false, true], [true, false]];
-        for is_observed in orders[repetition as usize % 2] {
-            costs[usize::from(is_observed)] = cost(&broadcast, is_observed, extent.seconds)?;
-        }
-        to_alone.add(costs[1] / costs[0]);
+    let (mut alone_ms, mut look_ms) = (Samples::default(), Samples::default());
+    for _ in 0..extent.repetitions {
+        let alone = cpu(&broadcast, Duration::from_secs_f64(extent.seconds), None)?;
+        // One look after the other, so that what they cost stands out; what the stream takes meanwhile is
+        // known.
+        let looks = cpu(&broadcast, Duration::from_secs_f64(extent.seconds), Some(FETCHES))?;
+        let rest = alone.per_second() * looks.lasted.as_secs_f64();
+        alone_ms.add(alone.per_second() * 1e3);
+        look_ms.add((looks.cpu.as_secs_f64() - rest) * 1e3 / looks.looks as f64);
     }
     let (mut scrape_ms, mut status_ms) = (Samples::default(), Samples::default());
     let (mut series, mut status_bytes) = (0, 0);
@@ -68,23 +65,35 @@ pub(crate) fn measure(network: &Network, folder: &Path, extent: Extent) -> Resul
         scrape_ms: (&scrape_ms).into(),
         status_bytes,
         status_ms: (&status_ms).into(),
-        to_alone: (&to_alone).into(),
+        alone_ms: (&alone_ms).into(),
+        look_ms: (&look_ms).into(),
     })
 }
 
-/// Microseconds of processor time for each packet.
-fn cost(broadcast: &Broadcast, is_observed: bool, seconds: f64) -> Result<f64> {
-    let before = broadcast.usage()?;
-    let until = Instant::now() + Duration::from_secs_f64(seconds);
-    while Instant::now() < until {
-        std::thread::sleep(until.saturating_duration_since(Instant::now()).min(INTERVAL));
-        if is_observed {
-            broadcast.fetch("/metrics")?;
-            broadcast.fetch("/api/status")?;
-        }
+/// What the broadcaster used of its processor in a while.
+struct Used {
+    cpu: Duration,
+    lasted: Duration,
+    looks: usize,
+}
+
+impl Used {
+    /// Seconds of processor time for each second.
+    fn per_second(&self) -> f64 {
+        self.cpu.as_secs_f64() / self.lasted.as_secs_f64()
     }
-    let after = broadcast.usage()?;
-    let packets = after.packets - before.packets;
-    ensure!(packets > 0, "nothing was sent");
-    Ok((after.cpu - before.cpu).as_secs_f64() * 1e6 / packets as f64)
+}
+
+/// Measures for so long, looking at the broadcaster not at all, or so often, evenly.
+fn cpu(broadcast: &Broadcast, time: Duration, looks: Option<usize>) -> Result<Used> {
+    let (before, began) = (broadcast.cpu()?, Instant::now());
+    let count = looks.unwrap_or(0) * 10;
+    for look in 1..=count {
+        broadcast.fetch("/metrics")?;
+        broadcast.fetch("/api/status")?;
+        let due = began + time.mul_f64(look as f64 / count as f64);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+    std::thread::sleep((began + time).saturating_duration_since(Instant::now()));
+    Ok(Used { cpu: broadcast.cpu()? - before, lasted: began.elapsed(), looks: count })
 }

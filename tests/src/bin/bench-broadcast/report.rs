@@ -80,8 +80,10 @@ pub(crate) struct Observed {
     pub(crate) status_bytes: usize,
     /// Fetching what the status page shows, in milliseconds.
     pub(crate) status_ms: Spread,
-    /// Processor time for a packet while both are fetched each second, to that while nothing is.
-    pub(crate) to_alone: Spread,
+    /// Processor time each second while nothing is fetched, in milliseconds.
+    pub(crate) alone_ms: Spread,
+    /// Processor time of one scrape and one look by a status page, in milliseconds.
+    pub(crate) look_ms: Spread,
 }
 
 /// From the payloader to the viewers' sockets.
@@ -192,21 +194,26 @@ impl fmt::Display for Report {
             }
         }
         if let Some(observed) = &self.observed {
-            let Observed { viewers, series, scrape_ms, status_bytes, status_ms, to_alone } =
+            let Observed { viewers, series, scrape_ms, status_bytes, status_ms, alone_ms, look_ms } =
                 observed;
             writeln!(
                 f,
                 "\nLooked at with {viewers} viewers: {series} series; a scrape takes {:.1} ms (most {:.1}, of {}), \
-                 the status page's {status_bytes} bytes {:.1} ms (most {:.1}); the broadcaster's processor time \
-                 with one of each a second is {:.3} ({:.3}–{:.3}) times that without",
+                 the status page's {status_bytes} bytes {:.1} ms (most {:.1}); one of each costs the broadcaster \
+                 {:.2} ms ({:.2}–{:.2}) of its processor, which takes {:.0} ms ({:.0}–{:.0}) each second without: \
+                 {:.2}% with one of each a second",
                 scrape_ms.median,
                 scrape_ms.most,
                 scrape_ms.samples.len(),
                 status_ms.median,
                 status_ms.most,
-                to_alone.median,
-                to_alone.least,
-                to_alone.most,
+                look_ms.median,
+                look_ms.least,
+                look_ms.most,
+                alone_ms.median,
+                alone_ms.least,
+                alone_ms.most,
+                look_ms.median / alone_ms.median * 100.0,
             )?;
         }
         for what in &self.missing {
