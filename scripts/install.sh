@@ -8,7 +8,7 @@ declare -A packages=(
         gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x gstreamer1.0-pulseaudio
         gstreamer1.0-tools python3"
     [test]="nftables iproute2 tcpdump util-linux mount ffmpeg curl coturn miniupnpd-nftables
-        ethtool iperf3 iputils-ping prometheus chromium fonts-dejavu-core"
+        ethtool iperf3 iputils-ping prometheus fonts-dejavu-core"
     [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev
         srt-tools rist-tools"
     [lint]="shellcheck python3 python3-venv prometheus"
@@ -68,6 +68,14 @@ for purpose in "$@"; do
     read -r -d '' -a words <<<"${packages[$purpose]}" || true
     wanted+=("${words[@]}")
 done
+if [[ " $* " == *" test "* ]] &&
+    ! command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then
+    # Ubuntu has none but as a snap, which sees no namespaces of the lab's.
+    if command -v apt-cache >/dev/null && LC_ALL=C apt-cache policy chromium | grep -q 'Candidate: (none)'; then
+        fail "the tests need a Chromium, and here is no package of it: install Google Chrome"
+    fi
+    wanted+=(chromium)
+fi
 if [[ " $* " == *" lint "* ]] && ! command -v npm >/dev/null; then
     # Other packages of Node.js have it within.
     wanted+=(npm)

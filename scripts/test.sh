@@ -11,6 +11,8 @@ fi
 
 say "building"
 cargo build --locked --workspace --all-targets
+# What was built is still on its way to the disk: programs that start meanwhile stand still for seconds.
+sync
 
 say "testing the examples in the documentation"
 cargo test --locked --workspace --doc

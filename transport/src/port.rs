@@ -237,6 +237,12 @@ impl Port {
         &self.paths
     }
 
+    /// Repeats every QUIC datagram from now on: nobody answers a process's last words, so that nothing would tell
+    /// that they got lost.
+    pub fn insist(&self) {
+        self.dispatcher.quic.insist();
+    }
+
     /// The QUIC endpoint, for its server side.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint

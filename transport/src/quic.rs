@@ -6,6 +6,7 @@ use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ pub(crate) struct QuicSocket {
     paths: Arc<Paths>,
     inbox: Mutex<Inbox>,
     repeats: Mutex<Repeats>,
+    is_insistent: AtomicBool,
 }
 
 #[derive(Default)]
@@ -60,7 +62,13 @@ impl fmt::Debug for QuicSocket {
 
 impl QuicSocket {
     pub(crate) fn new(ways: Arc<Ways>, paths: Arc<Paths>) -> Arc<Self> {
-        Arc::new(Self { ways, paths, inbox: Mutex::default(), repeats: Mutex::default() })
+        Arc::new(Self {
+            ways,
+            paths,
+            inbox: Mutex::default(),
+            repeats: Mutex::default(),
+            is_insistent: AtomicBool::new(false),
+        })
     }
 
     /// Queues a datagram for quinn. False when there is no room.
@@ -83,12 +91,18 @@ impl QuicSocket {
         true
     }
 
+    /// From now on repeats every datagram to somebody who is known.
+    pub(crate) fn insist(&self) {
+        self.is_insistent.store(true, Ordering::Relaxed);
+    }
+
     /// Sends a datagram again and again, if it is to somebody who is known and the exchange takes long.
     fn repeat(&self, transmit: &Transmit<'_>, local: Local, to: SocketAddr) {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
         // A stranger may not be who it says, and would be sent more than it sent (RFC 9000, section 8).
         let is_due = self.paths.is_known(transmit.destination)
-            && repeats.note(transmit.destination, Instant::now());
+            && (repeats.note(transmit.destination, Instant::now())
+                || self.is_insistent.load(Ordering::Relaxed));
         drop(repeats);
         if !is_due {
             return;

@@ -82,6 +82,8 @@ pub(crate) struct Session {
     /// What the path needs, where the latency follows that.
     adaptation: Option<Adaptation>,
     capture_clock: CaptureClock,
+    /// From capture to output, as it was when the last report was due.
+    shown: Option<Duration>,
     report_at: Instant,
     outage: Outage,
     /// When a relayed viewer looks for a direct path again, and the time to the next look.
@@ -221,6 +223,7 @@ impl Session {
             shift: Shift::new(extra(adaptation.as_ref()), now),
             adaptation,
             capture_clock,
+            shown: None,
             carries: None,
             report_at: now,
             outage: Outage::new(now),
@@ -345,7 +348,7 @@ impl Session {
     /// Asks for what is missing, reports, and checks the path where media stalls.
     pub(crate) fn tick(&mut self, player: &Player, placed: &mut [Placed], stats: &mut Stats) {
         let now = Instant::now();
-        let rtt = self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt());
+        let rtt = self.rtt();
         if let Some(wish) = self.receiver.poll_wish(rtt, now) {
             self.feedback.wish(&wish);
             self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
@@ -367,13 +370,8 @@ impl Session {
                 adaptation.follow(rtt, jitter.unwrap_or_default(), loss, now);
                 self.receiver.set_patience(self.patience + extra(Some(adaptation)));
             }
-            let blocks = self.receiver.report();
-            let times = Times {
-                rtt: Some(rtt),
-                latency: Some(self.patience + self.shift.now()),
-                shown: stats.latency(),
-            };
-            self.feedback.report(&blocks, &self.receiver.totals(), times);
+            self.shown = stats.latency();
+            self.report(rtt);
         }
         let by = self.shift.follow(self.lag + extra(self.adaptation.as_ref()), now);
         if !by.is_zero() {
@@ -381,6 +379,20 @@ impl Session {
         }
         self.mend(rtt, stats, now);
         self.update(player, stats);
+    }
+
+    fn report(&mut self, rtt: Duration) {
+        let blocks = self.receiver.report();
+        let times = Times {
+            rtt: Some(rtt),
+            latency: Some(self.patience + self.shift.now()),
+            shown: self.shown,
+        };
+        self.feedback.report(&blocks, &self.receiver.totals(), times);
+    }
+
+    fn rtt(&self) -> Duration {
+        self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt())
     }
 
     /// Does something about media that stalls, and about a path that could be better.
@@ -429,7 +441,7 @@ impl Session {
         let capture_now = self.capture_clock.at(Instant::now());
         let delay = |capture| self.timeline.delay(capture, player.running_time());
         stats.arrival = capture_now.map(|capture| delay(capture) + self.shift.now());
-        stats.rtt = Some(self.met.opening.rtt().unwrap_or_else(|| self.met.connection.rtt()));
+        stats.rtt = Some(self.rtt());
         stats.jitter = self.receiver.jitter();
         stats.carries = self.carries;
         self.show_path(stats);
@@ -530,6 +542,17 @@ impl Session {
             Notice::Ended => Ok(false),
             Notice::Removed => Err(refused(Refusal::Removed, "")),
         }
+    }
+}
+
+/// How often the last report is sent: no other follows that would say the same.
+const LAST_REPORTS: usize = 2;
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // What happened since the last report would be known to nobody else.
+        let rtt = self.rtt();
+        (0..LAST_REPORTS).for_each(|_| self.report(rtt));
     }
 }
 

@@ -202,7 +202,7 @@ impl FanOut {
         async { joined.await.ok() }
     }
 
-    /// The index of each track's next packet. `None` when the channel has ended.
+    /// The index of each track's next packet that is sent to live viewers. `None` when the channel has ended.
     pub async fn standing(&self) -> Option<Vec<PacketIndex>> {
         let (reply, standing) = oneshot::channel();
         self.tell(Command::Standing { reply });

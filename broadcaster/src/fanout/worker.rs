@@ -176,8 +176,9 @@ impl Worker {
             }
             Command::Leave { viewer } => self.leave(viewer),
             Command::Standing { reply } => {
-                // Who asked may be gone.
-                let _ = reply.send(self.channel.standing());
+                // What waits to ride was sent to nobody yet. Who asked may be gone.
+                let position = self.riders.first().unwrap_or(self.channel.history().end());
+                let _ = reply.send(self.channel.standing(position));
             }
             Command::Wish { viewer, wish } => {
                 self.waiting.requests.fetch_sub(1, Ordering::Relaxed);

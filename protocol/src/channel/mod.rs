@@ -242,9 +242,9 @@ impl Channel {
         start.map(|start| self.positions(start))
     }
 
-    /// Where each track stands now: the index of its next packet.
-    pub fn standing(&self) -> Vec<PacketIndex> {
-        self.positions(self.history.end()).iter().map(|position| position.live_index).collect()
+    /// Where each track stands at a place in the history: the index of its first packet there or behind.
+    pub fn standing(&self, position: u64) -> Vec<PacketIndex> {
+        self.positions(position).iter().map(|position| position.first_index).collect()
     }
 
     /// Where each track stands for a viewer that is served from a place in the history on.
