@@ -240,14 +240,19 @@ impl Watcher {
 
     /// One stay with the broadcaster, from introduction to end.
     async fn session(&mut self, again: bool) -> Result<End, Failure> {
-        let (met, admission) = match self.meet(again).await {
+        let (met, mut admission) = match self.meet(again).await {
             Ok(met) => met,
             Err(failure) if again && is_passing(&failure) => return Ok(End::NotBack(failure)),
             Err(failure) => return Err(failure),
         };
+        let admitted_at = Instant::now();
         let formats: Vec<Format> =
             admission.2.tracks.iter().map(|track| track.format.clone()).collect();
         let running_time = self.ensure_player(&formats)?;
+        // The player took time to start, and capture went on.
+        let since = u64::try_from(admitted_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let capture_now_us = &mut admission.2.capture_now_us;
+        *capture_now_us = capture_now_us.saturating_add(since);
         let latency = self.config.latency;
         let paths = Arc::clone(self.viewer.port.paths());
         let mut session =
