@@ -30,7 +30,6 @@ pub(crate) enum Event {
     /// An admitted viewer is gone.
     ViewerLeft { viewer: ViewerId, reason: &'static str },
     /// The operator sent a viewer away.
-    #[expect(dead_code, reason = "viewers cannot be removed yet; the name is reserved")]
     ViewerRemoved { viewer: ViewerId },
     /// A viewer was not admitted.
     ViewerRefused { reason: &'static str, remote: Option<SocketAddr> },

@@ -447,6 +447,7 @@ impl Session {
     /// Sends a notice; says why the session ends if it does.
     async fn say(&mut self, connection: &Connection, notice: &Notice) -> Option<End> {
         let watching = self.watching.as_mut()?;
+        let viewer = watching.seat.viewer;
         let said = say(&mut watching.send, notice).await;
         match notice {
             Notice::Ended | Notice::Removed => {
@@ -456,8 +457,11 @@ impl Session {
                 let _ = tokio::time::timeout(Duration::from_millis(300), stopped).await;
                 connection.close(VarInt::from_u32(close::DONE), b"ended");
                 let is_removed = matches!(notice, Notice::Removed);
-                let departure = if is_removed { Departure::Removed } else { Departure::Ended };
-                Some(End { why: "the broadcast ended", departure })
+                if is_removed {
+                    self.record(Happened::ViewerRemoved { viewer });
+                    return Some(End { why: "removed", departure: Departure::Removed });
+                }
+                Some(End { why: "the broadcast ended", departure: Departure::Ended })
             }
             Notice::Key { .. } | Notice::Carries { .. } | Notice::LeftOut { .. } => {
                 (!said).then(|| End::of_connection(connection))

@@ -21,7 +21,7 @@ const START: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Prometheus {
     host: Host,
-    _process: Process,
+    process: Process,
 }
 
 /// One series of an answer: its labels, and its value.
@@ -53,9 +53,9 @@ impl Prometheus {
             .arg(format!("--storage.tsdb.path={}", folder.join("prometheus").display()))
             .arg(format!("--web.listen-address={ADDRESS}"));
         let process = host.spawn("prometheus", &command)?;
-        let prometheus = Self { host: host.clone(), _process: process };
+        let prometheus = Self { host: host.clone(), process };
         let answers = eventually(START, || prometheus.get("/-/ready", &[]).is_ok());
-        assert!(answers, "Prometheus does not start: {}", prometheus._process.stderr().text());
+        assert!(answers, "Prometheus does not start: {}", prometheus.process.stderr().text());
         Ok(prometheus)
     }
 

@@ -318,8 +318,10 @@ fn what_was_not_sent_is_not_lost() -> Result<()> {
     viewer.wait_for(20 * SECOND, |stats| stats["frames_decoded"].as_u64() > Some(60));
     viewer.process.kill(lab::Signal::SIGSTOP)?;
     assert!(eventually(10 * SECOND, || stage.metric("punchcast_viewers_paused").ok() == Some(1.0)));
-    // As long again as its media went on, and longer than the history that it will get.
-    std::thread::sleep(6 * SECOND);
+    // More passes than the history that it will get, which begins at the last keyframe.
+    let keyframes = || stage.metric("punchcast_encoder_keyframes_total").unwrap_or_default();
+    let before = keyframes();
+    assert!(eventually(20 * SECOND, || keyframes() >= before + 3.0));
     let frames = count(&viewer.latest(), "frames_decoded");
     viewer.process.kill(lab::Signal::SIGCONT)?;
     viewer.wait_for(20 * SECOND, |stats| stats["frames_decoded"].as_u64() > Some(frames + 150));

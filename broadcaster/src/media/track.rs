@@ -311,22 +311,19 @@ impl Live {
         };
         let within = Arc::<Mutex<Within>>::default();
         let (entering, counters) = (within.clone(), self.counters.clone());
-        let lock = |within: &Mutex<Within>, work: &mut dyn FnMut(&mut Within)| {
-            work(&mut within.lock().unwrap_or_else(PoisonError::into_inner));
-        };
         sink.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             if let Some(pts) = info.buffer().and_then(|buffer| buffer.pts()) {
-                lock(&entering, &mut |within| within.enter(pts, Instant::now()));
+                let mut within = entering.lock().unwrap_or_else(PoisonError::into_inner);
+                within.enter(pts, Instant::now());
             }
             gst::PadProbeReturn::Ok
         });
         source.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
             if let Some(pts) = info.buffer().and_then(|buffer| buffer.pts()) {
-                lock(&within, &mut |within| {
-                    if let Some(entered_at) = within.leave(pts) {
-                        counters.count_encoding(entered_at.elapsed());
-                    }
-                });
+                let entered_at = within.lock().unwrap_or_else(PoisonError::into_inner).leave(pts);
+                if let Some(entered_at) = entered_at {
+                    counters.count_encoding(entered_at.elapsed());
+                }
             }
             gst::PadProbeReturn::Ok
         });
