@@ -331,6 +331,13 @@ impl Session {
             Ok(Ok(Request::Watch { .. })) if self.watching.is_some() => {
                 Response::Refused { reason: Refusal::Malformed }
             }
+            Ok(Ok(
+                Request::Files { .. }
+                | Request::Play { .. }
+                | Request::Pause
+                | Request::Fetch { .. }
+                | Request::Thumbnail { .. },
+            )) => Response::Refused { reason: Refusal::UnknownFile },
             Ok(Ok(Request::Watch { channel, secret, latency_ms })) => {
                 match self.shared.admit(&channel, secret.as_ref()).await {
                     Ok(admitted) => {
@@ -463,9 +470,10 @@ impl Session {
                 }
                 Some(End { why: "the broadcast ended", departure: Departure::Ended })
             }
-            Notice::Key { .. } | Notice::Carries { .. } | Notice::LeftOut { .. } => {
-                (!said).then(|| End::of_connection(connection))
-            }
+            Notice::Key { .. }
+            | Notice::Carries { .. }
+            | Notice::LeftOut { .. }
+            | Notice::Finished { .. } => (!said).then(|| End::of_connection(connection)),
         }
     }
 

@@ -6,6 +6,7 @@
 
 use minicbor::{Decode, Encode};
 
+use crate::library::{Digest, FileEntry, Take};
 use crate::link::Secret;
 use crate::media::Format;
 use crate::seal::MasterKey;
@@ -52,6 +53,67 @@ pub enum Request {
     /// What does the capture clock of the channel show that I watch?
     #[n(2)]
     Clock,
+    /// Which stored files are there?
+    #[n(3)]
+    Files {
+        /// What the link holds behind `#`.
+        #[n(0)]
+        secret: Option<Secret>,
+        /// The path behind which to go on; `None` for the beginning.
+        #[n(1)]
+        after: Option<String>,
+    },
+    /// Play me this stored file from here on: another take, in place of the one that I have.
+    #[n(4)]
+    Play {
+        /// Its path within the library.
+        #[n(0)]
+        path: String,
+        /// What the link holds behind `#`.
+        #[n(1)]
+        secret: Option<Secret>,
+        /// As with [`Self::Watch`].
+        #[n(2)]
+        latency_ms: u32,
+        /// Where to begin, in microseconds.
+        #[n(3)]
+        position_us: u64,
+        /// How fast, in percent. Sound is sent at 100 only.
+        #[n(4)]
+        rate_percent: u32,
+        /// Which of the file's sound tracks, from 0.
+        #[n(5)]
+        sound: u32,
+    },
+    /// Send nothing more of the take that I have.
+    #[n(5)]
+    Pause,
+    /// Send me the contents of this stored file, on this stream behind the answer.
+    #[n(6)]
+    Fetch {
+        /// Its path within the library.
+        #[n(0)]
+        path: String,
+        /// What the link holds behind `#`.
+        #[n(1)]
+        secret: Option<Secret>,
+        /// From which byte on …
+        #[n(2)]
+        offset: u64,
+        /// … if the contents are still these. Others are sent from their beginning.
+        #[n(3)]
+        digest: Option<Digest>,
+    },
+    /// Send me the picture of this stored file.
+    #[n(7)]
+    Thumbnail {
+        /// Its path within the library.
+        #[n(0)]
+        path: String,
+        /// What the link holds behind `#`.
+        #[n(1)]
+        secret: Option<Secret>,
+    },
 }
 
 /// The answer to a [`Request`].
@@ -85,6 +147,56 @@ pub enum Response {
         #[n(0)]
         capture_us: u64,
     },
+    /// A page of the catalogue of stored files, ordered by path.
+    #[n(4)]
+    Files {
+        /// The files.
+        #[n(0)]
+        files: Vec<FileEntry>,
+        /// Whether there are more behind the last.
+        #[n(1)]
+        more: bool,
+    },
+    /// The take begins; media follows on the path.
+    #[n(5)]
+    Playing {
+        /// What the viewer needs to receive it.
+        #[n(0)]
+        admission: Admission,
+        /// Where it is in the file.
+        #[n(1)]
+        take: Take,
+    },
+    /// Nothing more is sent of the take.
+    #[n(6)]
+    Paused,
+    /// The contents follow: all bytes from `offset` to the end.
+    #[n(7)]
+    Contents {
+        /// Length of the whole, in bytes.
+        #[n(0)]
+        length: u64,
+        /// Of the whole.
+        #[n(1)]
+        digest: Digest,
+        /// From which byte on they are sent.
+        #[n(2)]
+        offset: u64,
+    },
+    /// A JPEG picture, at most [`MAX_THUMBNAIL`](crate::library::MAX_THUMBNAIL) long.
+    #[n(8)]
+    Thumbnail {
+        /// The picture; `None` where there is none.
+        #[cbor(n(0), with = "minicbor::bytes")]
+        jpeg: Option<Vec<u8>>,
+    },
+    /// The stored file cannot be played or read.
+    #[n(9)]
+    Unplayable {
+        /// Why, for people: one line.
+        #[n(0)]
+        reason: String,
+    },
 }
 
 /// Why a broadcaster refuses a viewer.
@@ -109,17 +221,25 @@ pub enum Refusal {
     /// A request that makes no sense.
     #[n(5)]
     Malformed,
+    /// No such stored file.
+    #[n(6)]
+    UnknownFile,
+    /// More at once than one viewer may have.
+    #[n(7)]
+    TooMany,
 }
 
 impl Refusal {
     /// All reasons.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::UnknownChannel,
         Self::Secret,
         Self::Full,
         Self::Removed,
         Self::NotReady,
         Self::Malformed,
+        Self::UnknownFile,
+        Self::TooMany,
     ];
 
     /// The name in logs and metrics.
@@ -131,6 +251,8 @@ impl Refusal {
             Self::Removed => "removed",
             Self::NotReady => "not_ready",
             Self::Malformed => "malformed",
+            Self::UnknownFile => "unknown_file",
+            Self::TooMany => "too_many",
         }
     }
 }
@@ -227,6 +349,16 @@ pub enum Notice {
         /// Which.
         #[n(0)]
         packets: Vec<LeftOut>,
+    },
+    /// The take came to the end of the file: all has been sent.
+    #[n(5)]
+    Finished {
+        /// The index behind the last packet of each track.
+        #[n(0)]
+        ends: Vec<u64>,
+        /// Why it ends early, where the file is damaged.
+        #[n(1)]
+        damaged: Option<String>,
     },
 }
 

@@ -65,6 +65,7 @@ pub mod congestion;
 pub mod control;
 pub mod demux;
 pub mod feedback;
+pub mod library;
 pub mod link;
 pub mod media;
 pub mod message;

@@ -114,9 +114,7 @@ pub(crate) async fn request(
     match response {
         Response::Admitted { admission } => Ok((send, receive, admission)),
         Response::Refused { reason } => Err(refused(reason, channel)),
-        Response::Catalogue { .. } | Response::Clock { .. } => {
-            Err(broken(&"it answered what was not asked"))
-        }
+        _ => Err(broken(&"it answered what was not asked")),
     }
 }
 
@@ -163,6 +161,16 @@ pub(crate) fn refused(reason: Refusal, channel: &str) -> Failure {
         Refusal::NotReady => {
             (Code::Runtime, "the broadcaster's source has not started yet; try again".into())
         }
+        Refusal::UnknownFile => (
+            Code::Unknown,
+            format!(
+                "the broadcaster has no stored file '{channel}'; punchcast-viewer list shows what it has"
+            ),
+        ),
+        Refusal::TooMany => (
+            Code::Refused,
+            "the broadcaster refused: that is more at once than one viewer may have".into(),
+        ),
         Refusal::Malformed => {
             (Code::Runtime, "the broadcaster did not understand; are both of one version?".into())
         }
@@ -540,6 +548,8 @@ impl Session {
                 Ok(true)
             }
             Notice::Ended => Ok(false),
+            // Takes end in their own way.
+            Notice::Finished { .. } => Ok(true),
             Notice::Removed => Err(refused(Refusal::Removed, "")),
         }
     }
