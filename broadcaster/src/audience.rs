@@ -19,7 +19,7 @@ use protocol::feedback::{self, Block, Feedback, Totals};
 use protocol::seal::PacketIndex;
 use protocol::srtcp::{self, FeedbackKey, OpenError, Opener};
 use protocol::units::Bitrate;
-use protocol::uplink::Health;
+use protocol::uplink::{Budget, Health};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use transport::openings::Handle;
@@ -178,6 +178,22 @@ impl Audience {
         self.is_uplink_full.load(Ordering::Relaxed)
     }
 
+    /// What viewers of stored files need, all together.
+    pub(crate) fn on_demand_rate(&self) -> Bitrate {
+        let rates = self.seats.iter().filter_map(|seat| seat.channel.on_demand);
+        Bitrate::bits_per_second(rates.map(Bitrate::as_bits_per_second).sum())
+    }
+
+    /// Viewers of stored files get this share of what they need, or all.
+    pub(crate) fn limit_on_demand(&self, share: Option<f64>) {
+        for seat in &self.seats {
+            if let Some(needed) = seat.channel.on_demand {
+                let budget = share.map(|share| Budget::of(needed.scaled(share)));
+                seat.channel.fan_out.set_uplink(budget);
+            }
+        }
+    }
+
     /// Tells one viewer.
     pub(crate) fn tell(&self, viewer: ViewerId, notice: Notice) {
         if let Some(seat) = self.seats.get(&viewer) {
@@ -290,7 +306,7 @@ impl Seat {
                     times.latency.map_or(self.latency, |latency| latency.min(MOST_LATENCY));
                 // Reports overtake each other, and may say anything: nothing goes down, and nobody got more than
                 // there was.
-                let most = metrics.channel.published_packets();
+                let most = self.channel.metrics.published_packets();
                 let totals = state.sample.totals.grown_to(&totals.unwrap_or_default(), most);
                 metrics.grown(&state.sample.totals, &totals);
                 let rtt = times.rtt.or_else(|| self.path.rtt()).unwrap_or_default();
@@ -304,10 +320,10 @@ impl Seat {
                     lost: totals.lost,
                     unrecovered: totals.unrecovered,
                     bytes: totals.bytes,
-                    published: metrics.channel.published.load(Ordering::Relaxed),
+                    published: self.channel.metrics.published.load(Ordering::Relaxed),
                     rtt,
                 };
-                let stream = metrics.channel.stream();
+                let stream = self.channel.metrics.stream();
                 state.congestion.report(reported, stream, is_uplink_full, now);
                 let carries = state.congestion.carries();
                 if carries != carried {
@@ -529,7 +545,7 @@ impl Seat {
         self.is_paused.load(Ordering::SeqCst)
     }
 
-    fn tell(&self, notice: Notice) {
+    pub(crate) fn tell(&self, notice: Notice) {
         let mut state = self.lock();
         let notices = &mut state.notices;
         match (notice, notices.back_mut()) {

@@ -39,6 +39,9 @@ pub struct Args {
     /// Name of the channel, the last part of its link.
     #[arg(long, value_name = "NAME")]
     pub channel: Option<String>,
+    /// Offer the stored files of this folder, to be played or copied on demand.
+    #[arg(long, value_name = "DIR")]
+    pub library: Option<PathBuf>,
     /// What the uplink carries, as in 20M: bounds viewers and joining bursts.
     #[arg(long, value_name = "RATE")]
     pub uplink: Option<Bitrate>,
@@ -80,6 +83,8 @@ pub struct Config {
     pub source: SourceSpec,
     /// Name of the channel.
     pub channel: String,
+    /// Folder of the stored files that are offered.
+    pub library: Option<PathBuf>,
     /// Who does not show this secret is refused: base64url text of 1–64 bytes. None: open to all.
     pub secret: Option<String>,
     /// How raw pictures are encoded.
@@ -121,6 +126,7 @@ impl Default for Config {
             advertise: None,
             source: SourceSpec::default(),
             channel: "live".into(),
+            library: None,
             secret: None,
             video: VideoConfig::default(),
             audio: AudioConfig::default(),
@@ -248,6 +254,7 @@ impl Config {
         }
         config.source = args.source.unwrap_or(config.source);
         config.channel = args.channel.unwrap_or(config.channel);
+        config.library = args.library.or(config.library);
         config.uplink = args.uplink.or(config.uplink);
         config.bind = args.bind.or(config.bind);
         config.metrics.listen = args.metrics.or(config.metrics.listen);

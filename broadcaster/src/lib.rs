@@ -9,11 +9,14 @@
 
 mod audience;
 pub mod config;
+mod contents;
 mod events;
 pub mod fanout;
+mod library;
 pub mod media;
 mod metrics;
 mod offering;
+mod playout;
 mod registration;
 mod run;
 mod session;

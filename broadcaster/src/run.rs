@@ -32,11 +32,14 @@ use transport::port::{self, Arrival, Inbound, Port};
 
 use crate::audience::Audience;
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
+use crate::contents::Pace;
 use crate::events::Event;
 use crate::fanout::{self, FanOut};
+use crate::library::Library;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
 use crate::offering::Offering;
+use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::{LiveChannel, Places, Shared};
@@ -65,6 +68,8 @@ impl From<MediaError> for Failure {
 /// Runs a broadcaster until its source ends or it is asked to stop.
 pub async fn run(config: Config) -> Result<(), Failure> {
     check_environment()?;
+    let library = config.library.as_deref().map(Library::open).transpose();
+    let library = library.map_err(|error| Failure::usage(error.to_string()))?;
     let identity = Identity::load_or_create(&config.state_folder()?).map_err(Failure::runtime)?;
     let registry = service::metrics::registry("broadcaster");
     let embedded = Embedded::start(&config, &registry).await?;
@@ -74,6 +79,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let readiness = Readiness::default();
     let status = Arc::<Status>::default();
     if let Some(address) = config.metrics.listen {
+        let listed = library.clone();
         let (refreshed, counted) = (Arc::clone(&audience), Arc::clone(&metrics));
         let status = Arc::clone(&status);
         let shown = Shown {
@@ -83,6 +89,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             refresh: Box::new(move || {
                 refreshed.publish();
                 counted.refresh();
+                if let Some(library) = &listed {
+                    counted.stored.set_library(&library.counts());
+                }
             }),
             status: Box::new(move || status.show()),
         };
@@ -102,6 +111,14 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     // Nothing else sets it.
     let _ = keyframes.set(Arc::downgrade(&producer));
     let surroundings = Arc::<Surroundings>::default();
+    let workshop = Workshop {
+        port: Arc::clone(&port),
+        metrics: Arc::clone(&metrics),
+        audience: Arc::clone(&audience),
+        join_rate: config.join_rate,
+        video: config.video.clone(),
+        audio: config.audio.clone(),
+    };
     let shared = Arc::new(Shared {
         port: Arc::clone(&port),
         openings,
@@ -119,6 +136,12 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         audience,
         next_viewer: AtomicU32::new(1),
         places: Places::default(),
+        library,
+        workshop,
+        on_demand: Places::default(),
+        encoding: Places::default(),
+        pace: Arc::new(Pace::new()),
+        fetches: Places::default(),
     });
 
     status.tell_of(&shared, &config.source.to_string());
@@ -349,6 +372,7 @@ fn channel_starter(
         .map_err(|error| Failure::runtime(format!("cannot share the UDP socket: {error}")))?;
     let events = Arc::clone(&metrics.events);
     let metrics = Arc::clone(&metrics.channel);
+    let metrics_of_channel = Arc::clone(&metrics);
     let name: Arc<str> = config.channel.as_str().into();
     let producer = Arc::clone(producer);
     let audience = Arc::clone(audience);
@@ -386,7 +410,17 @@ fn channel_starter(
         }
         events.record(Event::SourceStarted { tracks: formats.len() });
         let (name, started_at) = (Arc::clone(&name), Instant::now());
-        Ok(LiveChannel { name, formats, ssrcs, key: Arc::new(key), fan_out, started_at })
+        let metrics = Arc::clone(&metrics_of_channel);
+        Ok(LiveChannel {
+            name,
+            formats,
+            ssrcs,
+            key: Arc::new(key),
+            fan_out,
+            metrics,
+            started_at,
+            on_demand: None,
+        })
     }))
 }
 
@@ -560,6 +594,7 @@ async fn watch(producer: &Producer, shared: &Shared) {
         let channel = shared.channel.borrow().clone();
         let fan_out = channel.as_ref().map(|channel| &channel.fan_out);
         shared.uplink.observe(metrics, &shared.audience, fan_out);
+        shared.share_uplink();
     }
 }
 

@@ -23,7 +23,10 @@ use crate::events::Event as Happened;
 use crate::fanout::Target;
 use crate::metrics::Departure;
 use crate::registration::Introduced;
-use crate::shared::{Admitted, Place, Shared};
+use crate::playout::Running;
+use crate::shared::{Admitted, Place, Places, Shared};
+
+mod stored;
 
 /// How long a viewer with a path may take to connect and ask for something.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
@@ -87,6 +90,7 @@ pub(crate) fn serve(
         arrival,
         watching: None,
         refusals: 0,
+        fetching: Places::default(),
     };
     async move {
         let end = session.run().await;
@@ -113,6 +117,8 @@ struct Session {
     watching: Option<Watching>,
     /// Requests that were refused.
     refusals: u32,
+    /// Copies of files that go on.
+    fetching: Places,
 }
 
 /// Why a session is over.
@@ -140,7 +146,11 @@ struct Watching {
     send: SendStream,
     /// Where the channel's tracks stood when media was paused.
     paused_at: Vec<PacketIndex>,
-    _place: Place,
+    place: Place,
+    /// The take under way, of a stored file.
+    running: Option<Running>,
+    /// The place of a file that is encoded anew.
+    encoding: Option<Place>,
 }
 
 impl Session {
@@ -184,6 +194,10 @@ impl Session {
                     Box::pin(self.pause_if_silent()).await;
                 }
                 () = &mut asking, if self.watching.is_none() => {
+                    if self.fetching.taken() > 0 {
+                        asking = Box::pin(tokio::time::sleep(CONNECT_PATIENCE));
+                        continue;
+                    }
                     connection.close(VarInt::from_u32(close::PROTOCOL), b"nothing was asked");
                     return End { why: "the viewer asked for nothing", departure: Departure::Lost };
                 }
@@ -312,7 +326,7 @@ impl Session {
     async fn request(
         &mut self,
         connection: &Connection,
-        mut send: SendStream,
+        send: SendStream,
         mut receive: RecvStream,
     ) {
         let request = tokio::time::timeout(REQUEST_PATIENCE, stream::read(&mut receive)).await;
@@ -331,13 +345,30 @@ impl Session {
             Ok(Ok(Request::Watch { .. })) if self.watching.is_some() => {
                 Response::Refused { reason: Refusal::Malformed }
             }
-            Ok(Ok(
-                Request::Files { .. }
-                | Request::Play { .. }
-                | Request::Pause
-                | Request::Fetch { .. }
-                | Request::Thumbnail { .. },
-            )) => Response::Refused { reason: Refusal::UnknownFile },
+            Ok(Ok(Request::Files { secret, after })) => {
+                stored::page(&self.shared, secret.as_ref(), after.as_deref())
+            }
+            Ok(Ok(Request::Thumbnail { path, secret })) => {
+                stored::thumbnail(&self.shared, secret.as_ref(), &path)
+            }
+            Ok(Ok(Request::Pause)) => self.pause_take(),
+            Ok(Ok(Request::Fetch { path, secret, offset, digest })) => {
+                return self.fetch(connection, send, (path, secret), (offset, digest)).await;
+            }
+            Ok(Ok(Request::Play {
+                path,
+                secret,
+                latency_ms,
+                position_us,
+                rate_percent,
+                sound,
+            })) => {
+                let latency = Duration::from_millis(latency_ms.into());
+                let position = Duration::from_micros(position_us);
+                let wanted =
+                    stored::Wanted { path, secret, latency, position, rate_percent, sound };
+                return self.play(connection, send, wanted).await;
+            }
             Ok(Ok(Request::Watch { channel, secret, latency_ms })) => {
                 match self.shared.admit(&channel, secret.as_ref()).await {
                     Ok(admitted) => {
@@ -354,6 +385,11 @@ impl Session {
             }
             Err(_) => return,
         };
+        self.answer(connection, send, response).await;
+    }
+
+    /// Says the answer to a request.
+    async fn answer(&mut self, connection: &Connection, mut send: SendStream, response: Response) {
         if let Response::Refused { reason } = response {
             self.shared.metrics.refuse(reason);
             self.refusals += 1;
@@ -395,12 +431,19 @@ impl Session {
         if !say(&mut send, &Response::Admitted { admission }).await {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
         }
-        self.watching = Some(Watching { seat, send, paused_at: Vec::new(), _place: place });
+        self.watching = Some(Watching {
+            seat,
+            send,
+            paused_at: Vec::new(),
+            place,
+            running: None,
+            encoding: None,
+        });
     }
 
     /// Pauses media if nothing was heard for too long.
     async fn pause_if_silent(&mut self) {
-        let Some(Watching { seat, paused_at, .. }) = &mut self.watching else { return };
+        let Some(Watching { seat, paused_at, running, .. }) = &mut self.watching else { return };
         if seat.is_paused() {
             return;
         }
@@ -409,6 +452,8 @@ impl Session {
             seat.set_paused(false);
             return;
         }
+        // A file does not run on while nobody hears: its viewer asks for another take.
+        running.iter().for_each(Running::stop);
         seat.channel.fan_out.leave(seat.viewer);
         *paused_at = seat.channel.fan_out.standing().await.unwrap_or_default();
         let viewer = seat.viewer;
@@ -428,6 +473,9 @@ impl Session {
         seat.set_paused(false);
         self.shared.metrics.paused.dec();
         self.record(Happened::MediaResumed { viewer: seat.viewer });
+        if seat.channel.on_demand.is_some() {
+            return;
+        }
         // It knows the channel already, and is told what it was not sent: that is not lost.
         let join = seat.channel.fan_out.join(seat.viewer, self.target(path), seat.latency);
         let (seat, paused_at) = (Arc::clone(seat), paused_at.clone());
@@ -485,6 +533,9 @@ impl Session {
             let seat = watching.seat;
             seat.channel.fan_out.leave(seat.viewer);
             self.shared.audience.leave(seat.viewer);
+            if seat.channel.on_demand.is_some() {
+                self.shared.metrics.stored.playouts.dec();
+            }
             self.shared.metrics.depart(end.departure);
             self.shared.metrics.path(self.path.map(|path| path.kind), None);
             if seat.is_paused() {

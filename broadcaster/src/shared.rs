@@ -13,6 +13,7 @@ use protocol::opening::IntroductionId;
 use protocol::seal::MasterKey;
 use protocol::srtcp::FeedbackKey;
 use protocol::units::Bitrate;
+use protocol::uplink::REPAIR_SHARE;
 use tokio::sync::{oneshot, watch};
 use transport::effort::Words;
 use transport::openings::Openings;
@@ -20,10 +21,16 @@ use transport::paths::Peer;
 use transport::port::Port;
 
 use crate::audience::Audience;
+use crate::contents::Pace;
 use crate::fanout::{FanOut, Target};
-use crate::metrics::Metrics;
+use crate::library::Library;
+use crate::metrics::{ChannelMetrics, Metrics};
+use crate::playout::Workshop;
 use crate::surroundings::Surroundings;
 use crate::uplink::Uplink;
+
+/// Bytes a second that copies of files have at least, all together.
+const LEAST_PACE: u64 = 20_000;
 
 /// How long a viewer that comes before the source is ready waits for it.
 const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,7 +46,10 @@ pub(crate) struct LiveChannel {
     pub(crate) ssrcs: Arc<[u32]>,
     pub(crate) key: Arc<MasterKey>,
     pub(crate) fan_out: FanOut,
+    pub(crate) metrics: Arc<ChannelMetrics>,
     pub(crate) started_at: Instant,
+    /// What one viewer of a stored file needs; `None` for a live channel.
+    pub(crate) on_demand: Option<Bitrate>,
 }
 
 /// What all sessions share.
@@ -64,9 +74,27 @@ pub(crate) struct Shared {
     /// Admitted viewers.
     pub(crate) audience: Arc<Audience>,
     pub(crate) next_viewer: AtomicU32,
-    /// Places of admitted viewers.
+    /// Places of viewers of the live channel.
     pub(crate) places: Places,
+    /// Stored files, where some are offered.
+    pub(crate) library: Option<Arc<Library>>,
+    /// What their playouts are made with.
+    pub(crate) workshop: Workshop,
+    /// Places of viewers of stored files.
+    pub(crate) on_demand: Places,
+    /// Playouts that are encoded anew.
+    pub(crate) encoding: Places,
+    /// How fast contents are sent.
+    pub(crate) pace: Arc<Pace>,
+    /// Contents that are being sent.
+    pub(crate) fetches: Places,
 }
+
+/// Viewers of stored files at once, at most: each has threads and a file open.
+const MOST_ON_DEMAND: usize = 256;
+
+/// Contents of files that are sent at once, at most.
+const MOST_FETCHES: usize = 64;
 
 /// A viewer that was admitted, its channel, and the place that it takes.
 pub(crate) struct Admitted {
@@ -84,7 +112,12 @@ pub(crate) struct Places(Arc<AtomicUsize>);
 pub(crate) struct Place(Places);
 
 impl Places {
-    fn reserve(&self, room: impl Fn(usize) -> bool) -> Option<Place> {
+    /// How many are taken.
+    pub(crate) fn taken(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn reserve(&self, room: impl Fn(usize) -> bool) -> Option<Place> {
         let more = |taken| room(taken).then_some(taken + 1);
         let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
         taken.is_ok().then(|| Place(self.clone()))
@@ -132,7 +165,7 @@ impl Shared {
             tokio::time::sleep_until((channel.started_at + MEASURING).into()).await;
         }
         let place =
-            self.places.reserve(|taken| taken < self.max_viewers && self.uplink_carries(taken + 1));
+            self.places.reserve(|taken| self.has_room() && self.uplink_carries(taken + 1));
         if place.is_none() && !self.uplink_carries(1) {
             tracing::warn!(
                 bits_per_second = self.needed_for_each().as_bits_per_second(),
@@ -140,8 +173,62 @@ impl Shared {
             );
         }
         let place = place.ok_or(Refusal::Full)?;
-        let id = ViewerId(self.next_viewer.fetch_add(1, Ordering::Relaxed));
+        let id = self.next_viewer();
         Ok(Admitted { id, channel, place })
+    }
+
+    /// A number for one more viewer.
+    pub(crate) fn next_viewer(&self) -> ViewerId {
+        ViewerId(self.next_viewer.fetch_add(1, Ordering::Relaxed))
+    }
+
+    fn has_room(&self) -> bool {
+        self.places.taken() + self.on_demand.taken() < self.max_viewers
+    }
+
+    /// A place for one more viewer of a stored file that needs so much. What live viewers need goes first.
+    pub(crate) fn place_on_demand(&self, needed: Bitrate) -> Result<Place, Refusal> {
+        let carries = || {
+            self.uplink.budget().is_none_or(|budget| {
+                let live = self.needed_for_each().as_bits_per_second();
+                let live = live.saturating_mul(self.places.taken() as u64);
+                let others = self.audience.on_demand_rate().as_bits_per_second();
+                let all = live.saturating_add(others).saturating_add(needed.as_bits_per_second());
+                budget.carries(1, Bitrate::bits_per_second(all))
+            })
+        };
+        let place =
+            self.on_demand.reserve(|taken| taken < MOST_ON_DEMAND && self.has_room() && carries());
+        place.ok_or(Refusal::Full)
+    }
+
+    /// A place for one more file that is encoded anew: one for each core.
+    pub(crate) fn place_to_encode(&self) -> Option<Place> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        self.encoding.reserve(|taken| taken < cores)
+    }
+
+    /// A place for one more file whose contents are sent.
+    pub(crate) fn place_to_fetch(&self) -> Option<Place> {
+        self.fetches.reserve(|taken| taken < MOST_FETCHES)
+    }
+
+    /// Shares out what live viewers leave of the uplink among playouts and copies of files. Each second.
+    pub(crate) fn share_uplink(&self) {
+        let Some(budget) = self.uplink.budget() else {
+            self.pace.set(None);
+            self.audience.limit_on_demand(None);
+            return;
+        };
+        let live = self.needed_for_each().as_bits_per_second();
+        let live = live.saturating_mul(self.places.taken() as u64);
+        let live = (live as f64 * (1.0 + REPAIR_SHARE)) as u64;
+        let left = budget.media().as_bits_per_second().saturating_sub(live);
+        let playouts = self.audience.on_demand_rate().as_bits_per_second();
+        let wanted = (playouts as f64 * (1.0 + REPAIR_SHARE)) as u64;
+        self.audience.limit_on_demand((wanted > left).then(|| left as f64 / wanted.max(1) as f64));
+        // Never none at all: it would look like a path that broke.
+        self.pace.set(Some((left.saturating_sub(wanted) / 8).max(LEAST_PACE)));
     }
 
     fn uplink_carries(&self, viewers: usize) -> bool {
@@ -192,6 +279,7 @@ impl LiveChannel {
     }
 }
 
-fn micros(duration: Duration) -> u64 {
+/// From a duration to whole microseconds.
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

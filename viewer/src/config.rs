@@ -88,6 +88,12 @@ pub struct WatchFlags {
     /// End after this time, counted from the start of the process.
     #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub duration: Option<Duration>,
+    /// Where in a stored file to begin, as in 1m30s or 1:30.
+    #[arg(long, value_name = "POSITION", value_parser = crate::commands::parse_position)]
+    pub start: Option<Duration>,
+    /// Which of a stored file's sound tracks to play, from 1.
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub sound_track: Option<u32>,
     /// UDP port to receive media on, where it is not to be the one that everything is sent from.
     #[arg(long, value_name = "PORT")]
     pub receive_port: Option<u16>,
@@ -119,6 +125,11 @@ pub struct Settings {
     /// End after this time.
     #[serde(rename = "for", with = "humantime_serde")]
     pub duration: Option<Duration>,
+    /// Where in a stored file to begin.
+    #[serde(with = "humantime_serde")]
+    pub start: Duration,
+    /// Which of a stored file's sound tracks to play, from 1.
+    pub sound_track: u32,
     /// Print statistics.
     pub stats: Option<StatsFormat>,
     /// TCP address of the metrics listener.
@@ -148,6 +159,8 @@ impl Default for Settings {
             output: Vec::new(),
             latency: Latency::Fixed(DEFAULT_LATENCY),
             duration: None,
+            start: Duration::ZERO,
+            sound_track: 1,
             stats: None,
             metrics: None,
             json: false,
@@ -223,11 +236,22 @@ impl Settings {
         }
         let duration = flags.duration.or(self.duration);
         let metrics = flags.metrics.or(self.metrics);
+        let start = flags.start.unwrap_or(self.start);
+        let sound = flags.sound_track.unwrap_or(self.sound_track).saturating_sub(1);
         target.receive_port = flags.receive_port.or(target.receive_port);
         if target.receive_port == Some(0) {
             return Err(Failure::usage("--receive-port 0 is no port; leave it out for any port"));
         }
-        Ok(Command::Watch(Box::new(Watch { target, outputs, latency, duration, stats, metrics })))
+        Ok(Command::Watch(Box::new(Watch {
+            target,
+            outputs,
+            latency,
+            duration,
+            start,
+            sound,
+            stats,
+            metrics,
+        })))
     }
 }
 
@@ -315,6 +339,10 @@ pub struct Watch {
     pub latency: Latency,
     /// When to end.
     pub duration: Option<Duration>,
+    /// Where in a stored file to begin.
+    pub start: Duration,
+    /// Which of its sound tracks to play, from 0.
+    pub sound: u32,
     /// Whether to print statistics.
     pub stats: Option<StatsFormat>,
     /// Where metrics are served.

@@ -9,6 +9,7 @@
 
 mod check;
 mod clock;
+mod commands;
 pub mod config;
 mod contact;
 mod continuity;

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use protocol::candidate::CandidateKind;
 use protocol::control::{Admission, Notice, Refusal, Request, Response};
 use protocol::feedback::Times;
+use protocol::library::Take;
 use protocol::link::{Link, Target};
 use protocol::opening::{self, Event, Path};
 use protocol::receiver::{Arrived, Receiver, Track};
 use protocol::reception::Verdict;
 use protocol::seal::PacketIndex;
 use protocol::timeline::{Timeline, TrackClock};
-use quinn::{RecvStream, SendStream};
+use quinn::{Connection, RecvStream, SendStream};
 use service::exit::{Code, Failure};
 use transport::paths::Paths;
 use transport::stream::{self, Reader};
@@ -37,6 +38,9 @@ const ANSWER: Duration = Duration::from_secs(12);
 /// lost reports do not look like silence.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long what is missing of a stored file is waited for.
+const TAKE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// From this loss on, a path may be full.
 const MUCH_LOSS: f64 = 0.02;
@@ -89,6 +93,19 @@ pub(crate) struct Session {
     /// When a relayed viewer looks for a direct path again, and the time to the next look.
     upgrade_at: Instant,
     upgrade_interval: Duration,
+    /// The take under way, of a stored file.
+    stored: Option<Stored>,
+}
+
+/// How a take goes.
+#[derive(Debug)]
+struct Stored {
+    /// When something was handed to the player last.
+    progress_at: Instant,
+    /// The index behind the last packet of each track, once all were sent.
+    ends: Option<Vec<PacketIndex>>,
+    /// Nothing is expected to come.
+    is_idle: bool,
 }
 
 /// What a watch request came to.
@@ -98,9 +115,7 @@ pub(crate) async fn request(
     latency: Duration,
 ) -> Result<(SendStream, RecvStream, Admission), Failure> {
     let Target::Channel(channel) = &link.target else {
-        return Err(Failure::usage(
-            "stored files cannot be watched yet; the link must name a channel",
-        ));
+        return Err(Failure::usage("the link names a stored file, and no channel"));
     };
     let broken = |error: &dyn std::fmt::Display| {
         Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
@@ -118,17 +133,53 @@ pub(crate) async fn request(
     }
 }
 
+/// A take that begins.
+pub(crate) struct Begun {
+    pub(crate) send: SendStream,
+    pub(crate) receive: RecvStream,
+    pub(crate) admission: Admission,
+    pub(crate) take: Take,
+}
+
+/// Asks for a take.
+pub(crate) async fn play(
+    connection: Connection,
+    request: Request,
+    link: &Link,
+) -> Result<Begun, Failure> {
+    let path = match &link.target {
+        Target::File(path) | Target::Channel(path) => path,
+    };
+    let (send, receive, response) = ask_on(&connection, &request).await?;
+    match response {
+        Response::Playing { admission, take } => Ok(Begun { send, receive, admission, take }),
+        Response::Refused { reason } => Err(refused(reason, path)),
+        // Trying again does not help.
+        Response::Unplayable { reason } => {
+            Err(Failure::new(Code::Unknown, format!("'{path}' cannot be played: {reason}")))
+        }
+        _ => Err(Failure::runtime("the broadcaster answered what was not asked; try again")),
+    }
+}
+
 /// Asks the broadcaster, and waits for its answer.
 pub(crate) async fn ask(
     met: &Met,
+    request: &Request,
+) -> Result<(SendStream, RecvStream, Response), Failure> {
+    ask_on(&met.connection, request).await
+}
+
+/// Asks the broadcaster on a connection to it, and waits for its answer.
+pub(crate) async fn ask_on(
+    connection: &Connection,
     request: &Request,
 ) -> Result<(SendStream, RecvStream, Response), Failure> {
     let broken = |error: &dyn std::fmt::Display| {
         Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
     };
     let asking = async {
-        let (mut send, mut receive) =
-            met.connection.open_bi().await.map_err(|error| broken(&error))?;
+        let (mut send, mut receive) = connection.open_bi().await.map_err(|error| broken(&error))?;
         stream::write(&mut send, request).await.map_err(|error| broken(&error))?;
         let response = stream::read(&mut receive).await.map_err(|error| broken(&error))?;
         Ok((send, receive, response))
@@ -189,32 +240,11 @@ impl Session {
         placed: &mut Vec<Placed>,
     ) -> Self {
         let now = Instant::now();
-        let clocks: Vec<TrackClock> = admission
-            .tracks
-            .iter()
-            .map(|track| TrackClock {
-                clock_rate: track.format.clock_rate,
-                rtp_timestamp: track.rtp_timestamp,
-                captured_us: track.captured_us,
-            })
-            .collect();
-        let mut timeline = Timeline::new(
-            &clocks,
-            Duration::from_micros(admission.capture_now_us),
-            Duration::from_micros(admission.send_lag_us),
-            local_now,
-        );
-        let mut tracks = Vec::new();
-        for (at, track) in admission.tracks.iter().enumerate() {
-            let place = timeline.place(at, track.rtp_timestamp).unwrap_or(local_now);
-            let expected_from = place_track(placed, at, track, place);
-            tracks.push(Track { expected_from, ..Track::from(track) });
-        }
         let adaptation = (latency == Latency::Auto).then(|| Adaptation::new(met.path.rtt));
         let patience = patience(latency.least());
         let useful = patience + extra(adaptation.as_ref());
-        let mut receiver = Receiver::new(&tracks, &admission.keys, useful, now);
-        receiver.set_rtt(met.path.rtt);
+        let Reception { receiver, timeline, holds } =
+            Reception::new(&admission, local_now, useful, met.path.rtt, placed, now);
         let capture_clock = CaptureClock::follow(met.connection.clone());
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
         Self {
@@ -223,7 +253,7 @@ impl Session {
             notices: Reader::new(notices),
             _requests: send,
             feedback,
-            holds: admission.tracks.iter().map(|track| Hold::new(track.live_index)).collect(),
+            holds,
             receiver,
             timeline,
             lag: Duration::ZERO,
@@ -237,7 +267,78 @@ impl Session {
             outage: Outage::new(now),
             upgrade_at: now + FIRST_UPGRADE,
             upgrade_interval: FIRST_UPGRADE,
+            stored: None,
         }
+    }
+
+    /// What comes is a take of a stored file: it is handed on in order, and what is missing is waited for.
+    pub(crate) fn hold_all(&mut self) {
+        let now = Instant::now();
+        self.stored = Some(Stored { progress_at: now, ends: None, is_idle: false });
+        self.holds.iter_mut().for_each(|hold| hold.live_from(PacketIndex::MAX));
+        self.patience = TAKE_PATIENCE;
+        self.receiver.set_patience(self.patience + extra(self.adaptation.as_ref()));
+    }
+
+    /// Another take follows.
+    pub(crate) fn begin_take(
+        &mut self,
+        begun: Begun,
+        local_now: Duration,
+        placed: &mut Vec<Placed>,
+    ) {
+        let Begun { send, receive, admission, .. } = begun;
+        let now = Instant::now();
+        let rtt = self.rtt();
+        let Reception { receiver, timeline, holds } =
+            Reception::new(&admission, local_now, self.patience, rtt, placed, now);
+        self.receiver = receiver;
+        self.timeline = timeline;
+        self.holds = holds;
+        self.feedback = Feedback::new(&admission, self.met.opening.handle().clone());
+        self.notices = Reader::new(receive);
+        self._requests = send;
+        self.lag = Duration::ZERO;
+        self.carries = None;
+        self.outage = Outage::new(now);
+        self.report_at = now;
+        self.hold_all();
+    }
+
+    /// All packets of the take have been sent.
+    pub(crate) fn finished(&mut self, ends: Vec<PacketIndex>) {
+        if let Some(stored) = &mut self.stored {
+            stored.ends = Some(ends);
+        }
+    }
+
+    /// Nothing comes until another take begins.
+    pub(crate) fn set_idle(&mut self) {
+        if let Some(stored) = &mut self.stored {
+            stored.is_idle = true;
+        }
+    }
+
+    /// Whether nothing is expected to come.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.stored.as_ref().is_some_and(|stored| stored.is_idle)
+    }
+
+    /// Whether all of the take has been handed to the player.
+    pub(crate) fn is_complete(&self) -> bool {
+        let Some(ends) = self.stored.as_ref().and_then(|stored| stored.ends.as_ref()) else {
+            return false;
+        };
+        let all_of = |(track, end): (usize, &PacketIndex)| {
+            self.receiver.hoped_for(track).is_none_or(|hoped_for| hoped_for >= *end)
+        };
+        ends.iter().enumerate().all(all_of)
+    }
+
+    /// How long nothing was handed to the player.
+    pub(crate) fn stalled_for(&self, now: Instant) -> Duration {
+        let since = self.stored.as_ref().map(|stored| stored.progress_at);
+        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     /// The latency to begin with.
@@ -265,6 +366,9 @@ impl Session {
 
     fn set_early(&mut self, early: bool) {
         self.receiver.set_early(early);
+        if self.stored.is_some() {
+            return;
+        }
         for (track, hold) in self.holds.iter_mut().enumerate() {
             hold.live_from(self.receiver.live_index(track).unwrap_or_default());
         }
@@ -342,6 +446,9 @@ impl Session {
             place.continuity.write(&mut packet.bytes, index, timestamp, arrival);
             place.next_index = place.next_index.max(index + 1);
             player.push(track, Bytes::from(packet.bytes), arrival);
+            if let Some(stored) = &mut self.stored {
+                stored.progress_at = Instant::now();
+            }
         }
     }
 
@@ -349,7 +456,8 @@ impl Session {
     pub(crate) fn wakes_at(&self) -> Instant {
         let renewal = self.met.renewer.is_waiting().then(|| Instant::now() + RENEWAL_LOOK);
         let upgrade = self.is_relayed().then_some(self.upgrade_at);
-        let due = [self.report_at, self.outage.due_at()].into_iter().chain(renewal).chain(upgrade);
+        let outage = (!self.is_idle()).then(|| self.outage.due_at());
+        let due = [self.report_at].into_iter().chain(outage).chain(renewal).chain(upgrade);
         due.chain(self.receiver.poll_timeout()).min().unwrap_or(self.report_at)
     }
 
@@ -406,7 +514,8 @@ impl Session {
     /// Does something about media that stalls, and about a path that could be better.
     fn mend(&mut self, rtt: Duration, stats: &mut Stats, now: Instant) {
         let answered = self.met.opening.state() == opening::State::Open;
-        match self.outage.step(answered, rtt, now) {
+        let step = if self.is_idle() { None } else { self.outage.step(answered, rtt, now) };
+        match step {
             Some(Step::Doubt) => self.met.opening.doubt(),
             Some(Step::Renew) => {
                 tracing::info!("media stalls and the path does not answer; opening it again");
@@ -552,6 +661,51 @@ impl Session {
             Notice::Finished { .. } => Ok(true),
             Notice::Removed => Err(refused(Refusal::Removed, "")),
         }
+    }
+}
+
+/// What receives the packets of one admission.
+struct Reception {
+    receiver: Receiver,
+    timeline: Timeline,
+    holds: Vec<Hold>,
+}
+
+impl Reception {
+    /// `useful` is how long a missing packet is waited for. `placed` is what earlier sessions left.
+    fn new(
+        admission: &Admission,
+        local_now: Duration,
+        useful: Duration,
+        rtt: Duration,
+        placed: &mut Vec<Placed>,
+        now: Instant,
+    ) -> Self {
+        let clocks: Vec<TrackClock> = admission
+            .tracks
+            .iter()
+            .map(|track| TrackClock {
+                clock_rate: track.format.clock_rate,
+                rtp_timestamp: track.rtp_timestamp,
+                captured_us: track.captured_us,
+            })
+            .collect();
+        let mut timeline = Timeline::new(
+            &clocks,
+            Duration::from_micros(admission.capture_now_us),
+            Duration::from_micros(admission.send_lag_us),
+            local_now,
+        );
+        let mut tracks = Vec::new();
+        for (at, track) in admission.tracks.iter().enumerate() {
+            let place = timeline.place(at, track.rtp_timestamp).unwrap_or(local_now);
+            let expected_from = place_track(placed, at, track, place);
+            tracks.push(Track { expected_from, ..Track::from(track) });
+        }
+        let mut receiver = Receiver::new(&tracks, &admission.keys, useful, now);
+        receiver.set_rtt(rtt);
+        let holds = admission.tracks.iter().map(|track| Hold::new(track.live_index)).collect();
+        Self { receiver, timeline, holds }
     }
 }
 

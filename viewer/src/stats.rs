@@ -84,6 +84,24 @@ pub struct Object {
     reconnects: u64,
     /// What the path carries, where that is less than the stream.
     path_carries_bps: Option<u64>,
+    /// Of a stored file: position of what is shown, length, whether it stands still, how fast it is played, and
+    /// how long the last command took until its picture was shown.
+    position_ms: Option<f64>,
+    duration_ms: Option<f64>,
+    paused: Option<bool>,
+    rate: Option<f64>,
+    seek_ms: Option<f64>,
+}
+
+/// How a stored file is played.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Playback {
+    pub(crate) position: Duration,
+    pub(crate) duration: Option<Duration>,
+    pub(crate) is_paused: bool,
+    pub(crate) rate: f64,
+    /// From the last command to its picture.
+    pub(crate) seek: Option<Duration>,
 }
 
 /// What is known so far, from all sessions.
@@ -112,6 +130,8 @@ pub(crate) struct Stats {
     /// Totals of the session under way.
     pub(crate) current: Totals,
     pub(crate) player: PlayerStats,
+    /// Of a stored file.
+    pub(crate) playback: Option<Playback>,
     rate: Rate,
 }
 
@@ -142,6 +162,7 @@ impl Stats {
             finished: Totals::default(),
             current: Totals::default(),
             player: PlayerStats::default(),
+            playback: None,
             rate: Rate { at: started_at, bytes: 0 },
         }
     }
@@ -185,6 +206,7 @@ impl Stats {
         let since_start = |at: Instant| ms(at.saturating_duration_since(self.started_at));
         let totals = self.totals();
         let player = &self.player;
+        let playback = self.playback;
         let elapsed = now.saturating_duration_since(self.rate.at).as_secs_f64().max(0.001);
         let bitrate_bps = ((self.bytes - self.rate.bytes) as f64 * 8.0 / elapsed) as u64;
         self.rate = Rate { at: now, bytes: self.bytes };
@@ -213,6 +235,11 @@ impl Stats {
             rendition: None,
             reconnects: self.reconnects,
             path_carries_bps: self.carries,
+            position_ms: playback.map(|playback| ms(playback.position)),
+            duration_ms: playback.and_then(|playback| playback.duration).map(ms),
+            paused: playback.map(|playback| playback.is_paused),
+            rate: playback.map(|playback| playback.rate),
+            seek_ms: playback.and_then(|playback| playback.seek).map(ms),
         }
     }
 }
@@ -237,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_object_has_the_contract_s_keys_and_three_more() {
+    fn the_object_has_the_contract_s_keys_and_some_more() {
         let mut stats = Stats::new(Instant::now());
         let value = serde_json::to_value(stats.object(Instant::now())).expect("serializes");
         let expected = [
@@ -265,6 +292,11 @@ mod tests {
             "frames_dropped",
             "rendition",
             "reconnects",
+            "position_ms",
+            "duration_ms",
+            "paused",
+            "rate",
+            "seek_ms",
         ];
         let object = value.as_object().expect("an object");
         assert_eq!(object.len(), expected.len());

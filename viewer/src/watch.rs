@@ -55,6 +55,7 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         player_events,
         placed: Vec::new(),
         stats,
+        file: File::new(&config.target.link.target, config.start, config.sound),
         second: tokio::time::interval(Duration::from_secs(1)),
         printer: Printer::start(config.stats, metrics),
         config,
@@ -102,6 +103,13 @@ async fn check_names(outputs: &[Output]) -> Result<(), Failure> {
     Ok(())
 }
 
+mod file;
+
+use file::File;
+
+/// What a watch request was answered with.
+type Admitted = (SendStream, RecvStream, Admission);
+
 struct Watcher {
     config: Watch,
     viewer: Viewer,
@@ -113,6 +121,8 @@ struct Watcher {
     player_events: mpsc::UnboundedReceiver<PlayerEvent>,
     placed: Vec<Placed>,
     stats: Stats,
+    /// The stored file, where one is watched.
+    file: Option<File>,
     /// When statistics are due.
     second: Interval,
     printer: Printer,
@@ -175,7 +185,11 @@ impl Watcher {
         let mut wait = FIRST_RETRY;
         let mut again = false;
         loop {
-            let result = self.session(again).await;
+            let result = if self.file.is_some() {
+                self.file_session(again).await
+            } else {
+                self.session(again).await
+            };
             self.stats.end_session();
             match result {
                 Ok(End::Broadcast) => {
@@ -206,10 +220,11 @@ impl Watcher {
     }
 
     /// Gets as far as being admitted, and prints statistics meanwhile.
-    async fn meet(
+    async fn meet<T>(
         &mut self,
         again: bool,
-    ) -> Result<(Met, (SendStream, RecvStream, Admission)), Failure> {
+        request: impl AsyncFnOnce(&Met, Duration) -> Result<T, Failure>,
+    ) -> Result<(Met, T), Failure> {
         let Self { viewer, stats, config, second, printer, .. } = self;
         let target = &config.target;
         let state = Cell::new(stats.state);
@@ -221,8 +236,8 @@ impl Watcher {
         let meeting = async {
             let met = viewer.meet(target, again, enter).await?;
             let latency = Session::first_latency(config.latency, &met);
-            let admission = session::request(&met, &target.link, latency).await?;
-            Ok((met, admission))
+            let answer = request(&met, latency).await?;
+            Ok((met, answer))
         };
         tokio::pin!(meeting);
         loop {
@@ -240,7 +255,9 @@ impl Watcher {
 
     /// One stay with the broadcaster, from introduction to end.
     async fn session(&mut self, again: bool) -> Result<End, Failure> {
-        let (met, mut admission) = match self.meet(again).await {
+        let link = self.config.target.link.clone();
+        let request = async |met: &Met, latency| session::request(met, &link, latency).await;
+        let (met, mut admission): (_, Admitted) = match self.meet(again, request).await {
             Ok(met) => met,
             Err(failure) if again && is_passing(&failure) => return Ok(End::NotBack(failure)),
             Err(failure) => return Err(failure),
@@ -430,6 +447,8 @@ fn player_event(event: PlayerEvent) -> Result<bool, Failure> {
             Ok(false)
         }
         PlayerEvent::WindowClosed => Ok(true),
+        // A live channel cannot be moved in.
+        PlayerEvent::Key(_) | PlayerEvent::Bar(_) => Ok(false),
         PlayerEvent::Failed(error) => Err(Failure::runtime(error)),
         PlayerEvent::OutputFailed { output, error } => {
             tracing::error!(%output, %error, "output failed; the others go on");

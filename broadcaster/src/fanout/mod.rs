@@ -12,6 +12,7 @@ mod shards;
 mod worker;
 
 use std::future::Future;
+use std::num::NonZero;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -147,9 +148,22 @@ impl FanOut {
         metrics: Arc<ChannelMetrics>,
         tell: impl Fn(Event) + Send + 'static,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        Self::start_with(channel_state, tracks, sender, metrics, tell, cores)
+    }
+
+    /// As [`Self::start`], with so many threads to send, the fan-out's own included.
+    pub fn start_with(
+        channel_state: Channel,
+        tracks: &[Kind],
+        sender: kernel::Sender,
+        metrics: Arc<ChannelMetrics>,
+        tell: impl Fn(Event) + Send + 'static,
+        threads: usize,
+    ) -> std::io::Result<(Self, JoinHandle<()>)> {
         let (commands, receiver) = channel();
         let waiting = Arc::<Waiting>::default();
-        let shards = Shards::start(sender, Arc::clone(&metrics))?;
+        let shards = Shards::start(sender, Arc::clone(&metrics), threads)?;
         let now = Instant::now();
         // Frames that were captured before the thread began must not come before zero.
         let clock_began = now.checked_sub(Duration::from_secs(10)).unwrap_or(now);
@@ -170,6 +184,19 @@ impl FanOut {
     /// What the channel's capture clock shows.
     pub fn capture_now(&self) -> Duration {
         self.clock_began.elapsed()
+    }
+
+    /// What the channel's capture clock showed at an instant.
+    pub fn capture_at(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.clock_began)
+    }
+
+    /// Waits until everything handed over so far is sealed, and says the index of each track's next packet.
+    /// Not to be called where nothing may block. `None` when the channel has ended.
+    pub fn settle(&self) -> Option<Vec<PacketIndex>> {
+        let (reply, standing) = oneshot::channel();
+        self.tell(Command::Standing { reply });
+        standing.blocking_recv().ok()
     }
 
     /// Hands over a burst. Never blocks.

@@ -1,7 +1,6 @@
 //! Threads that send beside the fan-out's own where there are viewers enough: each to its share of them,
 //! all from the one socket.
 
-use std::num::NonZero;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
@@ -35,12 +34,12 @@ struct Other {
 }
 
 impl Shards {
-    /// One thread for each core, the calling one included. They end with this.
+    /// So many threads, the calling one included. They end with this.
     pub(super) fn start(
         sender: kernel::Sender,
         metrics: Arc<ChannelMetrics>,
+        threads: usize,
     ) -> std::io::Result<Self> {
-        let cores = thread::available_parallelism().map_or(1, NonZero::get);
         let other = |number: usize| {
             let (slices, receiver) = sync_channel(MOST_WAITING);
             let (sender, metrics) = (sender.try_clone()?, Arc::clone(&metrics));
@@ -49,7 +48,7 @@ impl Shards {
                 .spawn(move || run(&receiver, &sender, &metrics))?;
             Ok(Other { slices: Some(slices), thread: Some(thread) })
         };
-        let others = (1..cores).map(other).collect::<std::io::Result<_>>()?;
+        let others = (1..threads).map(other).collect::<std::io::Result<_>>()?;
         Ok(Self { own: sender, others, metrics })
     }
 

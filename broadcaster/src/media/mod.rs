@@ -26,6 +26,7 @@ mod gate;
 mod nal;
 mod payload;
 mod plan;
+mod playout;
 mod producer;
 mod spec;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod unit;
 pub use config::{AudioConfig, Encoder, MediaConfig, VideoConfig};
 pub use elements::check_environment;
 pub use error::MediaError;
+pub use playout::{Next, Opened, Placed, Playout, PlayoutConfig};
 pub use producer::{EncoderStats, Event, EventSink, Producer};
 pub use spec::{ParseSourceError, SourceSpec};
 pub use unit::Unit;

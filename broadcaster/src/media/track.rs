@@ -147,8 +147,20 @@ impl Live {
         pad.link_maybe_ghosting(&sink).map_err(cannot_build)
     }
 
+    /// Makes a track of a pad whose caps are known and that nobody keeps time for.
+    pub(super) fn attach_unpaced(
+        self: &Arc<Self>,
+        pad: &gst::Pad,
+        caps: &gst::Caps,
+    ) -> Result<(), MediaError> {
+        match self.gate.add_slot() {
+            Some(slot) => self.extend(pad, caps, slot, Pacing::None),
+            None => self.leave_out(pad),
+        }
+    }
+
     /// Lets a pad's data go nowhere.
-    fn leave_out(&self, pad: &gst::Pad) -> Result<(), MediaError> {
+    pub(super) fn leave_out(&self, pad: &gst::Pad) -> Result<(), MediaError> {
         let sink = make("fakesink", &[("sync", "false"), ("async", "false")])?;
         self.add(&sink)?;
         sink.sync_state_with_parent().map_err(cannot_build)?;

@@ -58,6 +58,14 @@ impl Epoch {
     fn instant_at(self, running_time: gst::ClockTime) -> Instant {
         self.0 + Duration::from_nanos(running_time.nseconds())
     }
+
+    /// Running time of an instant, in nanoseconds.
+    pub(super) fn running_time_of(self, instant: Instant) -> i64 {
+        let since = |later: Instant, earlier: Instant| {
+            i64::try_from((later - earlier).as_nanos()).unwrap_or(i64::MAX)
+        };
+        if instant >= self.0 { since(instant, self.0) } else { -since(self.0, instant) }
+    }
 }
 
 /// What one track's units go through.

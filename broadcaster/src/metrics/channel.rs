@@ -195,6 +195,25 @@ impl ChannelMetrics {
         }
     }
 
+    /// For a channel made for one viewer: what it sends counts with the main channel's, and what it is like at
+    /// the moment is its own.
+    pub fn for_playout(&self) -> Self {
+        let own = Self::default();
+        Self {
+            packets: self.packets.clone(),
+            bytes: self.bytes.clone(),
+            errors: self.errors.clone(),
+            retransmitted: self.retransmitted.clone(),
+            repair_packets: self.repair_packets.clone(),
+            repair_bytes: self.repair_bytes.clone(),
+            join_bytes: self.join_bytes.clone(),
+            bursts_dropped: self.bursts_dropped.clone(),
+            requests_dropped: self.requests_dropped.clone(),
+            left_out: self.left_out.clone(),
+            ..own
+        }
+    }
+
     /// Notes an access unit of so many bytes and packets: whether it is of the track whose GOPs are measured,
     /// and a keyframe.
     pub fn published(

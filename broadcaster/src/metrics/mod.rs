@@ -2,6 +2,7 @@
 //! text, made by a test.
 
 mod channel;
+mod stored;
 mod viewers;
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +21,7 @@ use protocol::units::Bitrate;
 use service::metrics::{counter, counters, gauge, gauges, histogram, raise, rate, register};
 
 pub use channel::ChannelMetrics;
+use stored::Stored;
 pub(crate) use viewers::{Distributions, PerViewer, Row, STATES, worst};
 
 use crate::events::Events;
@@ -62,6 +64,8 @@ pub(crate) struct Metrics {
     pub per_viewer: PerViewer,
     /// Viewers whose media is paused for want of feedback.
     pub paused: IntGauge,
+    /// Stored files.
+    pub stored: Stored,
 }
 
 /// What became of the encoder's work.
@@ -185,6 +189,7 @@ impl Metrics {
         let paths = CandidateKind::ALL.map(CandidateKind::as_str);
         Self {
             events: Arc::default(),
+            stored: Stored::new(r),
             channel: Arc::new(ChannelMetrics::new(r)),
             viewers: gauge(r, "punchcast_viewers", "Viewers admitted now."),
             lossy: gauge(

@@ -18,7 +18,8 @@ use super::environment;
 use super::error::PlayerError;
 use super::present::Presenter;
 use super::receive::Destinations;
-use super::shared::{Notice, Shared, chain, lock, make, pad};
+use super::shared::{Notice, Shared, chain, clock_time, lock, make, pad};
+use super::take::Take;
 
 /// Later than this is too late. Under a frame's duration at 30 a second.
 const TOLERANCE: Duration = Duration::from_millis(20);
@@ -89,8 +90,11 @@ pub(super) fn add(
     from.link(&queue).map_err(|e| PlayerError::Refused { what: format!("to decode: {e}") })?;
 
     let skip_shared = shared.clone();
+    let is_stored = to.take.is_some();
     pad(&queue, "src")?.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        if info.buffer().is_none_or(|buffer| backlog.leave(&skip_shared, buffer)) {
+        let shows = info.buffer().is_none_or(|buffer| backlog.leave(&skip_shared, buffer));
+        // Of a stored file, nothing is left out for being late.
+        if shows || is_stored {
             return gst::PadProbeReturn::Ok;
         }
         skip_shared.counters.frames_dropped.fetch_add(1, Relaxed);
@@ -102,13 +106,20 @@ pub(super) fn add(
         leads: to.leads,
         presenters: to.presenters,
         shown_at: Mutex::new(None),
+        take: to.take,
     };
+    let ends = release.take.clone();
     sink.set_callbacks(
         gst_app::AppSinkCallbacks::builder()
             .new_sample(move |sink| {
                 let sample = sink.pull_sample().map_err(|_| gst::FlowError::Eos)?;
                 release.decoded(&sample);
                 Ok(gst::FlowSuccess::Ok)
+            })
+            .eos(move |_| {
+                if let Some((take, _)) = &ends {
+                    take.track_ended();
+                }
             })
             .build(),
     );
@@ -123,6 +134,8 @@ struct Release {
     presenters: Vec<Presenter>,
     /// Running time at which the last buffer went to the presenters.
     shown_at: Mutex<Option<Duration>>,
+    /// The take, of a stored file, and the track's place in it.
+    take: Option<(Arc<Take>, usize)>,
 }
 
 impl Release {
@@ -136,12 +149,55 @@ impl Release {
             self.shared.notify(Notice::FirstFrame);
         }
         let Some(time) = sample.buffer().and_then(gst::BufferRef::pts) else { return };
+        if let Some((take, track)) = &self.take {
+            self.stored(take, *track, sample, time.into());
+            return;
+        }
         if self.in_time(time.into()) {
             for presenter in &self.presenters {
                 presenter.present(sample);
             }
         } else if self.kind == Kind::Video {
             counters.frames_dropped.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Shows what belongs to a take, however late it is.
+    fn stored(&self, take: &Take, track: usize, sample: &gst::Sample, time: Duration) {
+        let (Some(position), Some(buffer)) = (take.position(track, time), sample.buffer_owned())
+        else {
+            return;
+        };
+        let lasts = match (self.kind, buffer.duration()) {
+            (Kind::Audio, Some(duration)) => (duration.nseconds() as f64 * take.rate()) as i64,
+            _ => 0,
+        };
+        if take.is_over() || take.is_before(position + lasts) {
+            return;
+        }
+        let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let later = if self.leads {
+            let due = nanoseconds(time + self.shared.latency);
+            Some(take.picture_later(nanoseconds(self.shared.running_time()) - due))
+        } else {
+            take.sound_later()
+        };
+        let Some(later) = later else { return };
+        let at = time + Duration::from_nanos(later.max(0).cast_unsigned());
+        let mut buffer = buffer.copy();
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_pts(clock_time(at));
+        }
+        let Some(caps) = sample.caps_owned() else { return };
+        let moved = gst::Sample::builder().buffer(&buffer).caps(&caps).build();
+        if self.leads {
+            take.shows(position, nanoseconds(at));
+        }
+        for presenter in &self.presenters {
+            if take.is_over() {
+                return;
+            }
+            presenter.present(&moved);
         }
     }
 

@@ -28,7 +28,9 @@ mod receive;
 mod reorder;
 mod shared;
 mod sink;
+mod splice;
 mod supervise;
+mod take;
 mod timeline;
 mod window;
 
@@ -39,6 +41,7 @@ pub use output::{Container, Output, OutputError, Recording};
 pub use player::Player;
 pub(crate) use receive::patience;
 pub use supervise::{Events, PlayerEvent};
+pub use take::{Take, TakeTrack};
 
 #[cfg(test)]
 mod testing;

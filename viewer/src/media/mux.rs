@@ -13,8 +13,10 @@ use protocol::media::Kind;
 
 use super::codec::Codec;
 use super::output::{Container, Output};
-use super::shared::{Notice, Part, Shared, halt, lock};
-use super::sink::Mux;
+use super::shared::{Notice, Part, Shared, halt, lock, nanoseconds};
+use super::sink::{Mux, paced};
+use super::splice::{Splice, Times};
+use super::take::Take;
 
 /// How long the other tracks are waited for after the first keyframe. What comes meanwhile is kept.
 const OTHERS_TIMEOUT: Duration = Duration::from_secs(1);
@@ -45,6 +47,7 @@ pub(super) struct Muxer {
     container: Container,
     codecs: Vec<Codec>,
     state: Mutex<State>,
+    splice: Mutex<Splice>,
 }
 
 #[derive(Debug)]
@@ -86,11 +89,36 @@ impl Muxer {
         let tracks = vec![Progress::default(); codecs.len()];
         let stage = Stage::Gathering { kept: VecDeque::new(), since: None };
         let state = Mutex::new(State { stage, tracks });
-        Self { shared, part, output, container, codecs, state }
+        let splice = Mutex::new(Splice::new(codecs.len(), paced(&output)));
+        Self { shared, part, output, container, codecs, state, splice }
     }
 
     pub(super) fn output(&self) -> &Output {
         &self.output
+    }
+
+    /// Takes one whole coded picture or piece of sound of a stored file, with its position.
+    pub(super) fn offer_of_take(
+        &self,
+        track: usize,
+        caps: &gst::Caps,
+        buffer: &gst::Buffer,
+        (take, position): (&Arc<Take>, i64),
+    ) {
+        let time = |time: Option<gst::ClockTime>| time.map(|time| time.nseconds().cast_signed());
+        let Some(presentation) = time(buffer.pts()) else { return };
+        let decoding = time(buffer.dts()).unwrap_or(presentation);
+        let now = nanoseconds(self.shared.running_time()).cast_signed();
+        let times = Times { presentation, decoding };
+        let placed = lock(&self.splice).place(take, track, position, times, now);
+        let Some(Times { presentation, decoding }) = placed else { return };
+        let mut buffer = buffer.copy();
+        if let Some(buffer) = buffer.get_mut() {
+            let time = |time: i64| gst::ClockTime::from_nseconds(time.max(0).cast_unsigned());
+            buffer.set_pts(time(presentation));
+            buffer.set_dts(time(decoding));
+        }
+        self.offer(track, caps, &buffer);
     }
 
     /// Takes one whole coded picture or piece of sound. Never blocks for long.

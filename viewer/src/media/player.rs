@@ -18,6 +18,7 @@ use super::present::Presenter;
 use super::receive::{Destinations, Receiver};
 use super::shared::{Notice, Part, Shared, halt, lock, play};
 use super::supervise::{Events, Supervisor};
+use super::take::Take;
 
 /// Of the time given to stop, what waits in the jitter buffer may take so much.
 const DRAIN_SHARE: u32 = 3;
@@ -30,6 +31,10 @@ pub struct Player {
     receivers: Vec<Receiver>,
     presenters: Vec<(Output, Presenter)>,
     muxers: Arc<[Muxer]>,
+    /// The kinds of the tracks that it was started with.
+    kinds: Vec<Kind>,
+    /// The take under way, of a stored file.
+    take: Option<Arc<Take>>,
     finished: Mutex<mpsc::Receiver<usize>>,
 }
 
@@ -42,6 +47,27 @@ impl Player {
         latency: Duration,
         events: Events,
     ) -> Result<Self, PlayerError> {
+        Self::start_with(tracks, outputs, latency, events, None)
+    }
+
+    /// Starts playing a take of a stored file to the outputs.
+    pub fn start_take(
+        tracks: &[Format],
+        outputs: &[Output],
+        latency: Duration,
+        events: Events,
+        take: &Arc<Take>,
+    ) -> Result<Self, PlayerError> {
+        Self::start_with(tracks, outputs, latency, events, Some(Arc::clone(take)))
+    }
+
+    fn start_with(
+        tracks: &[Format],
+        outputs: &[Output],
+        latency: Duration,
+        events: Events,
+        take: Option<Arc<Take>>,
+    ) -> Result<Self, PlayerError> {
         initialise()?;
         let tracks = codec::tracks(tracks)?;
         check_tracks(&tracks, outputs)?;
@@ -53,11 +79,14 @@ impl Player {
             receivers: Vec::new(),
             presenters: Vec::new(),
             muxers: muxers(&shared, &tracks, outputs),
+            kinds: tracks.iter().map(|track| track.codec.kind()).collect(),
+            take,
             shared,
             finished: Mutex::new(finished),
         };
         // From here on an early return drops the player, and so stops what has been started.
-        player.build(&tracks, outputs)?;
+        player.present(&tracks, outputs)?;
+        player.receive(&tracks)?;
         let supervisor = Supervisor {
             events,
             presenters: player.presenters.clone(),
@@ -96,6 +125,46 @@ impl Player {
         self.receivers.iter().for_each(|receiver| receiver.delay(by));
     }
 
+    /// Plays another take from now on, and nothing more of the one before. Blocks for some milliseconds.
+    pub fn begin_take(&mut self, tracks: &[Format], take: Arc<Take>) -> Result<(), PlayerError> {
+        let tracks = codec::tracks(tracks)?;
+        self.freeze();
+        halt(&self.pipeline);
+        self.receivers.clear();
+        // What was decoded while that stopped.
+        self.presenters.iter().for_each(|(_, presenter)| presenter.flush());
+        self.take = Some(take);
+        self.pipeline = self.shared.pipeline(Part::Receiver);
+        self.receive(&tracks)?;
+        play(&self.pipeline, "the player")
+    }
+
+    /// Shows nothing more of the take, and leaves the last picture standing.
+    pub fn freeze(&self) {
+        if let Some(take) = &self.take {
+            take.end();
+        }
+        self.presenters.iter().for_each(|(_, presenter)| presenter.flush());
+    }
+
+    /// The take is complete: plays what there is of it.
+    pub fn complete_take(&self) {
+        self.receivers.iter().for_each(Receiver::end);
+    }
+
+    /// Whether all of the take has been shown, once it is complete.
+    pub fn has_played_out(&self) -> bool {
+        let now = self.shared.running_time();
+        self.take.as_ref().is_none_or(|take| take.has_played_out(now, self.shared.latency))
+    }
+
+    /// Position in the file of what is shown now.
+    pub fn position(&self) -> Option<Duration> {
+        let take = self.take.as_ref()?;
+        let position = take.showing(self.shared.running_time(), self.shared.latency);
+        Some(Duration::from_nanos(position.max(0).cast_unsigned()))
+    }
+
     /// What has been played so far.
     pub fn stats(&self) -> PlayerStats {
         self.shared.counters.stats()
@@ -131,7 +200,7 @@ impl Player {
         }
     }
 
-    fn build(&mut self, tracks: &[Track], outputs: &[Output]) -> Result<(), PlayerError> {
+    fn present(&mut self, tracks: &[Track], outputs: &[Output]) -> Result<(), PlayerError> {
         let shown = outputs.iter().filter(|output| output.container().is_none());
         for output in shown {
             for (track, kind) in tracks.iter().map(|track| track.codec.kind()).enumerate() {
@@ -140,15 +209,26 @@ impl Player {
                 self.presenters.push((output.clone(), presenter));
             }
         }
+        Ok(())
+    }
+
+    fn receive(&mut self, tracks: &[Track]) -> Result<(), PlayerError> {
         let kinds: Vec<Kind> = tracks.iter().map(|track| track.codec.kind()).collect();
         let leader = kinds.iter().position(|kind| *kind == Kind::Video).unwrap_or(0);
         for (index, track) in tracks.iter().enumerate() {
-            let presenters = self.presenters.iter().skip(index).step_by(tracks.len());
+            // A take may lack the sound that others have: its tracks go where those of their kind went.
+            let place = match &self.take {
+                Some(_) => self.kinds.iter().position(|kind| *kind == kinds[index]),
+                None => Some(index),
+            };
+            let Some(place) = place else { continue };
+            let presenters = self.presenters.iter().skip(place).step_by(self.kinds.len());
             let to = Destinations {
-                track: index,
+                track: place,
                 muxers: self.muxers.clone(),
                 presenters: presenters.map(|(_, presenter)| presenter.clone()).collect(),
                 leads: index == leader,
+                take: self.take.as_ref().map(|take| (Arc::clone(take), index)),
             };
             self.receivers.push(Receiver::add(&self.pipeline, &self.shared, track, to)?);
         }

@@ -13,6 +13,7 @@ use protocol::media::Kind;
 use super::error::PlayerError;
 use super::output::Output;
 use super::shared::{Notice, Part, Shared, chain, clock_time, halt, make, pad, play};
+use super::supervise::PlayerEvent;
 use super::window;
 
 /// Decoded pictures that may wait for their time. What comes later waits coded, which is smaller.
@@ -78,6 +79,9 @@ impl Presenter {
         elements.push(sink.clone());
         chain(&pipeline, &elements.iter().collect::<Vec<_>>())?;
         watch_release(shared, &sink, track, kind)?;
+        if *output == Output::Window && kind == Kind::Video {
+            hear_input(shared, &source);
+        }
         let presenter = Self { pipeline, source, kind, halted: Arc::default() };
         if *output == Output::Window && kind == Kind::Audio {
             // Looking for a sound device can take seconds, and the picture shouldn't wait.
@@ -106,6 +110,12 @@ impl Presenter {
         let _ = self.source.push_sample(sample);
     }
 
+    /// Throws away what waits for its time. What is shown stays.
+    pub(super) fn flush(&self) {
+        self.source.send_event(gst::event::FlushStart::new());
+        self.source.send_event(gst::event::FlushStop::builder(false).build());
+    }
+
     /// Stops showing and releases whoever is blocked in [`Self::present`].
     pub(super) fn halt(&self) {
         self.halted.store(true, SeqCst);
@@ -114,6 +124,38 @@ impl Presenter {
 
     pub(super) fn kind(&self) -> Kind {
         self.kind
+    }
+}
+
+/// Share of the picture's height, from below, in which a click means a position.
+const BAR: f64 = 0.12;
+
+/// Tells of keys and clicks in the window, which come up from its sink.
+fn hear_input(shared: &Arc<Shared>, source: &gst_app::AppSrc) {
+    let Some(pad) = source.static_pad("src") else { return };
+    let shared = shared.clone();
+    pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |pad, info| {
+        let input = info.event().and_then(|event| event.structure());
+        if let Some(input) = input.filter(|input| input.name() == "application/x-gst-navigation")
+            && let Some(event) = of_input(pad, input)
+        {
+            shared.notify(Notice::Told(event));
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+fn of_input(pad: &gst::Pad, input: &gst::StructureRef) -> Option<PlayerEvent> {
+    match input.get::<&str>("event").ok()? {
+        "key-press" => Some(PlayerEvent::Key(input.get::<String>("key").ok()?)),
+        "mouse-button-press" => {
+            let caps = pad.current_caps()?;
+            let size = |side| caps.structure(0)?.get::<i32>(side).ok().map(f64::from);
+            let at = |axis| input.get::<f64>(axis).ok();
+            let (x, y) = (at("pointer_x")? / size("width")?, at("pointer_y")? / size("height")?);
+            (y >= 1.0 - BAR).then_some(PlayerEvent::Bar(x.clamp(0.0, 1.0)))
+        }
+        _ => None,
     }
 }
 

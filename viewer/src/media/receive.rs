@@ -20,6 +20,7 @@ use super::mux::Muxer;
 use super::present::Presenter;
 use super::reorder::DecodingTimes;
 use super::shared::{Notice, Shared, chain, clock_time, lock, make, pad};
+use super::take::Take;
 use super::timeline::Timeline;
 
 /// Kept back from the latency for depayloading and decoding after a loss time-out, so that the
@@ -45,6 +46,7 @@ pub(super) struct Receiver {
     source: gst_app::AppSrc,
     payload_type: u8,
     timeline: Mutex<Timeline>,
+    take: Option<(Arc<Take>, usize)>,
 }
 
 /// Where a track's coded media goes.
@@ -56,6 +58,8 @@ pub(super) struct Destinations {
     pub(super) presenters: Vec<Presenter>,
     /// Whether this track's first frame is the channel's first frame.
     pub(super) leads: bool,
+    /// The take that it is part of, of a stored file, and its place in there.
+    pub(super) take: Option<(Arc<Take>, usize)>,
 }
 
 impl Receiver {
@@ -104,7 +108,9 @@ impl Receiver {
             started: Mutex::new(track.codec.kind() == Kind::Audio),
             backlog: decodes.then(|| backlog.clone()),
             decoding_times: Mutex::new(DecodingTimes::new(track.codec)),
+            take: to.take.clone(),
         };
+        let take = to.take.clone();
         let wanted = gst::PadProbeType::BUFFER | gst::PadProbeType::EVENT_DOWNSTREAM;
         pad(last, "src")?.add_probe(wanted, move |pad, info| tap.pass(pad, info));
         if decodes {
@@ -117,7 +123,7 @@ impl Receiver {
             last.link(&end).map_err(|e| PlayerError::Refused { what: format!("to end: {e}") })?;
         }
         let timeline = Mutex::new(Timeline::new(track.clock_rate, shared.latency));
-        Ok(Self { source, payload_type: track.payload_type, timeline })
+        Ok(Self { source, payload_type: track.payload_type, timeline, take })
     }
 
     /// Takes one RTP packet. What isn't one of this track's is dropped.
@@ -128,7 +134,11 @@ impl Receiver {
             tracing::trace!(flags, marker_and_type, "not a packet of this track");
             return;
         }
-        let placed = lock(&self.timeline).place(u32::from_be_bytes([t0, t1, t2, t3]), arrival);
+        let timestamp = u32::from_be_bytes([t0, t1, t2, t3]);
+        let placed = lock(&self.timeline).place(timestamp, arrival);
+        if let Some((take, track)) = &self.take {
+            take.note(*track, timestamp, placed);
+        }
         let mut buffer = gst::Buffer::from_slice(packet);
         if let Some(buffer) = buffer.get_mut() {
             let time = clock_time(placed);
@@ -161,6 +171,7 @@ struct Tap {
     started: Mutex<bool>,
     backlog: Option<Arc<Backlog>>,
     decoding_times: Mutex<DecodingTimes>,
+    take: Option<(Arc<Take>, usize)>,
 }
 
 impl Tap {
@@ -169,7 +180,13 @@ impl Tap {
             Some(gst::PadProbeData::Buffer(buffer)) => self.buffer(pad, buffer),
             Some(gst::PadProbeData::Event(event)) => {
                 if event.type_() == gst::EventType::Eos {
-                    self.muxers.iter().for_each(|muxer| muxer.end(self.track));
+                    // One of many takes says nothing about the last.
+                    if self.take.as_ref().is_none_or(|(take, _)| !take.is_over()) {
+                        self.muxers.iter().for_each(|muxer| muxer.end(self.track));
+                    }
+                    if let (Some((take, _)), None) = (&self.take, &self.backlog) {
+                        take.track_ended();
+                    }
                 }
                 gst::PadProbeReturn::Ok
             }
@@ -187,8 +204,18 @@ impl Tap {
         drop(started);
         if let (false, Some(caps)) = (self.muxers.is_empty(), pad.current_caps()) {
             let buffer = self.with_decoding_time(buffer, keyframe);
+            let placed = buffer.pts().map(Duration::from);
+            let position =
+                self.take.as_ref().zip(placed).and_then(|((take, track), placed)| {
+                    Some((take, take.position(*track, placed)?))
+                });
             for muxer in self.muxers.iter() {
-                muxer.offer(self.track, &caps, &buffer);
+                match position {
+                    Some((take, position)) => {
+                        muxer.offer_of_take(self.track, &caps, &buffer, (take, position));
+                    }
+                    None => muxer.offer(self.track, &caps, &buffer),
+                }
             }
         }
         match &self.backlog {
@@ -230,6 +257,15 @@ impl Tap {
             Kind::Audio => counters.audio_buffers_decoded.fetch_add(1, Relaxed),
         };
         if self.leads {
+            if let Some((take, track)) = &self.take
+                && let Some(time) = buffer.pts().map(Duration::from)
+                && let Some(position) = take.position(*track, time)
+                && !take.is_before(position)
+            {
+                // Passed on is as good as shown.
+                let now = self.shared.running_time().saturating_sub(self.shared.latency);
+                take.shows(position, i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
+            }
             if let Some(time) = buffer.pts() {
                 let since = self.shared.running_time().saturating_sub(time.into());
                 counters.released_after(since);

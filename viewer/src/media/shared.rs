@@ -10,6 +10,7 @@ use gstreamer::prelude::*;
 
 use super::counters::Counters;
 use super::error::PlayerError;
+use super::supervise::PlayerEvent;
 
 /// Running time at which a player starts. History may have arrived that long before, and running
 /// times are never negative.
@@ -42,6 +43,8 @@ pub(super) enum Notice {
     Message(Part, gst::Message),
     Broke(Part, PlayerError),
     FirstFrame,
+    /// For whoever watches.
+    Told(PlayerEvent),
     /// The player is stopping: errors from here on are consequences.
     Stop,
     /// A muxer has ended without ever having begun.

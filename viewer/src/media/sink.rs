@@ -151,7 +151,7 @@ impl Mux {
 }
 
 /// Whether the output sends in real time.
-fn paced(output: &Output) -> bool {
+pub(super) fn paced(output: &Output) -> bool {
     matches!(output, Output::Udp { .. })
 }
 

@@ -21,6 +21,10 @@ pub enum PlayerEvent {
     FirstFrame,
     /// The person watching closed the window.
     WindowClosed,
+    /// A key was pressed in the window: its X name.
+    Key(String),
+    /// The seek bar was clicked at this share of its length, 0 to 1.
+    Bar(f64),
     /// Nothing can be played any more.
     Failed(PlayerError),
     /// One output broke; the others go on.
@@ -57,6 +61,7 @@ impl Supervisor {
             match notice {
                 Notice::Stop => stopping = true,
                 Notice::FirstFrame => (self.events)(PlayerEvent::FirstFrame),
+                Notice::Told(event) => (self.events)(event),
                 Notice::Broke(part, error) if !stopping => self.broke(part, error, false),
                 Notice::Broke(part, error) => self.broke_at_the_end(part, &error),
                 Notice::NothingWritten(part) => self.finished(part),

@@ -1,0 +1,610 @@
+//! A stored file read from a position on, once, for one viewer: packets with their places in the file.
+//!
+//! ```text
+//! file ─ demultiplex ─ pads: parse ─ payload ─ Unit ─┐
+//!                            (decode ─ encode)        ├─ ahead (bounded) ─ when it is due
+//! ```
+//!
+//! Nothing waits for a clock here: who takes the units keeps time. Reading stops when enough is ahead.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use protocol::media::{Format, Kind};
+
+use super::config::{AudioConfig, MediaConfig, VideoConfig};
+use super::elements::{init, make};
+use super::error::{MediaError, reason};
+use super::gate::Gate;
+use super::plan::Plan;
+use super::producer::{Counters, Event};
+use super::spec::SourceSpec;
+use super::track::{Live, cannot_build, stop_at_final_form};
+use super::unit::{Epoch, Unit};
+
+/// How long a file may take until its tracks are known, and until the first of each track is there.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A track is far enough ahead with so much time, and never goes further than so many bytes …
+const AHEAD: i64 = 1_000_000_000;
+const MOST_BYTES: usize = 4 << 20;
+
+/// … or so much more while another track has nothing: the file is badly interleaved.
+const UNEVEN_FACTOR: usize = 8;
+
+/// Pictures that may be out of presentation order (H.264 and H.265 allow 16).
+const REORDERED: usize = 16;
+
+/// How often a waiting taker looks whether it should stop.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Where a file that has no keyframe at the position sought is sought again: so much further in front.
+const FURTHER_BACK: [Duration; 4] =
+    [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(30), Duration::MAX];
+
+/// Positions are this exact: containers round them to milliseconds.
+const ROUNDING: i64 = 1_000_000;
+
+/// What is to be played, and how.
+#[derive(Debug, Clone)]
+pub struct PlayoutConfig {
+    /// A path that names the file.
+    pub location: PathBuf,
+    /// Where to begin.
+    pub position: Duration,
+    /// How fast, in percent of the file's own rate. Sound is left out unless it is 100.
+    pub rate_percent: u32,
+    /// Which of the file's sound tracks.
+    pub sound: usize,
+    /// How much is gathered behind the position before playing begins.
+    pub lead: Duration,
+    /// How pictures are encoded that cannot be sent as they are.
+    pub video: VideoConfig,
+    /// How sound is.
+    pub audio: AudioConfig,
+}
+
+/// A unit with its place. Times are nanoseconds of running time, in which the file is played.
+#[derive(Debug)]
+pub struct Placed {
+    /// The packets.
+    pub unit: Unit,
+    /// When it is shown.
+    pub shown_at: i64,
+    /// When it must be there: pictures that others are decoded from come before they are shown.
+    pub due_at: i64,
+}
+
+/// A file that is being read.
+pub struct Playout {
+    pipeline: gst::Pipeline,
+    ahead: Arc<Ahead>,
+}
+
+/// A file opened at a position.
+pub struct Opened {
+    /// What reads on.
+    pub playout: Playout,
+    /// Its tracks.
+    pub formats: Vec<Format>,
+    /// From the keyframe on that the frame asked for is decoded from, to some time behind that frame. Of
+    /// each track that goes on, there is one at least.
+    pub first: Vec<Placed>,
+    /// Which of these completes the frame that was asked for: it, or a later one.
+    pub complete_at: usize,
+    /// When the frame asked for is shown, in running time.
+    pub target: i64,
+    /// Its position in the file, in nanoseconds.
+    pub position: i64,
+    /// How long the file plays, where it says so.
+    pub duration: Option<Duration>,
+    /// What is encoded anew, for people.
+    pub transcoded: String,
+}
+
+/// What comes next of a file.
+#[derive(Debug)]
+pub enum Next {
+    /// This unit.
+    Unit(Placed),
+    /// The end; with a reason where the file is damaged.
+    End(Option<String>),
+    /// Nothing: it was asked to stop.
+    Stopped,
+}
+
+impl Playout {
+    /// Opens a file at a position. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be played.
+    pub fn open(config: &PlayoutConfig) -> Result<Opened, MediaError> {
+        init()?;
+        let mut found = Err(unplayable(config, "there is no picture to begin with"));
+        for back in FURTHER_BACK {
+            let from = config.position.saturating_sub(back);
+            found = Reading::start(config, from)?.gather(config);
+            if found.is_ok() || from.is_zero() {
+                break;
+            }
+        }
+        found
+    }
+
+    /// What is due next. Blocks until it is known, or `stopped`.
+    pub fn next(&self, stopped: impl Fn() -> bool) -> Next {
+        self.ahead.take(stopped)
+    }
+}
+
+impl Drop for Playout {
+    fn drop(&mut self) {
+        self.ahead.close();
+        if self.pipeline.set_state(gst::State::Null).is_err() {
+            tracing::debug!("a file's reader did not stop in order");
+        }
+    }
+}
+
+/// A file that is being read, from somewhere in front of the position on.
+struct Reading {
+    playout: Playout,
+    /// How the pictures' running times relate to positions, or the sound's.
+    line: Arc<Mutex<Line>>,
+    is_encoded_anew: Arc<Mutex<Vec<Kind>>>,
+    duration: Option<Duration>,
+}
+
+/// Running time and position of one moment, in nanoseconds, and positions per running time in percent.
+#[derive(Debug, Default, Clone, Copy)]
+struct Line {
+    running: i64,
+    position: i64,
+    of_pictures: bool,
+}
+
+impl Line {
+    fn position(self, running: i64, rate_percent: u32) -> i64 {
+        self.position + (running - self.running) * i64::from(rate_percent) / 100
+    }
+}
+
+impl Reading {
+    fn start(config: &PlayoutConfig, from: Duration) -> Result<Self, MediaError> {
+        let pipeline = gst::Pipeline::new();
+        let epoch = Epoch::set(&pipeline);
+        let ahead = Arc::<Ahead>::default();
+        let events = {
+            let ahead = ahead.clone();
+            Arc::new(move |event| match event {
+                Event::Ready(formats) => ahead.ready(formats),
+                Event::Unit(unit) => ahead.put(epoch.running_time_of(unit.captured_at), unit),
+                Event::Ended => ahead.end(None),
+                Event::Failed(error) => ahead.end(Some(error.to_string())),
+            })
+        };
+        let media = MediaConfig {
+            source: SourceSpec::File(config.location.clone()),
+            video: config.video.clone(),
+            audio: config.audio.clone(),
+        };
+        let gate = Arc::new(Gate::new(events, "the file".to_owned(), Instant::now()));
+        let counters = Arc::<Counters>::default();
+        let live = Arc::new(Live::new(&pipeline, media, gate, counters, epoch));
+
+        let source = make("filesrc", &[])?;
+        source.set_property("location", &config.location);
+        let decoder = make("decodebin", &[("force-sw-decoders", "true")])?;
+        stop_at_final_form(&decoder);
+        pipeline.add_many([&source, &decoder]).map_err(cannot_build)?;
+        source.link(&decoder).map_err(cannot_build)?;
+
+        let line = Arc::<Mutex<Line>>::default();
+        let is_encoded_anew = Arc::<Mutex<Vec<Kind>>>::default();
+        let (live_of_pads, line_of_pads, anew) = (live.clone(), line.clone(), is_encoded_anew.clone());
+        let (seen, sounds) = (AtomicBool::new(false), AtomicUsize::new(0));
+        let wanted = (config.rate_percent == 100).then_some(config.sound);
+        decoder.connect_pad_added(move |_, pad| {
+            let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
+            let plan = Plan::for_caps(&caps);
+            let kind = match plan {
+                Plan::PassThrough(codec) => Some(codec.kind()),
+                Plan::Encode(kind) => Some(kind),
+                Plan::Decode | Plan::LeaveOut => None,
+            };
+            let is_wanted = match kind {
+                Some(Kind::Video) => !seen.swap(true, Ordering::AcqRel),
+                Some(Kind::Audio) => Some(sounds.fetch_add(1, Ordering::AcqRel)) == wanted,
+                None => false,
+            };
+            let attached = match kind.filter(|_| is_wanted) {
+                Some(kind) => {
+                    if plan == Plan::Encode(kind) {
+                        lock(&anew).push(kind);
+                    }
+                    watch_segment(pad, kind, &line_of_pads);
+                    live_of_pads.attach_unpaced(pad, &caps)
+                }
+                None => live_of_pads.leave_out(pad),
+            };
+            if let Err(error) = attached {
+                live_of_pads.fail(error);
+            }
+        });
+        let complete = ahead.clone();
+        let gate = live.gate.clone();
+        decoder.connect_no_more_pads(move |_| {
+            gate.complete();
+            complete.tracks_known();
+        });
+        let bus = pipeline.bus().ok_or_else(|| cannot_build("a pipeline without a bus"))?;
+        let gate = live.gate.clone();
+        bus.set_sync_handler(move |_, message| {
+            match message.view() {
+                gst::MessageView::Error(error) => {
+                    let reason = reason(&error.error(), error.debug().as_deref());
+                    gate.finish(Event::Failed(MediaError::Track { reason }));
+                }
+                gst::MessageView::Eos(_) => gate.finish(Event::Ended),
+                _ => {}
+            }
+            gst::BusSyncReply::Drop
+        });
+
+        // From here on, leaving early stops what has been started.
+        let playout = Playout { pipeline, ahead };
+        let pipeline = &playout.pipeline;
+        let refused = |_| unplayable(config, &playout.ahead.failure().unwrap_or_default());
+        if from.is_zero() && config.rate_percent == 100 {
+            pipeline.set_state(gst::State::Playing).map_err(refused)?;
+            playout.ahead.wait_for_tracks().map_err(|reason| unplayable(config, &reason))?;
+        } else {
+            pipeline.set_state(gst::State::Paused).map_err(refused)?;
+            playout.ahead.wait_for_tracks().map_err(|reason| unplayable(config, &reason))?;
+            seek(&decoder, from, config.rate_percent)
+                .map_err(|reason| unplayable(config, reason))?;
+            pipeline.set_state(gst::State::Playing).map_err(refused)?;
+        }
+        let duration = pipeline.query_duration::<gst::ClockTime>().map(Duration::from);
+        Ok(Self { playout, line, is_encoded_anew, duration })
+    }
+
+    /// Reads until all is there that the frame at the position needs.
+    fn gather(self, config: &PlayoutConfig) -> Result<Opened, MediaError> {
+        let began = Instant::now();
+        let is_late = || began.elapsed() > OPEN_TIMEOUT;
+        let formats = self.playout.ahead.formats(is_late).map_err(|why| unplayable(config, &why))?;
+        let kinds: Vec<Kind> = formats.iter().map(|format| format.kind).collect();
+        let leading = kinds.iter().position(|kind| *kind == Kind::Video).unwrap_or(0);
+        let wanted = i64::try_from(config.position.as_nanos()).unwrap_or(i64::MAX);
+        let enough = wanted.saturating_add(config.lead.as_nanos().try_into().unwrap_or(AHEAD)).saturating_add(AHEAD / 2);
+
+        let mut first: Vec<Placed> = Vec::new();
+        let mut beyond = 0;
+        let mut ended = None;
+        while beyond <= REORDERED || first.is_empty() {
+            match self.playout.next(is_late) {
+                Next::Unit(placed) => {
+                    let line = *lock(&self.line);
+                    let position = line.position(placed.shown_at, config.rate_percent);
+                    if placed.unit.track == leading && position > wanted + ROUNDING {
+                        beyond += 1;
+                    }
+                    // Whole GOPs in front of the position are of no use.
+                    let is_start = placed.unit.track == leading && placed.unit.keyframe;
+                    if is_start && position <= wanted + ROUNDING {
+                        first.clear();
+                    }
+                    first.push(placed);
+                    let all_there = (0..kinds.len()).all(|track| {
+                        first.iter().any(|placed| placed.unit.track == track)
+                    });
+                    if position >= enough && all_there {
+                        break;
+                    }
+                }
+                Next::End(damaged) => {
+                    ended = Some(damaged);
+                    break;
+                }
+                Next::Stopped => return Err(unplayable(config, "it takes too long to open")),
+            }
+        }
+        let line = *lock(&self.line);
+        let position = |placed: &Placed| line.position(placed.shown_at, config.rate_percent);
+        let start = first.iter().position(|placed| placed.unit.track == leading && placed.unit.keyframe);
+        let Some(start) = start else {
+            let damaged = ended.flatten();
+            return Err(unplayable(config, damaged.as_deref().unwrap_or("there is no picture to begin with")));
+        };
+        // What is in front of the first keyframe cannot be decoded, and sound alone is of no use there.
+        let mut first = first.split_off(start);
+        let shown = || first.iter().filter(|placed| placed.unit.track == leading);
+        let target = shown().filter(|placed| position(placed) <= wanted + ROUNDING).max_by_key(|placed| placed.shown_at);
+        let target = match target {
+            Some(target) => target.shown_at,
+            // The file begins later than at 0.
+            None if config.position.is_zero() => shown().map(|placed| placed.shown_at).min().unwrap_or(0),
+            None if self.starts_at_beginning() => shown().map(|placed| placed.shown_at).min().unwrap_or(0),
+            None => return Err(unplayable(config, "there is no picture to begin with")),
+        };
+        let complete_at = first
+            .iter()
+            .position(|placed| placed.unit.track == leading && placed.shown_at == target)
+            .unwrap_or(0);
+        // Only one place to join at, until the viewer has joined.
+        for (at, placed) in first.iter_mut().enumerate().take(complete_at + 1) {
+            placed.unit.keyframe = at == 0;
+        }
+        if let Some(damaged) = ended {
+            self.playout.ahead.end(damaged);
+        }
+        let anew: Vec<&str> = lock(&self.is_encoded_anew)
+            .iter()
+            .map(|kind| match kind {
+                Kind::Video => "pictures as H.264",
+                Kind::Audio => "sound as Opus",
+            })
+            .collect();
+        let position = line.position(target, config.rate_percent).max(0);
+        let transcoded = anew.join(", ");
+        let Self { playout, duration, .. } = self;
+        Ok(Opened { playout, formats, first, complete_at, target, position, duration, transcoded })
+    }
+
+    fn starts_at_beginning(&self) -> bool {
+        lock(&self.line).position <= ROUNDING
+    }
+}
+
+/// Seeks to the keyframe at or before a position, through one of the pads: asked through all, some
+/// demultiplexers would seek once for each.
+fn seek(decoder: &gst::Element, to: Duration, rate_percent: u32) -> Result<(), &'static str> {
+    let is_pictures = |pad: &gst::Pad| {
+        let caps = pad.current_caps();
+        caps.is_some_and(|caps| caps.structure(0).is_some_and(|s| s.name().starts_with("video/")))
+    };
+    let pads = decoder.src_pads();
+    let pad = pads.iter().find(|pad| is_pictures(pad)).or(pads.first());
+    let position = gst::ClockTime::from_nseconds(to.as_nanos().try_into().unwrap_or(0));
+    let event = gst::event::Seek::new(
+        f64::from(rate_percent) / 100.0,
+        gst::SeekFlags::FLUSH | gst::SeekFlags::KEY_UNIT | gst::SeekFlags::SNAP_BEFORE,
+        gst::SeekType::Set,
+        position,
+        gst::SeekType::None,
+        gst::ClockTime::NONE,
+    );
+    match pad.map(|pad| pad.send_event(event)) {
+        Some(true) => Ok(()),
+        _ => Err("nothing but its beginning can be played: it has no index"),
+    }
+}
+
+/// Notes how running times relate to positions, by pictures where there are any. What lies outside of what
+/// the file wants to be played is dropped.
+fn watch_segment(pad: &gst::Pad, kind: Kind, line: &Arc<Mutex<Line>>) {
+    let line = line.clone();
+    let wanted = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER;
+    pad.add_probe(wanted, move |pad, info| {
+        let segment_of = |event: &gst::event::Segment| {
+            event.segment().downcast_ref::<gst::ClockTime>().cloned()
+        };
+        match &info.data {
+            Some(gst::PadProbeData::Event(event)) => {
+                if let gst::EventView::Segment(event) = event.view()
+                    && let Some(segment) = segment_of(event)
+                    && let Some(start) = segment.start()
+                {
+                    let mut line = lock(&line);
+                    let time = segment.to_stream_time(start);
+                    let running = segment.to_running_time(start);
+                    if let (true, Some(time), Some(running)) = (kind == Kind::Video || !line.of_pictures, time, running) {
+                        *line = Line {
+                            running: running.nseconds() as i64,
+                            position: time.nseconds() as i64,
+                            of_pictures: kind == Kind::Video,
+                        };
+                    }
+                }
+                gst::PadProbeReturn::Ok
+            }
+            Some(gst::PadProbeData::Buffer(buffer)) => {
+                let event = pad.sticky_event::<gst::event::Segment>(0);
+                let segment = event.as_ref().and_then(|event| segment_of(event));
+                let starts = segment.and_then(|segment| segment.start());
+                match (starts, buffer.pts()) {
+                    (Some(start), Some(pts)) if pts < start => gst::PadProbeReturn::Drop,
+                    _ => gst::PadProbeReturn::Ok,
+                }
+            }
+            _ => gst::PadProbeReturn::Ok,
+        }
+    });
+}
+
+fn unplayable(config: &PlayoutConfig, reason: &str) -> MediaError {
+    let reason = if reason.is_empty() { "it cannot be opened" } else { reason };
+    MediaError::Unplayable { path: config.location.clone(), reason: reason.to_owned() }
+}
+
+/// Units that were read and not taken yet.
+#[derive(Default)]
+struct Ahead {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    formats: Option<Vec<Format>>,
+    tracks: Vec<Waiting>,
+    tracks_known: bool,
+    ended: Option<Option<String>>,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Waiting {
+    is_video: bool,
+    /// With the time at which each is shown.
+    units: VecDeque<(i64, Unit)>,
+    bytes: usize,
+}
+
+impl Ahead {
+    fn ready(&self, formats: Vec<Format>) {
+        self.change(|state| {
+            let waiting = |format: &Format| Waiting {
+                is_video: format.kind == Kind::Video,
+                ..Waiting::default()
+            };
+            state.tracks = formats.iter().map(waiting).collect();
+            state.formats = Some(formats);
+        });
+    }
+
+    fn tracks_known(&self) {
+        self.change(|state| state.tracks_known = true);
+    }
+
+    fn end(&self, damaged: Option<String>) {
+        self.change(|state| {
+            state.ended.get_or_insert(damaged);
+        });
+    }
+
+    fn close(&self) {
+        self.change(|state| state.closed = true);
+    }
+
+    /// Why reading failed, if it did.
+    fn failure(&self) -> Option<String> {
+        self.lock().ended.clone().flatten()
+    }
+
+    /// Puts a unit behind the others of its track, and waits until there is room for more.
+    fn put(&self, shown_at: i64, unit: Unit) {
+        let mut state = self.lock();
+        let track = unit.track;
+        let Some(waiting) = state.tracks.get_mut(track) else { return };
+        waiting.bytes += unit.packets.bytes();
+        waiting.units.push_back((shown_at, unit));
+        self.changed.notify_all();
+        while !state.closed && state.is_full(track) {
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until all tracks are known.
+    fn wait_for_tracks(&self) -> Result<(), String> {
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        let is_late = || Instant::now() > deadline;
+        self.wait(is_late, |state| match &state.ended {
+            _ if state.tracks_known => Some(Ok(())),
+            Some(reason) => Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned()))),
+            None => None,
+        })
+        .unwrap_or_else(|| Err("it takes too long to open".to_owned()))
+    }
+
+    /// Waits until all tracks are described.
+    fn formats(&self, is_late: impl Fn() -> bool) -> Result<Vec<Format>, String> {
+        self.wait(is_late, |state| match (&state.formats, &state.ended) {
+            (Some(formats), _) => Some(Ok(formats.clone())),
+            (None, Some(reason)) => Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned()))),
+            (None, None) => None,
+        })
+        .unwrap_or_else(|| Err("it takes too long to open".to_owned()))
+    }
+
+    fn take(&self, stopped: impl Fn() -> bool) -> Next {
+        let next = self.wait(stopped, |state| {
+            let is_known = state.ended.is_some()
+                || state.tracks.iter().all(Waiting::is_ready)
+                || (0..state.tracks.len()).any(|track| state.is_full(track));
+            if !is_known {
+                return None;
+            }
+            let due = |track: &usize| state.tracks[*track].due();
+            let first = (0..state.tracks.len()).filter(|track| due(track).is_some()).min_by_key(due);
+            let Some(track) = first else {
+                return state.ended.clone().map(Next::End);
+            };
+            let waiting = &mut state.tracks[track];
+            let due_at = waiting.due()?;
+            let (shown_at, unit) = waiting.units.pop_front()?;
+            waiting.bytes -= unit.packets.bytes();
+            Some(Next::Unit(Placed { unit, shown_at, due_at }))
+        });
+        self.changed.notify_all();
+        next.unwrap_or(Next::Stopped)
+    }
+
+    fn wait<T>(
+        &self,
+        stopped: impl Fn() -> bool,
+        mut look: impl FnMut(&mut State) -> Option<T>,
+    ) -> Option<T> {
+        let mut state = self.lock();
+        loop {
+            if stopped() {
+                return None;
+            }
+            if let Some(found) = look(&mut state) {
+                return Some(found);
+            }
+            (state, _) = self
+                .changed
+                .wait_timeout(state, STOP_CHECK_INTERVAL)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl State {
+    fn is_full(&self, track: usize) -> bool {
+        let is_starving = self.ended.is_none() && self.tracks.iter().any(|other| other.units.is_empty());
+        self.tracks[track].exceeds(if is_starving { UNEVEN_FACTOR } else { 1 })
+    }
+}
+
+impl Waiting {
+    fn exceeds(&self, factor: usize) -> bool {
+        let span = match (self.units.front(), self.units.back()) {
+            (Some((first, _)), Some((last, _))) => last - first,
+            _ => 0,
+        };
+        let long = self.units.len() > REORDERED && span > AHEAD * factor as i64;
+        long || self.bytes > MOST_BYTES * factor
+    }
+
+    /// Whether it is known what is due next.
+    fn is_ready(&self) -> bool {
+        self.units.len() > if self.is_video { REORDERED } else { 0 }
+    }
+
+    fn due(&self) -> Option<i64> {
+        let reordered = if self.is_video { REORDERED } else { 0 };
+        self.units.iter().take(reordered + 1).map(|(shown_at, _)| *shown_at).min()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

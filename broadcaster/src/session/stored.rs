@@ -1,0 +1,308 @@
+//! What a viewer asks of stored files: pages of the catalogue, takes, contents, pictures.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::control::{Refusal, Response, close};
+use protocol::library::{Digest, MAX_PATH, RATES};
+use protocol::link::Secret;
+use protocol::srtcp::FeedbackKey;
+use protocol::units::Bitrate;
+use quinn::{Connection, SendStream, VarInt};
+use transport::stream;
+
+use super::{Happened, Session, Watching, say};
+use crate::audience::MOST_LATENCY;
+use crate::contents::{self, Contents};
+use crate::library::{FileError, Library, StoredFile};
+use crate::media::MediaError;
+use crate::playout::{Ask, Prepared};
+use crate::shared::{Place, Shared};
+
+/// Files in one page of the catalogue, and about how many bytes they take.
+const PAGE: usize = 500;
+const PAGE_BYTES: usize = 48 * 1024;
+
+/// Copies that one viewer may have at once.
+const MOST_FETCHES_EACH: usize = 4;
+
+/// How long a file may take to open.
+const OPEN_PATIENCE: Duration = Duration::from_secs(45);
+
+/// A take as it was asked for.
+pub(super) struct Wanted {
+    pub(super) path: String,
+    pub(super) secret: Option<Secret>,
+    pub(super) latency: Duration,
+    pub(super) position: Duration,
+    pub(super) rate_percent: u32,
+    pub(super) sound: u32,
+}
+
+/// A take that is ready, and the places that it takes.
+struct Ready {
+    prepared: Prepared,
+    place: Option<Place>,
+    encoding: Option<Place>,
+    latency: Duration,
+}
+
+fn refused(reason: Refusal) -> Response {
+    Response::Refused { reason }
+}
+
+fn library(shared: &Shared, secret: Option<&Secret>) -> Result<Arc<Library>, Response> {
+    if !shared.may_enter(secret) {
+        return Err(refused(Refusal::Secret));
+    }
+    shared.library.clone().ok_or_else(|| refused(Refusal::UnknownFile))
+}
+
+/// Opens a file, off the threads that nothing may block.
+async fn open(library: &Arc<Library>, path: String) -> Result<StoredFile, Response> {
+    if path.len() > MAX_PATH {
+        return Err(refused(Refusal::UnknownFile));
+    }
+    let library = Arc::clone(library);
+    let opened = tokio::task::spawn_blocking(move || library.file(&path)).await;
+    match opened {
+        Ok(Ok(file)) => Ok(file),
+        Ok(Err(FileError::Unknown)) | Err(_) => Err(refused(Refusal::UnknownFile)),
+        Ok(Err(FileError::Unreadable(reason))) => Err(Response::Unplayable { reason }),
+    }
+}
+
+/// A page of the catalogue.
+pub(super) fn page(shared: &Shared, secret: Option<&Secret>, after: Option<&str>) -> Response {
+    match library(shared, secret) {
+        Ok(library) => {
+            let (files, more) = library.page(after, PAGE, PAGE_BYTES);
+            Response::Files { files, more }
+        }
+        Err(response) => response,
+    }
+}
+
+/// The picture of a file.
+pub(super) fn thumbnail(shared: &Shared, secret: Option<&Secret>, path: &str) -> Response {
+    match library(shared, secret) {
+        Ok(library) if library.entry(path).is_some() => {
+            let jpeg = library.thumbnail(path).map(|jpeg| jpeg.to_vec());
+            Response::Thumbnail { jpeg }
+        }
+        Ok(_) => refused(Refusal::UnknownFile),
+        Err(response) => response,
+    }
+}
+
+impl Session {
+    /// Begins a take, in place of the one that the viewer has.
+    pub(super) async fn play(&mut self, connection: &Connection, send: SendStream, wanted: Wanted) {
+        // Who watches a live channel asks for files on another connection.
+        let is_live = |watching: &Watching| watching.seat.channel.on_demand.is_none();
+        let ready = if self.watching.as_ref().is_some_and(is_live) {
+            Err(refused(Refusal::Malformed))
+        } else {
+            self.ready(wanted).await
+        };
+        match ready {
+            Ok(ready) => self.begin_take(connection, send, ready).await,
+            Err(response) => self.answer(connection, send, response).await,
+        }
+    }
+
+    async fn ready(&self, wanted: Wanted) -> Result<Ready, Response> {
+        let library = library(&self.shared, wanted.secret.as_ref())?;
+        if !RATES.contains(&wanted.rate_percent) {
+            return Err(refused(Refusal::Malformed));
+        }
+        let file = open(&library, wanted.path.clone()).await?;
+        let entry = library.entry(&wanted.path);
+        let duration = entry.and_then(|entry| entry.media?.duration_us);
+        let rate = f64::from(wanted.rate_percent) / 100.0;
+        let needed = duration.filter(|duration| *duration > 0).map_or(0.0, |duration| {
+            file.length as f64 * 8.0 / (duration as f64 / 1e6) * rate
+        });
+        let needed = Bitrate::bits_per_second(needed as u64);
+        let place = match self.watching {
+            Some(_) => None,
+            None => Some(self.shared.place_on_demand(needed).map_err(refused)?),
+        };
+        let latency = wanted.latency.min(MOST_LATENCY);
+        let ask = Ask {
+            path: format!("library/{}", wanted.path),
+            latency,
+            position: wanted.position,
+            rate_percent: wanted.rate_percent,
+            sound: wanted.sound as usize,
+            needed,
+        };
+        let workshop = self.shared.workshop.clone();
+        let opening = tokio::task::spawn_blocking(move || {
+            let location = file.location();
+            Prepared::open(&workshop, &ask, (location, Box::new(file)))
+        });
+        let unplayable = |reason: String| Response::Unplayable { reason };
+        let prepared = match tokio::time::timeout(OPEN_PATIENCE, opening).await {
+            Ok(Ok(Ok(prepared))) => prepared,
+            Ok(Ok(Err(MediaError::Unplayable { reason, .. }))) => return Err(unplayable(reason)),
+            Ok(Ok(Err(error))) => return Err(unplayable(error.to_string())),
+            Ok(Err(_)) | Err(_) => return Err(unplayable("it takes too long to open".into())),
+        };
+        let encodes = !prepared.transcoded().is_empty();
+        let has_place = self.watching.as_ref().is_some_and(|watching| watching.encoding.is_some());
+        let encoding = if encodes && !has_place { self.shared.place_to_encode() } else { None };
+        if encodes && encoding.is_none() && !has_place {
+            return Err(unplayable(
+                "it must be encoded anew, and the broadcaster is busy with others; try later".into(),
+            ));
+        }
+        Ok(Ready { prepared, place, encoding, latency })
+    }
+
+    async fn begin_take(&mut self, connection: &Connection, mut send: SendStream, ready: Ready) {
+        let Ready { prepared, place, encoding, latency } = ready;
+        let Some(path) = self.path else { return };
+        let viewer = self.viewer().unwrap_or_else(|| self.shared.next_viewer());
+        let key = FeedbackKey::random(&mut rand::rng());
+        let joined = prepared.join(viewer, self.target(path), latency, key.clone()).await;
+        let Some(joined) = joined else {
+            let reason = "its channel ended at once".to_owned();
+            return self.answer(connection, send, Response::Unplayable { reason }).await;
+        };
+        let former = self.watching.take();
+        let is_first = former.is_none();
+        let (place, encoding) = match former {
+            Some(former) => {
+                if former.seat.is_paused() {
+                    self.shared.metrics.paused.dec();
+                }
+                former.seat.channel.fan_out.leave(viewer);
+                self.shared.audience.leave(viewer);
+                (former.place, former.encoding.or(encoding))
+            }
+            None => match place {
+                Some(place) => (place, encoding),
+                None => return,
+            },
+        };
+        let handle = (self.opening.handle().clone(), path.kind.as_str());
+        let channel = joined.channel.clone();
+        let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
+        if is_first {
+            self.shared.metrics.stored.playouts.inc();
+            self.shared.metrics.admit(self.introduced_at.elapsed());
+            self.shared.metrics.path(None, Some(path.kind));
+            self.record(Happened::ViewerJoined {
+                viewer,
+                path: path.kind.as_str(),
+                remote: path.remote,
+                rtt: connection.rtt(),
+            });
+        }
+        self.shared.metrics.stored.take_begun();
+        tracing::debug!(%viewer, file = %joined.channel.name, take = ?joined.take, "take");
+        let response =
+            Response::Playing { admission: joined.admission.clone(), take: joined.take.clone() };
+        let said = say(&mut send, &response).await;
+        let running = joined.run(Arc::clone(&seat));
+        if !said || running.is_err() {
+            connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
+        }
+        let running = running.ok().map(|(_, running)| running);
+        self.watching =
+            Some(Watching { seat, send, paused_at: Vec::new(), place, running, encoding });
+    }
+
+    /// Stops the take that the viewer has; nothing else changes for it.
+    pub(super) fn pause_take(&mut self) -> Response {
+        match &self.watching {
+            Some(Watching { running: Some(running), .. }) => {
+                running.stop();
+                Response::Paused
+            }
+            _ => refused(Refusal::Malformed),
+        }
+    }
+
+    /// Sends a file's contents, beside whatever else the viewer does.
+    pub(super) async fn fetch(
+        &mut self,
+        connection: &Connection,
+        send: SendStream,
+        (path, secret): (String, Option<Secret>),
+        (offset, digest): (u64, Option<Digest>),
+    ) {
+        let own = self.fetching.reserve(|taken| taken < MOST_FETCHES_EACH);
+        let Some(own) = own else {
+            return self.answer(connection, send, refused(Refusal::TooMany)).await;
+        };
+        let Some(place) = self.shared.place_to_fetch() else {
+            return self.answer(connection, send, refused(Refusal::Full)).await;
+        };
+        let library = match library(&self.shared, secret.as_ref()) {
+            Ok(library) => library,
+            Err(response) => return self.answer(connection, send, response).await,
+        };
+        let file = match open(&library, path).await {
+            Ok(file) => file,
+            Err(response) => return self.answer(connection, send, response).await,
+        };
+        let shared = Arc::clone(&self.shared);
+        let connection = connection.clone();
+        tokio::spawn(async move {
+            let _places = (own, place);
+            let fetching = &shared.metrics.stored.fetching;
+            fetching.inc();
+            send_contents(&shared, &library, file, (offset, digest), send, &connection).await;
+            fetching.dec();
+        });
+    }
+}
+
+async fn send_contents(
+    shared: &Shared,
+    library: &Arc<Library>,
+    file: StoredFile,
+    (offset, digest): (u64, Option<Digest>),
+    mut send: SendStream,
+    connection: &Connection,
+) {
+    let hashing = {
+        let (library, connection) = (Arc::clone(library), connection.clone());
+        tokio::task::spawn_blocking(move || {
+            let digest = library.digest(&file, || connection.close_reason().is_some());
+            (file, digest)
+        })
+    };
+    let (file, whole) = match hashing.await {
+        Ok((file, Ok(Some(whole)))) => (file, whole),
+        Ok((_, Ok(None))) | Err(_) => return,
+        Ok((_, Err(error))) => {
+            let response = Response::Unplayable { reason: error.to_string() };
+            if say(&mut send, &response).await {
+                let _ = send.finish();
+            }
+            return;
+        }
+    };
+    // Others than were asked for are sent from their beginning.
+    let is_same = digest.is_none_or(|digest| digest == whole) && offset <= file.length;
+    let offset = if is_same { offset } else { 0 };
+    let answer = Response::Contents { length: file.length, digest: whole, offset };
+    if stream::write(&mut send, &answer).await.is_err() {
+        return;
+    }
+    let contents = Contents { file: file.file, length: file.length, offset };
+    match contents::send(contents, &mut send, &shared.pace).await {
+        Ok(bytes) => {
+            shared.metrics.stored.fetched(true);
+            tracing::debug!(bytes, "contents sent");
+            let _ = send.finish();
+        }
+        Err(error) => {
+            shared.metrics.stored.fetched(false);
+            tracing::debug!(%error, "contents not sent to their end");
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! Watching a stored file: take after take of it, as the person watching wants, or as the path makes
+//! necessary.
+//!
+//! Where nothing goes on for a while, for whatever reason, another take is asked for from the position that is
+//! shown, over the path as it is by then.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::control::{Notice, Request, close};
+use protocol::link::Target;
+use protocol::media::Format;
+use quinn::VarInt;
+use service::exit::Failure;
+use tokio::sync::mpsc;
+use transport::stream::ReadError;
+
+use super::{End, Watcher, is_passing, player_event};
+use crate::commands::{self, Command};
+use crate::media::{Player, PlayerEvent, Take, TakeTrack};
+use crate::session::{Begun, Session, ask_on, play};
+use crate::stats::{Playback, State};
+
+/// Without anything new for so long, another take is asked for.
+const STALLED: Duration = Duration::from_millis(900);
+
+/// How often it is looked at what is shown.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A position this close to a file's end is its end.
+const LEAST_REST: Duration = Duration::from_millis(1);
+
+/// A take that was asked for.
+type Asking = Pin<Box<dyn Future<Output = Result<Begun, Failure>> + Send>>;
+
+/// A stored file that is watched, and what is wanted of it.
+pub(super) struct File {
+    path: String,
+    position: Duration,
+    duration: Option<Duration>,
+    is_paused: bool,
+    /// Stand still once the picture that was sought is shown.
+    pauses_when_shown: bool,
+    rate_percent: u32,
+    sound: u32,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// Since when a picture is waited for that a command asked for.
+    asked_at: Option<Instant>,
+    seek: Option<Duration>,
+    take: Option<Arc<Take>>,
+}
+
+impl File {
+    /// The file that a link names, from a position on.
+    pub(super) fn new(target: &Target, start: Duration, sound: u32) -> Option<Self> {
+        let Target::File(path) = target else { return None };
+        Some(Self {
+            path: path.clone(),
+            position: start,
+            duration: None,
+            is_paused: false,
+            pauses_when_shown: false,
+            rate_percent: 100,
+            sound,
+            commands: commands::listen(),
+            asked_at: None,
+            seek: None,
+            take: None,
+        })
+    }
+
+    /// For the statistics.
+    fn playback(&self) -> Playback {
+        Playback {
+            position: self.position,
+            duration: self.duration,
+            is_paused: self.is_paused,
+            rate: f64::from(self.rate_percent) / 100.0,
+            seek: self.seek,
+        }
+    }
+
+    /// Takes what is wanted. True where that needs another take.
+    fn wants(&mut self, command: Command) -> bool {
+        let before = (self.position, self.rate_percent);
+        match command {
+            Command::Seek(to) => self.position = to,
+            Command::Skip(by, true) => self.position = self.position.saturating_add(by),
+            Command::Skip(by, false) => self.position = self.position.saturating_sub(by),
+            Command::Rate(percent) => self.rate_percent = percent,
+            Command::Pause | Command::Play | Command::Toggle | Command::Quit => return false,
+        }
+        if let Some(duration) = self.duration {
+            self.position = self.position.min(duration.saturating_sub(LEAST_REST));
+        }
+        matches!(command, Command::Seek(_)) || before != (self.position, self.rate_percent)
+    }
+}
+
+impl Watcher {
+    /// One stay with the broadcaster, from introduction to end.
+    pub(super) async fn file_session(&mut self, again: bool) -> Result<End, Failure> {
+        let Some(file) = &self.file else { return Err(Failure::runtime("no file is watched")) };
+        let request = request(file);
+        let link = self.config.target.link.clone();
+        let met = self
+            .meet(again, async |met, latency| {
+                play(met.connection.clone(), request(&link, latency), &link).await
+            })
+            .await;
+        let (met, mut begun) = match met {
+            Ok(met) => met,
+            Err(failure) if again && is_passing(&failure) => return Ok(End::NotBack(failure)),
+            Err(failure) => return Err(failure),
+        };
+        let running_time = self.begin_take(&mut begun)?;
+        let latency = self.config.latency;
+        let paths = Arc::clone(self.viewer.port.paths());
+        let Begun { send, receive, admission, .. } = begun;
+        let admission = (send, receive, admission);
+        let mut session =
+            Session::new(met, paths, admission, running_time, latency, &mut self.placed);
+        session.hold_all();
+        if again {
+            self.stats.reconnects += 1;
+        }
+        self.stats.enter(State::Playing);
+        self.take_early(&mut session);
+        tracing::info!(
+            event = "playing",
+            path = session.met.path.kind.as_str(),
+            remote = %session.met.path.remote,
+            rtt_ms = session.met.path.rtt.as_millis() as u64,
+            "playing"
+        );
+        let result = self.play_file(&mut session).await;
+        let is_over = !matches!(result, Ok(End::PathLost(_)));
+        let code = if is_over { close::DONE } else { close::CONSENT_EXPIRED };
+        session.met.connection.close(VarInt::from_u32(code), b"");
+        result
+    }
+
+    /// Has the player begin with a take. Returns its clock.
+    fn begin_take(&mut self, begun: &mut Begun) -> Result<Duration, Failure> {
+        let Some(file) = &mut self.file else { return Ok(Duration::ZERO) };
+        let began = Instant::now();
+        let Begun { admission, take, .. } = begun;
+        let formats: Vec<Format> =
+            admission.tracks.iter().map(|track| track.format.clone()).collect();
+        let nanoseconds = |us: u64| i64::try_from(us).unwrap_or(i64::MAX).saturating_mul(1000);
+        let target = nanoseconds(take.position_us);
+        let track = |track: &protocol::control::Track| {
+            let since =
+                nanoseconds(track.captured_us).saturating_sub(nanoseconds(take.captured_us));
+            let since = since as f64 * f64::from(take.rate_percent) / 100.0;
+            TakeTrack {
+                clock_rate: track.format.clock_rate,
+                rtp_timestamp: track.rtp_timestamp,
+                position: target.saturating_add(since as i64),
+            }
+        };
+        let tracks: Vec<TakeTrack> = admission.tracks.iter().map(track).collect();
+        let played = Arc::new(Take::new(target, take.rate_percent, &tracks));
+        if file.duration.is_none() && !take.transcoded.is_empty() {
+            tracing::info!("the broadcaster encodes anew: {}", take.transcoded);
+        }
+        file.duration = take.duration_us.map(Duration::from_micros).or(file.duration);
+        file.take = Some(Arc::clone(&played));
+        let events = self.player_events_in.clone();
+        let outputs = &self.config.outputs;
+        let latency = self.config.latency.least();
+        let player = &mut self.player;
+        tokio::task::block_in_place(|| match player {
+            Some(player) => player.begin_take(&formats, played),
+            None => {
+                let tell = Arc::new(move |event| {
+                    // Nobody listens any more once watching is over.
+                    let _ = events.send(event);
+                });
+                let started = Player::start_take(&formats, outputs, latency, tell, &played)?;
+                *player = Some(started);
+                Ok(())
+            }
+        })
+        .map_err(Failure::runtime)?;
+        self.placed.clear();
+        // The player took time to start, and the capture clock went on.
+        let since = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        admission.capture_now_us = admission.capture_now_us.saturating_add(since);
+        Ok(self.player.as_ref().map_or(Duration::ZERO, Player::running_time))
+    }
+
+    /// Takes what came before its announcement.
+    fn take_early(&mut self, session: &mut Session) {
+        let Self { media, player, placed, stats, .. } = self;
+        if let Some(player) = player {
+            let early = std::iter::from_fn(|| media.try_recv().ok());
+            session.receive_early(early, player, placed, stats);
+            session.update(player, stats);
+        }
+    }
+
+    async fn play_file(&mut self, session: &mut Session) -> Result<End, Failure> {
+        let mut asking: Option<Asking> = None;
+        let mut asks_again = false;
+        let mut is_completed = false;
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            let Self {
+                media,
+                player,
+                player_events,
+                placed,
+                stats,
+                second,
+                printer,
+                file,
+                config,
+                ..
+            } = self;
+            let (Some(player), Some(file)) = (player, file) else {
+                return Err(Failure::runtime("the player is gone"));
+            };
+            let wakes_at = session.wakes_at();
+            let answer = async {
+                match &mut asking {
+                    Some(asking) => asking.await,
+                    None => std::future::pending().await,
+                }
+            };
+            let mut wanted: Option<Command> = None;
+            let mut retake = false;
+            tokio::select! {
+                biased;
+                datagram = media.recv() => {
+                    let Some(datagram) = datagram else {
+                        return Err(Failure::runtime("the UDP port is gone"));
+                    };
+                    session.receive(datagram, player, placed, stats);
+                }
+                event = session.met.opening.event() => {
+                    if let Err(reason) = session.path_event(event, stats) {
+                        return Ok(End::PathLost(reason));
+                    }
+                }
+                begun = answer => {
+                    asking = None;
+                    match begun {
+                        Ok(_) if asks_again => {
+                            asks_again = false;
+                            retake = true;
+                        }
+                        Ok(mut begun) => {
+                            is_completed = false;
+                            stats.end_session();
+                            let running_time = self.begin_take(&mut begun)?;
+                            session.begin_take(begun, running_time, &mut self.placed);
+                            self.take_early(session);
+                            continue;
+                        }
+                        Err(failure) if is_passing(&failure) => {
+                            return Ok(End::PathLost(failure.to_string()));
+                        }
+                        Err(failure) => return Err(failure),
+                    }
+                }
+                notice = session.notices.next::<Notice>() => match notice {
+                    Ok(Notice::Finished { ends, damaged }) => {
+                        if let Some(reason) = damaged {
+                            tracing::warn!("the file is damaged: {reason}; it ends early");
+                        }
+                        session.finished(ends);
+                    }
+                    Ok(notice) => {
+                        if !session.notice(notice)? {
+                            return Ok(End::Broadcast);
+                        }
+                    }
+                    Err(ReadError::Finished) => return Ok(End::Broadcast),
+                    Err(error) => return Ok(End::PathLost(error.to_string())),
+                },
+                event = player_events.recv() => match event {
+                    Some(PlayerEvent::Key(key)) => wanted = Command::of_key(&key),
+                    Some(PlayerEvent::Bar(share)) => {
+                        let to = file.duration.map(|duration| duration.mul_f64(share));
+                        wanted = to.map(Command::Seek);
+                    }
+                    Some(event) => {
+                        if player_event(event)? {
+                            return Ok(End::Closed);
+                        }
+                    }
+                    None => {}
+                },
+                Some(command) = file.commands.recv() => wanted = Some(command),
+                () = tokio::time::sleep_until(wakes_at.into()) => {
+                    session.tick(player, placed, stats);
+                    if let Some(reason) = session.renewals().await {
+                        return Ok(End::PathLost(reason));
+                    }
+                }
+                _ = looks.tick() => {
+                    let now = Instant::now();
+                    let is_shown = file.take.as_ref().and_then(|take| take.shown_at());
+                    let is_current = asking.is_none() && !file.is_paused;
+                    if is_current && is_shown.is_some() {
+                        file.position = player.position().unwrap_or(file.position);
+                        stats.enter(State::Playing);
+                    }
+                    if asking.is_none() && let (Some(shown_at), Some(asked_at)) = (is_shown, file.asked_at) {
+                        file.asked_at = None;
+                        let took = shown_at.saturating_duration_since(asked_at);
+                        tracing::info!(event = "take_shown", after_ms = took.as_millis() as u64, "shown");
+                        file.seek = Some(took);
+                    }
+                    if asking.is_none() && is_shown.is_some() && std::mem::take(&mut file.pauses_when_shown) {
+                        wanted = Some(Command::Pause);
+                        file.position = player.position().unwrap_or(file.position);
+                    }
+                    if !is_completed && session.is_complete() {
+                        is_completed = true;
+                        player.complete_take();
+                    }
+                    if is_completed && !file.is_paused && asking.is_none() && player.has_played_out() {
+                        file.position = file.duration.unwrap_or(file.position);
+                        stats.playback = Some(file.playback());
+                        return Ok(End::Broadcast);
+                    }
+                    let stalls = !file.is_paused && !is_completed && asking.is_none();
+                    if stalls && session.stalled_for(now) >= STALLED {
+                        tracing::warn!(event = "stalled", "nothing comes; asking again from here on");
+                        stats.reconnects += 1;
+                        stats.enter(State::Reconnecting);
+                        retake = true;
+                    }
+                    stats.playback = Some(file.playback());
+                }
+                _ = second.tick() => {
+                    session.update(player, stats);
+                    stats.player = player.stats();
+                    stats.playback = Some(file.playback());
+                    printer.print(stats);
+                }
+            }
+            match wanted {
+                Some(Command::Quit) => return Ok(End::Closed),
+                Some(Command::Pause) if !file.is_paused => {
+                    file.is_paused = true;
+                    pause(player, session);
+                }
+                Some(Command::Toggle) if !file.is_paused => {
+                    file.is_paused = true;
+                    pause(player, session);
+                }
+                Some(Command::Play | Command::Toggle) if file.is_paused => {
+                    file.is_paused = false;
+                    file.pauses_when_shown = false;
+                    file.asked_at = Some(Instant::now());
+                    retake = true;
+                }
+                Some(command) => {
+                    if file.wants(command) {
+                        file.asked_at = Some(Instant::now());
+                        retake = true;
+                    }
+                }
+                None => {}
+            }
+            if retake {
+                // A seek while standing still shows its picture, and stands still again.
+                if std::mem::take(&mut file.is_paused) {
+                    file.pauses_when_shown = true;
+                }
+                if asking.is_some() {
+                    asks_again = true;
+                } else {
+                    let link = config.target.link.clone();
+                    let latency = Session::first_latency(config.latency, &session.met);
+                    let request = request(file)(&link, latency);
+                    let connection = session.met.connection.clone();
+                    asking = Some(Box::pin(async move { play(connection, request, &link).await }));
+                }
+            }
+        }
+    }
+}
+
+/// What to ask for.
+fn request(file: &File) -> impl FnOnce(&protocol::link::Link, Duration) -> Request + Send + use<> {
+    let (path, position) = (file.path.clone(), file.position);
+    let (rate_percent, sound) = (file.rate_percent, file.sound);
+    move |link, latency| Request::Play {
+        path,
+        secret: link.secret.clone(),
+        latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
+        position_us: u64::try_from(position.as_micros()).unwrap_or(u64::MAX),
+        rate_percent,
+        sound,
+    }
+}
+
+/// Stands still: nothing more is shown, nor sent.
+fn pause(player: &Player, session: &mut Session) {
+    player.freeze();
+    session.set_idle();
+    let connection = session.met.connection.clone();
+    tokio::spawn(async move {
+        // Where that does not arrive, what is sent is thrown away here.
+        if let Err(error) = ask_on(&connection, &Request::Pause).await {
+            tracing::debug!(%error, "the broadcaster was not told to pause");
+        }
+    });
+}
