@@ -11,6 +11,8 @@ mod audience;
 pub mod config;
 mod events;
 pub mod fanout;
+#[cfg_attr(not(test), expect(dead_code, reason = "no session serves it yet"))]
+mod library;
 pub mod media;
 mod metrics;
 mod offering;

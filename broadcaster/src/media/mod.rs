@@ -26,10 +26,13 @@ mod gate;
 mod nal;
 mod payload;
 mod plan;
+pub(crate) mod probe;
 mod producer;
 mod spec;
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
+pub(crate) mod thumbnail;
 mod track;
 mod unit;
 
