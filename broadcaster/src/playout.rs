@@ -21,7 +21,9 @@ use rand::RngExt;
 
 use crate::audience::{Audience, Seat};
 use crate::fanout::{self, Burst, FanOut, Target};
-use crate::media::{AudioConfig, MediaError, Next, Opened, Placed, Playout, PlayoutConfig, VideoConfig};
+use crate::media::{
+    AudioConfig, MediaError, Next, Opened, Placed, Playout, PlayoutConfig, VideoConfig,
+};
 use crate::shared::{LiveChannel, micros};
 
 /// Bursts handed over before it is waited for them to be sealed: fewer than the fan-out drops.
@@ -119,10 +121,8 @@ impl Stop {
             if *is_stopped || left.is_zero() {
                 return !*is_stopped;
             }
-            (is_stopped, _) = self
-                .changed
-                .wait_timeout(is_stopped, left)
-                .unwrap_or_else(PoisonError::into_inner);
+            (is_stopped, _) =
+                self.changed.wait_timeout(is_stopped, left).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
@@ -186,7 +186,8 @@ impl Prepared {
         let tracks = 0..self.opened.formats.len();
         let anchor = |track: usize| {
             let those = first.iter().filter(|placed| placed.unit.track == track);
-            let nearest = those.min_by_key(|placed| (placed.shown_at - self.opened.target).abs())?;
+            let nearest =
+                those.min_by_key(|placed| (placed.shown_at - self.opened.target).abs())?;
             let captured = self.channel.fan_out.capture_at(self.schedule.instant(nearest.shown_at));
             Some((nearest.unit.rtp_timestamp, micros(captured)))
         };
@@ -209,7 +210,8 @@ impl Prepared {
             tokio::task::spawn_blocking(move || hand_over(&fan_out, rest, schedule, &joinable))
         };
         let standing = standing.await.ok()??;
-        for ((track, live_index), anchor) in admission.tracks.iter_mut().zip(standing).zip(anchors) {
+        for ((track, live_index), anchor) in admission.tracks.iter_mut().zip(standing).zip(anchors)
+        {
             track.live_index = live_index;
             if let Some((rtp_timestamp, captured_us)) = anchor {
                 track.rtp_timestamp = rtp_timestamp;
@@ -308,7 +310,12 @@ fn burst(placed: Placed, schedule: Schedule, joinable: &[bool]) -> Burst {
 
 impl Workshop {
     /// A channel for one viewer of a file.
-    fn channel(&self, path: &str, opened: &Opened, needed: Bitrate) -> Result<LiveChannel, MediaError> {
+    fn channel(
+        &self,
+        path: &str,
+        opened: &Opened,
+        needed: Bitrate,
+    ) -> Result<LiveChannel, MediaError> {
         let failed = |error: std::io::Error| MediaError::Pipeline {
             element: "the playout's channel".into(),
             reason: error.to_string(),

@@ -22,8 +22,8 @@ use crate::audience::{MOST_LATENCY, Seat};
 use crate::events::Event as Happened;
 use crate::fanout::Target;
 use crate::metrics::Departure;
-use crate::registration::Introduced;
 use crate::playout::Running;
+use crate::registration::Introduced;
 use crate::shared::{Admitted, Place, Places, Shared};
 
 mod stored;

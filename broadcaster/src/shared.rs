@@ -164,8 +164,7 @@ impl Shared {
             // What the stream needs is known once it has run for a moment.
             tokio::time::sleep_until((channel.started_at + MEASURING).into()).await;
         }
-        let place =
-            self.places.reserve(|taken| self.has_room() && self.uplink_carries(taken + 1));
+        let place = self.places.reserve(|taken| self.has_room() && self.uplink_carries(taken + 1));
         if place.is_none() && !self.uplink_carries(1) {
             tracing::warn!(
                 bits_per_second = self.needed_for_each().as_bits_per_second(),

@@ -12,8 +12,8 @@ mod shards;
 mod worker;
 
 use std::future::Future;
-use std::num::NonZero;
 use std::net::{SocketAddr, UdpSocket};
+use std::num::NonZero;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};

@@ -27,10 +27,13 @@ mod nal;
 mod payload;
 mod plan;
 mod playout;
+pub(crate) mod probe;
 mod producer;
 mod spec;
+pub(crate) mod stored;
 #[cfg(test)]
 mod tests;
+pub(crate) mod thumbnail;
 mod track;
 mod unit;
 

@@ -207,7 +207,8 @@ impl Reading {
 
         let line = Arc::<Mutex<Line>>::default();
         let is_encoded_anew = Arc::<Mutex<Vec<Kind>>>::default();
-        let (live_of_pads, line_of_pads, anew) = (live.clone(), line.clone(), is_encoded_anew.clone());
+        let (live_of_pads, line_of_pads, anew) =
+            (live.clone(), line.clone(), is_encoded_anew.clone());
         let (seen, sounds) = (AtomicBool::new(false), AtomicUsize::new(0));
         let wanted = (config.rate_percent == 100).then_some(config.sound);
         decoder.connect_pad_added(move |_, pad| {
@@ -279,11 +280,14 @@ impl Reading {
     fn gather(self, config: &PlayoutConfig) -> Result<Opened, MediaError> {
         let began = Instant::now();
         let is_late = || began.elapsed() > OPEN_TIMEOUT;
-        let formats = self.playout.ahead.formats(is_late).map_err(|why| unplayable(config, &why))?;
+        let formats =
+            self.playout.ahead.formats(is_late).map_err(|why| unplayable(config, &why))?;
         let kinds: Vec<Kind> = formats.iter().map(|format| format.kind).collect();
         let leading = kinds.iter().position(|kind| *kind == Kind::Video).unwrap_or(0);
         let wanted = i64::try_from(config.position.as_nanos()).unwrap_or(i64::MAX);
-        let enough = wanted.saturating_add(config.lead.as_nanos().try_into().unwrap_or(AHEAD)).saturating_add(AHEAD / 2);
+        let enough = wanted
+            .saturating_add(config.lead.as_nanos().try_into().unwrap_or(AHEAD))
+            .saturating_add(AHEAD / 2);
 
         let mut first: Vec<Placed> = Vec::new();
         let mut beyond = 0;
@@ -302,9 +306,8 @@ impl Reading {
                         first.clear();
                     }
                     first.push(placed);
-                    let all_there = (0..kinds.len()).all(|track| {
-                        first.iter().any(|placed| placed.unit.track == track)
-                    });
+                    let all_there = (0..kinds.len())
+                        .all(|track| first.iter().any(|placed| placed.unit.track == track));
                     if position >= enough && all_there {
                         break;
                     }
@@ -318,20 +321,30 @@ impl Reading {
         }
         let line = *lock(&self.line);
         let position = |placed: &Placed| line.position(placed.shown_at, config.rate_percent);
-        let start = first.iter().position(|placed| placed.unit.track == leading && placed.unit.keyframe);
+        let start =
+            first.iter().position(|placed| placed.unit.track == leading && placed.unit.keyframe);
         let Some(start) = start else {
             let damaged = ended.flatten();
-            return Err(unplayable(config, damaged.as_deref().unwrap_or("there is no picture to begin with")));
+            return Err(unplayable(
+                config,
+                damaged.as_deref().unwrap_or("there is no picture to begin with"),
+            ));
         };
         // What is in front of the first keyframe cannot be decoded, and sound alone is of no use there.
         let mut first = first.split_off(start);
         let shown = || first.iter().filter(|placed| placed.unit.track == leading);
-        let target = shown().filter(|placed| position(placed) <= wanted + ROUNDING).max_by_key(|placed| placed.shown_at);
+        let target = shown()
+            .filter(|placed| position(placed) <= wanted + ROUNDING)
+            .max_by_key(|placed| placed.shown_at);
         let target = match target {
             Some(target) => target.shown_at,
             // The file begins later than at 0.
-            None if config.position.is_zero() => shown().map(|placed| placed.shown_at).min().unwrap_or(0),
-            None if self.starts_at_beginning() => shown().map(|placed| placed.shown_at).min().unwrap_or(0),
+            None if config.position.is_zero() => {
+                shown().map(|placed| placed.shown_at).min().unwrap_or(0)
+            }
+            None if self.starts_at_beginning() => {
+                shown().map(|placed| placed.shown_at).min().unwrap_or(0)
+            }
             None => return Err(unplayable(config, "there is no picture to begin with")),
         };
         let complete_at = first
@@ -393,9 +406,8 @@ fn watch_segment(pad: &gst::Pad, kind: Kind, line: &Arc<Mutex<Line>>) {
     let line = line.clone();
     let wanted = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER;
     pad.add_probe(wanted, move |pad, info| {
-        let segment_of = |event: &gst::event::Segment| {
-            event.segment().downcast_ref::<gst::ClockTime>().cloned()
-        };
+        let segment_of =
+            |event: &gst::event::Segment| event.segment().downcast_ref::<gst::ClockTime>().cloned();
         match &info.data {
             Some(gst::PadProbeData::Event(event)) => {
                 if let gst::EventView::Segment(event) = event.view()
@@ -405,7 +417,9 @@ fn watch_segment(pad: &gst::Pad, kind: Kind, line: &Arc<Mutex<Line>>) {
                     let mut line = lock(&line);
                     let time = segment.to_stream_time(start);
                     let running = segment.to_running_time(start);
-                    if let (true, Some(time), Some(running)) = (kind == Kind::Video || !line.of_pictures, time, running) {
+                    if let (true, Some(time), Some(running)) =
+                        (kind == Kind::Video || !line.of_pictures, time, running)
+                    {
                         *line = Line {
                             running: running.nseconds() as i64,
                             position: time.nseconds() as i64,
@@ -508,7 +522,9 @@ impl Ahead {
         let is_late = || Instant::now() > deadline;
         self.wait(is_late, |state| match &state.ended {
             _ if state.tracks_known => Some(Ok(())),
-            Some(reason) => Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned()))),
+            Some(reason) => {
+                Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned())))
+            }
             None => None,
         })
         .unwrap_or_else(|| Err("it takes too long to open".to_owned()))
@@ -518,7 +534,9 @@ impl Ahead {
     fn formats(&self, is_late: impl Fn() -> bool) -> Result<Vec<Format>, String> {
         self.wait(is_late, |state| match (&state.formats, &state.ended) {
             (Some(formats), _) => Some(Ok(formats.clone())),
-            (None, Some(reason)) => Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned()))),
+            (None, Some(reason)) => {
+                Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned())))
+            }
             (None, None) => None,
         })
         .unwrap_or_else(|| Err("it takes too long to open".to_owned()))
@@ -533,7 +551,8 @@ impl Ahead {
                 return None;
             }
             let due = |track: &usize| state.tracks[*track].due();
-            let first = (0..state.tracks.len()).filter(|track| due(track).is_some()).min_by_key(due);
+            let first =
+                (0..state.tracks.len()).filter(|track| due(track).is_some()).min_by_key(due);
             let Some(track) = first else {
                 return state.ended.clone().map(Next::End);
             };
@@ -579,7 +598,8 @@ impl Ahead {
 
 impl State {
     fn is_full(&self, track: usize) -> bool {
-        let is_starving = self.ended.is_none() && self.tracks.iter().any(|other| other.units.is_empty());
+        let is_starving =
+            self.ended.is_none() && self.tracks.iter().any(|other| other.units.is_empty());
         self.tracks[track].exceeds(if is_starving { UNEVEN_FACTOR } else { 1 })
     }
 }

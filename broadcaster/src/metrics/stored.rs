@@ -41,7 +41,11 @@ impl Stored {
                 "punchcast_takes_total",
                 "Takes of stored files begun: each start, seek, going on after a pause or a broken path is one.",
             ),
-            playouts: gauge(r, "punchcast_playouts", "Viewers of stored files, paused ones included."),
+            playouts: gauge(
+                r,
+                "punchcast_playouts",
+                "Viewers of stored files, paused ones included.",
+            ),
             fetching: gauge(r, "punchcast_fetches", "Copies of stored files that are being sent."),
             fetches: counters(
                 r,

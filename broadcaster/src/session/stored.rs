@@ -120,9 +120,9 @@ impl Session {
         let entry = library.entry(&wanted.path);
         let duration = entry.and_then(|entry| entry.media?.duration_us);
         let rate = f64::from(wanted.rate_percent) / 100.0;
-        let needed = duration.filter(|duration| *duration > 0).map_or(0.0, |duration| {
-            file.length as f64 * 8.0 / (duration as f64 / 1e6) * rate
-        });
+        let needed = duration
+            .filter(|duration| *duration > 0)
+            .map_or(0.0, |duration| file.length as f64 * 8.0 / (duration as f64 / 1e6) * rate);
         let needed = Bitrate::bits_per_second(needed as u64);
         let place = match self.watching {
             Some(_) => None,
@@ -154,7 +154,8 @@ impl Session {
         let encoding = if encodes && !has_place { self.shared.place_to_encode() } else { None };
         if encodes && encoding.is_none() && !has_place {
             return Err(unplayable(
-                "it must be encoded anew, and the broadcaster is busy with others; try later".into(),
+                "it must be encoded anew, and the broadcaster is busy with others; try later"
+                    .into(),
             ));
         }
         Ok(Ready { prepared, place, encoding, latency })
