@@ -29,6 +29,7 @@ mod reorder;
 mod shared;
 mod sink;
 mod supervise;
+mod temporal_units;
 mod timeline;
 mod window;
 
