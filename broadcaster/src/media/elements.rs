@@ -1,5 +1,7 @@
 //! Making GStreamer elements, and saying what to install when one is missing.
 
+use std::sync::LazyLock;
+
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
@@ -107,7 +109,14 @@ pub fn check_environment() -> Result<(), MediaError> {
 
 /// Starts GStreamer; again is fine.
 pub(super) fn init() -> Result<(), MediaError> {
-    gst::init().map_err(|error| MediaError::Init { reason: one_line(error.message()) })
+    static STARTED: LazyLock<Result<(), MediaError>> = LazyLock::new(|| {
+        gst::init().map_err(|error| MediaError::Init { reason: one_line(error.message()) })?;
+        // The payload format of AV1. What else it brings has names that nothing here asks for, and
+        // ranks no higher than what is installed.
+        gstrsrtp::plugin_register_static()
+            .map_err(|error| MediaError::Init { reason: one_line(&error.message) })
+    });
+    STARTED.clone()
 }
 
 /// The error for an element that is not installed.

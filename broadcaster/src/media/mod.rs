@@ -24,6 +24,7 @@ mod file;
 mod fragment;
 mod gate;
 mod nal;
+mod obu;
 mod payload;
 mod plan;
 mod playout;

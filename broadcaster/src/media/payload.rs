@@ -10,8 +10,8 @@ use protocol::size::MAX_RTP_PACKET;
 
 use super::elements::{caps_filter, make};
 use super::error::{MediaError, one_line};
-use super::nal;
 use super::plan::Codec;
+use super::{nal, obu};
 
 /// First dynamic payload type (RFC 3551, section 6); each track has its own.
 const FIRST_PAYLOAD_TYPE: usize = 96;
@@ -26,6 +26,7 @@ pub(super) fn parser(codec: Codec) -> Result<Vec<gst::Element>, MediaError> {
     let (parser, caps) = match codec {
         Codec::H264 => (make("h264parse", repeat)?, "video/x-h264,stream-format=avc,alignment=au"),
         Codec::H265 => (make("h265parse", repeat)?, "video/x-h265,stream-format=hvc1,alignment=au"),
+        Codec::Av1 => (make("av1parse", &[])?, "video/x-av1,stream-format=obu-stream,alignment=tu"),
         Codec::Vp8 | Codec::Vp9 => return Ok(Vec::new()),
         Codec::Opus => return Ok(vec![make("opusparse", &[])?]),
         Codec::Aac => (make("aacparse", &[])?, "audio/mpeg,mpegversion=4,stream-format=raw"),
@@ -33,10 +34,12 @@ pub(super) fn parser(codec: Codec) -> Result<Vec<gst::Element>, MediaError> {
     let caps = gst::Caps::from_str(caps)
         .map_err(|error| MediaError::Track { reason: one_line(&error.to_string()) })?;
     let filter = caps_filter(&caps)?;
-    if codec.kind() == Kind::Video
-        && let Some(pad) = filter.static_pad("src")
-    {
-        nal::tidy(codec, &pad);
+    if let Some(pad) = filter.static_pad("src") {
+        match codec {
+            Codec::H264 | Codec::H265 => nal::tidy(codec, &pad),
+            Codec::Av1 => obu::complete(&pad),
+            _ => {}
+        }
     }
     Ok(vec![parser, filter])
 }
@@ -47,25 +50,24 @@ pub(super) fn payloader(codec: Codec, slot: usize) -> Result<gst::Element, Media
     // Small NAL units wait for the slice behind them and no longer.
     const NAL_UNITS: Option<(&str, &str)> = Some(("aggregate-mode", "zero-latency"));
     const PICTURES: Option<(&str, &str)> = Some(("picture-id-mode", "15-bit"));
+    // Otherwise timestamps count bytes. AV1's payloader knows no such mode.
+    const TRUE_TIME: Option<(&str, &str)> = Some(("perfect-rtptime", "false"));
     let (name, own) = match codec {
-        Codec::H264 => ("rtph264pay", NAL_UNITS),
-        Codec::H265 => ("rtph265pay", NAL_UNITS),
-        Codec::Vp8 => ("rtpvp8pay", PICTURES),
-        Codec::Vp9 => ("rtpvp9pay", PICTURES),
-        Codec::Opus => ("rtpopuspay", None),
-        Codec::Aac => ("rtpmp4gpay", None),
+        Codec::H264 => ("rtph264pay", [TRUE_TIME, NAL_UNITS]),
+        Codec::H265 => ("rtph265pay", [TRUE_TIME, NAL_UNITS]),
+        Codec::Vp8 => ("rtpvp8pay", [TRUE_TIME, PICTURES]),
+        Codec::Vp9 => ("rtpvp9pay", [TRUE_TIME, PICTURES]),
+        Codec::Av1 => ("rtpav1pay", [None, None]),
+        Codec::Opus => ("rtpopuspay", [TRUE_TIME, None]),
+        Codec::Aac => ("rtpmp4gpay", [TRUE_TIME, None]),
     };
     let mtu = MAX_RTP_PACKET.to_string();
     let payload_type = (FIRST_PAYLOAD_TYPE + slot % MAX_TRACKS).to_string();
     // The highest value would ask the payloader to choose for itself.
     let offset = rand::random_range(0..u32::MAX).to_string();
-    let mut properties = vec![
-        ("mtu", mtu.as_str()),
-        ("pt", &payload_type),
-        ("timestamp-offset", &offset),
-        ("perfect-rtptime", "false"),
-    ];
-    properties.extend(own);
+    let mut properties =
+        vec![("mtu", mtu.as_str()), ("pt", &payload_type), ("timestamp-offset", &offset)];
+    properties.extend(own.into_iter().flatten());
     make(name, &properties)
 }
 

@@ -10,6 +10,7 @@ pub(super) enum Codec {
     H265,
     Vp8,
     Vp9,
+    Av1,
     Opus,
     Aac,
 }
@@ -17,8 +18,21 @@ pub(super) enum Codec {
 impl Codec {
     pub(super) fn kind(self) -> Kind {
         match self {
-            Self::H264 | Self::H265 | Self::Vp8 | Self::Vp9 => Kind::Video,
+            Self::H264 | Self::H265 | Self::Vp8 | Self::Vp9 | Self::Av1 => Kind::Video,
             Self::Opus | Self::Aac => Kind::Audio,
+        }
+    }
+
+    /// The usual name, for people.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::H264 => "H.264",
+            Self::H265 => "H.265",
+            Self::Vp8 => "VP8",
+            Self::Vp9 => "VP9",
+            Self::Av1 => "AV1",
+            Self::Opus => "Opus",
+            Self::Aac => "AAC",
         }
     }
 }
@@ -47,6 +61,7 @@ impl Plan {
             "video/x-h265" => Self::PassThrough(Codec::H265),
             "video/x-vp8" => Self::PassThrough(Codec::Vp8),
             "video/x-vp9" => Self::PassThrough(Codec::Vp9),
+            "video/x-av1" => Self::PassThrough(Codec::Av1),
             // More channels are another payload format, which few viewers know.
             "audio/x-opus" if integer("channels").unwrap_or(2) <= 2 => {
                 Self::PassThrough(Codec::Opus)
@@ -67,6 +82,7 @@ impl Plan {
             Self::PassThrough(Codec::H264 | Codec::H265) => {
                 structure.get::<&str>("alignment") == Ok("au")
             }
+            Self::PassThrough(Codec::Av1) => structure.get::<&str>("alignment") == Ok("tu"),
             Self::PassThrough(Codec::Aac) => structure.get::<bool>("framed") == Ok(true),
             Self::PassThrough(_) | Self::Encode(_) | Self::LeaveOut => true,
             Self::Decode => false,
@@ -74,16 +90,27 @@ impl Plan {
     }
 }
 
-/// AAC-LC without transport framing: what `MPEG4-GENERIC` (RFC 3640) carries and all decoders know.
+/// AAC-LC, which `MPEG4-GENERIC` (RFC 3640) carries and all decoders know: bare, or in ADTS frames
+/// that a parser has looked at.
 fn is_plain_aac(structure: &gst::StructureRef) -> bool {
+    let text = |field| structure.get::<&str>(field).ok();
+    match text("stream-format") {
+        Some("raw") => has_low_complexity_config(structure),
+        Some("adts") => {
+            structure.get::<bool>("framed") == Ok(true) && text("profile") == Some("lc")
+        }
+        _ => false,
+    }
+}
+
+fn has_low_complexity_config(structure: &gst::StructureRef) -> bool {
     const LOW_COMPLEXITY: u8 = 2;
-    structure.get::<&str>("stream-format") == Ok("raw")
-        && structure
-            .get::<gst::Buffer>("codec_data")
-            .ok()
-            .and_then(|config| config.map_readable().ok()?.first().copied())
-            // The audio object type is the first five bits (ISO/IEC 14496-3, section 1.6.2.1).
-            .is_some_and(|first| first >> 3 == LOW_COMPLEXITY)
+    structure
+        .get::<gst::Buffer>("codec_data")
+        .ok()
+        .and_then(|config| config.map_readable().ok()?.first().copied())
+        // The audio object type is the first five bits (ISO/IEC 14496-3, section 1.6.2.1).
+        .is_some_and(|first| first >> 3 == LOW_COMPLEXITY)
 }
 
 fn is_neither_picture_nor_sound(name: &str) -> bool {
@@ -120,7 +147,29 @@ mod tests {
                 Plan::Decode,
                 false,
             ),
+            (
+                "video/x-av1,stream-format=obu-stream,alignment=tu",
+                Plan::PassThrough(Codec::Av1),
+                true,
+            ),
+            ("video/x-av1", Plan::PassThrough(Codec::Av1), false),
             ("audio/mpeg,mpegversion=4,stream-format=adts", Plan::Decode, false),
+            (
+                "audio/mpeg,mpegversion=4,stream-format=adts,framed=true,profile=lc",
+                Plan::PassThrough(Codec::Aac),
+                true,
+            ),
+            (
+                "audio/mpeg,mpegversion=4,stream-format=adts,framed=true,profile=he-aac-v1",
+                Plan::Decode,
+                false,
+            ),
+            // The parser makes nothing of it that the payloader takes.
+            (
+                "audio/mpeg,mpegversion=2,stream-format=adts,framed=true,profile=lc",
+                Plan::Decode,
+                false,
+            ),
             ("audio/mpeg,mpegversion=1,layer=3", Plan::Decode, false),
             ("image/jpeg", Plan::Decode, false),
             ("application/x-rtp,media=video", Plan::Decode, false),

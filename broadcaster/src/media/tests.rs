@@ -148,6 +148,7 @@ fn pipelines_of_every_kind() {
         // Not live, and pads that only come while it runs.
         (format!("filesrc location={} ! qtdemux", clip().display()), &["H264", "MPEG4-GENERIC"]),
         ("videotestsrc ! x264enc ! h264parse".to_owned(), &["H264"]),
+        (format!("{raw} ! av1enc usage-profile=realtime cpu-used=10"), &["AV1"]),
     ] {
         let mut run = Run::start(pipeline(&fragment));
         assert_eq!(run.names(), expected, "{fragment}");
@@ -253,9 +254,11 @@ fn half_a_file_is_looped_if_it_can_be_played() {
 #[test]
 fn files_with_reordered_pictures_are_whole_and_in_time() {
     let folder = tempfile::tempdir().expect("a folder");
-    for (muxer, sound) in
-        [("matroskamux", "MPEG4-GENERIC"), ("mp4mux", "MPEG4-GENERIC"), ("mpegtsmux", "OPUS")]
-    {
+    for (muxer, sound) in [
+        ("matroskamux", "MPEG4-GENERIC"),
+        ("mp4mux", "MPEG4-GENERIC"),
+        ("mpegtsmux", "MPEG4-GENERIC"),
+    ] {
         let path = make_file(folder.path(), &format!("{muxer} name=m"), 25);
         let mut run = Run::start(file(&path));
         assert_eq!(run.names(), ["H264", sound], "{muxer}");
@@ -269,6 +272,47 @@ fn files_with_reordered_pictures_are_whole_and_in_time() {
             assert!(pair[1].captured_at > pair[0].captured_at, "{muxer}");
             assert!(pair[1].captured_at - pair[0].captured_at < 45 * MS, "{muxer}");
         }
+    }
+}
+
+#[test]
+fn av1_begins_with_its_sequence_header_at_each_keyframe() {
+    const PICTURES: usize = 25;
+    let folder = tempfile::tempdir().expect("a folder");
+    for muxer in ["matroskamux", "mp4mux"] {
+        let path = folder.path().join(muxer);
+        let location = path.display();
+        run_to_end(&format!("{} ! {muxer} ! filesink location={location}", av1(PICTURES)));
+        let mut run = Run::start(file(&path));
+        assert_eq!(run.names(), ["AV1"], "{muxer}");
+        assert_eq!(run.formats[0].clock_rate, 90_000);
+        let units = run.units_until(|units| units.len() >= 3 * PICTURES);
+        let pictures = of(&units, 0);
+        for pair in pictures.windows(2) {
+            let step = pair[1].rtp_timestamp.wrapping_sub(pair[0].rtp_timestamp);
+            assert!(step.abs_diff(STEP) <= 90, "{muxer}: {step}");
+        }
+        let starts: Vec<_> = (0..pictures.len()).filter(|&at| pictures[at].keyframe).collect();
+        assert_eq!(starts, [0, 10, 20, 25, 35, 45, 50, 60, 70], "{muxer}");
+        for unit in pictures {
+            let marked: Vec<_> =
+                unit.packets.packets().map(|packet| packet[1] & 0x80 != 0).collect();
+            assert_eq!(marked.iter().position(|marked| *marked), Some(marked.len() - 1));
+            let first = unit.packets.packets().next().expect("a packet");
+            assert!(unit.packets.packets().all(|packet| packet.len() <= MAX_RTP_PACKET));
+            // The aggregation header says that a coded video sequence starts.
+            assert_eq!(first[12] & 8 != 0, unit.keyframe, "{muxer}");
+        }
+    }
+}
+
+#[test]
+fn the_usual_payloaders_stay_what_they_were() {
+    elements::init().expect("GStreamer starts");
+    elements::init().expect("again is fine");
+    for name in ["rtph264pay", "rtph265pay", "rtpvp8pay", "rtpvp9pay", "rtpopuspay", "rtpmp4gpay"] {
+        let plugin = gst::ElementFactory::find(name).and_then(|factory| factory.plugin());
+        assert_ne!(plugin.expect("installed").plugin_name(), "rsrtp", "{name}");
     }
 }
 
@@ -411,6 +455,15 @@ fn make_file(folder: &Path, muxer: &str, pictures: u32) -> PathBuf {
     );
     run_to_end(&description);
     path
+}
+
+/// What makes AV1 of so many pictures, with a keyframe every 10.
+fn av1(pictures: usize) -> String {
+    format!(
+        "videotestsrc num-buffers={pictures} pattern=ball \
+         ! video/x-raw,format=I420,width=320,height=240,framerate=25/1 \
+         ! av1enc usage-profile=realtime cpu-used=10 keyframe-max-dist=10 ! av1parse"
+    )
 }
 
 fn run_to_end(description: &str) {

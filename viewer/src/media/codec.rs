@@ -24,6 +24,8 @@ pub(super) enum Codec {
     Vp8,
     /// RFC 9628.
     Vp9,
+    /// RTP Payload Format For AV1, of the Alliance for Open Media.
+    Av1,
     /// RFC 7587.
     Opus,
     /// RFC 3640.
@@ -40,8 +42,9 @@ pub(super) struct Track {
 }
 
 impl Codec {
-    const ALL: [Self; 6] = [Self::H264, Self::H265, Self::Vp8, Self::Vp9, Self::Opus, Self::Aac];
-    const NAMES: &'static str = "H264, H265, VP8, VP9, OPUS and MPEG4-GENERIC (AAC)";
+    const ALL: [Self; 7] =
+        [Self::H264, Self::H265, Self::Vp8, Self::Vp9, Self::Av1, Self::Opus, Self::Aac];
+    const NAMES: &'static str = "H264, H265, VP8, VP9, AV1, OPUS and MPEG4-GENERIC (AAC)";
 
     /// The registered payload format name.
     pub(super) fn name(self) -> &'static str {
@@ -50,6 +53,7 @@ impl Codec {
             Self::H265 => "H265",
             Self::Vp8 => "VP8",
             Self::Vp9 => "VP9",
+            Self::Av1 => "AV1",
             Self::Opus => "OPUS",
             Self::Aac => "MPEG4-GENERIC",
         }
@@ -57,7 +61,7 @@ impl Codec {
 
     pub(super) fn kind(self) -> Kind {
         match self {
-            Self::H264 | Self::H265 | Self::Vp8 | Self::Vp9 => Kind::Video,
+            Self::H264 | Self::H265 | Self::Vp8 | Self::Vp9 | Self::Av1 => Kind::Video,
             Self::Opus | Self::Aac => Kind::Audio,
         }
     }
@@ -68,6 +72,7 @@ impl Codec {
             Self::H265 => "rtph265depay",
             Self::Vp8 => "rtpvp8depay",
             Self::Vp9 => "rtpvp9depay",
+            Self::Av1 => "rtpav1depay",
             Self::Opus => "rtpopusdepay",
             Self::Aac => "rtpmp4gdepay",
         }
@@ -80,6 +85,7 @@ impl Codec {
             Self::H265 => Some("h265parse"),
             Self::Vp8 => None,
             Self::Vp9 => Some("vp9parse"),
+            Self::Av1 => Some("av1parse"),
             Self::Opus => Some("opusparse"),
             Self::Aac => Some("aacparse"),
         }
@@ -92,6 +98,7 @@ impl Codec {
             Self::H265 => &["avdec_h265", "libde265dec"],
             Self::Vp8 => &["vp8dec", "avdec_vp8"],
             Self::Vp9 => &["vp9dec", "avdec_vp9"],
+            Self::Av1 => &["dav1ddec", "av1dec", "avdec_av1"],
             Self::Opus => &["opusdec", "avdec_opus"],
             Self::Aac => &["avdec_aac", "fdkaacdec", "faad"],
         }
@@ -103,7 +110,7 @@ impl Codec {
         let name = match self {
             Self::H264 => "video/x-h264",
             Self::H265 => "video/x-h265",
-            Self::Vp8 | Self::Vp9 | Self::Opus | Self::Aac => return None,
+            Self::Vp8 | Self::Vp9 | Self::Av1 | Self::Opus | Self::Aac => return None,
         };
         let builder = gst::Caps::builder(name).field("stream-format", "byte-stream");
         Some(builder.field("alignment", "au").build())
@@ -132,6 +139,8 @@ impl Codec {
             (Self::Vp8 | Self::Vp9, Container::Mp4 | Container::MpegTs) => {
                 Some("record to a .mkv file instead")
             }
+            // No transport stream that GStreamer 1.22 writes holds AV1.
+            (Self::Av1, Container::MpegTs) => Some("record to a .mkv or .mp4 file instead"),
             _ => None,
         }
     }
@@ -141,7 +150,7 @@ impl Codec {
         match self {
             Self::H264 => &["packetization-mode", "profile-level-id", "sprop-parameter-sets"],
             Self::H265 => &["sprop-vps", "sprop-sps", "sprop-pps"],
-            Self::Vp8 | Self::Vp9 => &[],
+            Self::Vp8 | Self::Vp9 | Self::Av1 => &[],
             Self::Opus => &["sprop-stereo", "sprop-maxcapturerate"],
             Self::Aac => &[
                 "streamtype",
@@ -158,7 +167,7 @@ impl Codec {
 
     fn allows_clock_rate(self, rate: u32) -> bool {
         match self {
-            Self::H264 | Self::H265 | Self::Vp8 | Self::Vp9 => rate == 90_000,
+            Self::H264 | Self::H265 | Self::Vp8 | Self::Vp9 | Self::Av1 => rate == 90_000,
             Self::Opus => rate == 48_000,
             Self::Aac => (7_350..=96_000).contains(&rate),
         }
@@ -257,7 +266,7 @@ mod tests {
         let long = "a".repeat(LONGEST_PARAMETER + 1);
         let good = format(Kind::Video, "H264", 90_000, &[]);
         let cases = [
-            (format(Kind::Video, "AV1", 90_000, &[]), "AV1"),
+            (format(Kind::Video, "JPEG", 90_000, &[]), "JPEG"),
             (format(Kind::Video, "video/x-raw ! filesink\u{1b}[2J", 90_000, &[]), "H265"),
             (format(Kind::Audio, "H264", 90_000, &[]), "plays"),
             (format(Kind::Video, "H264", 0, &[]), "clock rate"),

@@ -1,6 +1,7 @@
 //! Whether this machine has what the outputs need, asked before anything is received.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -95,7 +96,12 @@ pub(super) fn muxer(container: Container) -> &'static str {
 }
 
 pub(super) fn initialise() -> Result<(), PlayerError> {
-    gst::init().map_err(|error| PlayerError::Library(error.to_string()))
+    static STARTED: LazyLock<Result<(), String>> = LazyLock::new(|| {
+        gst::init().map_err(|error| error.to_string())?;
+        // The payload format of AV1. What else it brings has names that nothing here asks for.
+        gstrsrtp::plugin_register_static().map_err(|error| error.to_string())
+    });
+    STARTED.clone().map_err(PlayerError::Library)
 }
 
 fn needed(outputs: &[Output]) -> impl Iterator<Item = &'static str> {
@@ -128,8 +134,10 @@ fn package(name: &str) -> &'static str {
         "appsrc" | "appsink" | "videoconvert" | "audioconvert" | "audioresample" | "opusdec" => {
             "gstreamer1.0-plugins-base"
         }
-        "h264parse" | "h265parse" | "vp9parse" | "mpegtsmux" | "opusparse" | "openh264dec"
-        | "libde265dec" | "faad" | "waylandsink" => "gstreamer1.0-plugins-bad",
+        "h264parse" | "h265parse" | "vp9parse" | "av1parse" | "av1dec" | "mpegtsmux"
+        | "opusparse" | "openh264dec" | "libde265dec" | "faad" | "waylandsink" => {
+            "gstreamer1.0-plugins-bad"
+        }
         "xvimagesink" => "gstreamer1.0-x",
         _ if name.starts_with("avdec_") => "gstreamer1.0-libav",
         _ => "gstreamer1.0-plugins-good",

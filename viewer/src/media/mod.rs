@@ -31,6 +31,7 @@ mod sink;
 mod splice;
 mod supervise;
 mod take;
+mod temporal_units;
 mod timeline;
 mod window;
 

@@ -13,7 +13,7 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use protocol::media::Kind;
 
-use super::codec::Track;
+use super::codec::{Codec, Track};
 use super::decode::{self, Backlog};
 use super::error::PlayerError;
 use super::mux::Muxer;
@@ -21,6 +21,7 @@ use super::present::Presenter;
 use super::reorder::DecodingTimes;
 use super::shared::{Notice, Shared, chain, clock_time, lock, make, pad};
 use super::take::Take;
+use super::temporal_units;
 use super::timeline::Timeline;
 
 /// Kept back from the latency for depayloading and decoding after a loss time-out, so that the
@@ -82,6 +83,10 @@ impl Receiver {
         jitter_buffer.set_property("latency", u32::try_from(wait).unwrap_or(1 << 30));
         jitter_buffer.set_property("do-lost", true);
         let depayloader = make(track.codec.depayloader())?;
+        if track.codec == Codec::Av1 {
+            temporal_units::check(&pad(&depayloader, "sink")?);
+            temporal_units::join(&pad(&depayloader, "src")?);
+        }
         let mut elements = vec![source.clone().upcast(), jitter_buffer, depayloader];
         let caps = track.codec.access_units();
         elements.extend(caps.iter().map(capsfilter).collect::<Result<Vec<_>, _>>()?);

@@ -17,6 +17,7 @@ use protocol::media::{Format, Kind};
 
 use super::codec::Codec;
 use super::counters::Release;
+use super::environment::initialise;
 use super::player::Player;
 use super::supervise::{Events, PlayerEvent};
 
@@ -53,6 +54,17 @@ pub(super) fn h264(width: u32, height: u32, kilobits: u32, gop: u32) -> String {
     )
 }
 
+/// AV1 at 30 frames a second with a keyframe every `gop` frames.
+pub(super) fn av1(width: u32, height: u32, kilobits: u32, gop: u32) -> String {
+    format!(
+        "videotestsrc num-buffers=FRAMES pattern=smpte ! timeoverlay \
+         ! video/x-raw,format=I420,width={width},height={height},framerate=30/1 \
+         ! av1enc usage-profile=realtime cpu-used=10 target-bitrate={kilobits} \
+           keyframe-max-dist={gop} lag-in-frames=0 \
+         ! av1parse ! video/x-av1,alignment=tu ! rtpav1pay pt=96 mtu=1150"
+    )
+}
+
 /// A tone through the given encoder and payloader.
 pub(super) fn sound(encoder: &str) -> String {
     format!(
@@ -64,7 +76,7 @@ pub(super) fn sound(encoder: &str) -> String {
 impl Clip {
     /// Runs each track's encoder for so long.
     pub(super) fn encode(length: Duration, tracks: &[&str]) -> Self {
-        gst::init().unwrap();
+        initialise().unwrap();
         let mut clip = Self::default();
         for (track, description) in tracks.iter().enumerate() {
             let description = description

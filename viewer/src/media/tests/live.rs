@@ -38,6 +38,39 @@ fn live_play_keeps_arrival_plus_latency_on_both_tracks() {
 }
 
 #[test]
+fn av1_is_shown_as_soon_as_its_last_packet_is_there() {
+    let clip = Clip::encode(2 * S, &[&av1(320, 240, 500, 30), &sound(OPUS)]);
+    let (player, _heard) = start(&clip);
+    feed(&player, &clip, Duration::ZERO);
+    await_that("the last frame", || releases(&player, 0).len() >= clip.units[0]);
+    assert_on_time(&player, 0);
+    let stats = player.stats();
+    assert_eq!(stats.frames_dropped, 0);
+    let latency = stats.latency.unwrap();
+    assert!((LATENCY..LATENCY + 20 * MS).contains(&latency), "{latency:?}");
+}
+
+#[test]
+fn av1_goes_on_after_losses_and_begins_at_a_keyframe() {
+    const GOP: usize = 10;
+    let whole = Clip::encode(3 * S, &[&av1(320, 240, 800, GOP as u32)]);
+    let mut clip = whole.part(100 * MS, 3 * S);
+    let (mut count, mut lost) = (0, 0);
+    clip.packets.retain(|packet| {
+        count += usize::from(packet.at > 500 * MS);
+        let lose = count % 151 == 150;
+        lost += usize::from(lose);
+        !lose
+    });
+    let (player, heard) = start(&clip);
+    feed(&player, &clip, Duration::ZERO);
+    let expected = clip.units[0] - GOP - lost * GOP;
+    assert!(lost > 1 && expected > 2 * GOP, "{lost} packets lost");
+    await_that("what the losses leave", || releases(&player, 0).len() + 8 >= expected);
+    assert!(heard.try_iter().all(|event| matches!(event, PlayerEvent::FirstFrame)));
+}
+
+#[test]
 fn reordered_and_lost_packets_cost_only_themselves() {
     const GOP: usize = 10;
     let coded = h264(320, 240, 500, GOP as u32);
@@ -102,10 +135,16 @@ fn play_goes_on_after_a_pause_whatever_the_timestamps_do() {
 
 #[test]
 fn nonsense_neither_panics_nor_blocks() {
-    let clip = both();
     let seed = seed();
     let mut random = Random(seed);
-    let (player, _heard) = start(&clip);
+    for clip in [both(), Clip::encode(S, &[&av1(320, 240, 500, 30)])] {
+        disturb(&clip, &mut random);
+    }
+}
+
+/// Plays a clip with much of it made nonsense.
+fn disturb(clip: &Clip, random: &mut Random) {
+    let (player, _heard) = start(clip);
     for packet in &clip.packets {
         let mut bytes = packet.bytes.to_vec();
         match random.below(4) {

@@ -64,6 +64,24 @@ fn recordings_hold_every_frame_and_all_sound() {
 }
 
 #[test]
+fn av1_is_recorded_where_the_container_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let clip = Clip::encode(3 * S, &[&av1(320, 240, 300, 30), &sound(OPUS)]);
+    let paths = ["mkv", "mp4"].map(|e| folder.path().join("av1").with_extension(e));
+    play_through(&clip, &paths.clone().map(|path| record(&path)));
+    for path in &paths {
+        assert_eq!(frames_in(path, "v"), clip.units[0], "{path:?}");
+        let times = times_in(path, "v");
+        for pair in times.windows(2) {
+            assert!((pair[1] - pair[0] - 1.0 / 30.0).abs() < 0.01, "{path:?}: {pair:?}");
+        }
+    }
+    let (events, _heard) = events();
+    let result = Player::start(&clip.formats, &[Output::Stdout], LATENCY, events);
+    assert!(matches!(result, Err(PlayerError::Unsuitable { .. })));
+}
+
+#[test]
 fn a_full_disk_stops_only_its_own_output() {
     let folder = tempfile::tempdir().unwrap();
     let full = folder.path().join("full.mkv");
