@@ -295,14 +295,15 @@ async fn send_contents(
         return;
     }
     let contents = Contents { file: file.file, length: file.length, offset };
-    match contents::send(contents, &mut send, &shared.pace).await {
-        Ok(bytes) => {
-            shared.metrics.stored.fetched(true);
-            tracing::debug!(bytes, "contents sent");
+    let stored = &shared.metrics.stored;
+    let sent = contents::send(contents, &mut send, &shared.pace, |bytes| stored.sent(bytes as u64));
+    match sent.await {
+        Ok(()) => {
+            stored.fetched(true);
             let _ = send.finish();
         }
         Err(error) => {
-            shared.metrics.stored.fetched(false);
+            stored.fetched(false);
             tracing::debug!(%error, "contents not sent to their end");
         }
     }

@@ -1,0 +1,236 @@
+//! Stored files on demand, between two firewalls, with real programs.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+use serde_json::Value;
+use tests::clip::{self, SAME_PICTURE};
+use tests::lab::{self, Impairment, Link, Process, Result};
+use tests::stage::{Broadcast, Stage, Watching, ms};
+
+/// Frames a second of all that is made here.
+const RATE: usize = 25;
+
+/// A round trip of 40 ms between viewer and broadcaster, half of it at each viewer's link.
+fn link() -> Option<Link> {
+    Some(Link::both(Impairment::delay(Duration::from_millis(20))))
+}
+
+/// Makes a clip of so many seconds with pictures that all differ, B-frames and a keyframe every two seconds.
+fn make(path: &Path, seconds: usize, more: &[&str]) {
+    let picture = format!("testsrc2=size=320x180:rate={RATE}:duration={seconds}");
+    let sound = format!("sine=frequency=440:sample_rate=48000:duration={seconds}");
+    let mut ffmpeg = Command::new("ffmpeg");
+    ffmpeg.args(["-v", "error", "-f", "lavfi", "-i", &picture, "-f", "lavfi", "-i", &sound]);
+    ffmpeg.args(["-c:v", "libx264", "-preset", "veryfast", "-g", "50", "-bf", "3"]);
+    ffmpeg.args(["-c:a", "aac", "-shortest"]).args(more).arg(path);
+    let status = ffmpeg.status().expect("Debian's ffmpeg is installed");
+    assert!(status.success(), "{ffmpeg:?}: {status}");
+}
+
+/// A library in the lab's folder, and a broadcaster that offers it.
+struct Offered {
+    folder: PathBuf,
+    broadcast: Broadcast,
+    _rendezvous: Process,
+}
+
+impl Offered {
+    fn new(stage: &Stage, fill: impl FnOnce(&Path)) -> Result<Self> {
+        let folder = stage.path("library");
+        fs::create_dir_all(folder.join("sub")).expect("the lab's folder can be written");
+        fill(&folder);
+        let rendezvous = stage.start_rendezvous()?;
+        let settings = format!("library: {}\n", folder.display());
+        let broadcast = stage.broadcast("cam", "test", &settings)?;
+        Ok(Self { folder, broadcast, _rendezvous: rendezvous })
+    }
+
+    /// The link of a file.
+    fn link(&self, path: &str) -> String {
+        let (front, _) = self.broadcast.link.rsplit_once('/').expect("a link has slashes");
+        format!("{front}/library/{path}")
+    }
+}
+
+/// A viewer that takes commands.
+struct Commanded {
+    watching: Watching,
+    commands: File,
+}
+
+impl Commanded {
+    fn start(stage: &Stage, viewer: usize, link: &str, flags: &[&str]) -> Result<Self> {
+        let pipe = stage.path(&format!("commands{viewer}"));
+        mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("the lab's folder can be written");
+        // For both, so that neither end waits for the other to be opened.
+        let commands = OpenOptions::new().read(true).write(true).open(&pipe);
+        let commands = commands.expect("a pipe opens");
+        let mut command = Command::new("sh");
+        let script = format!("exec \"$@\" < {}", pipe.display());
+        command.args(["-c", &script, "sh"]).arg(lab::binary("punchcast-viewer")?);
+        command.args(["watch", link, "--stats", "json"]).args(flags);
+        let process = stage.viewers[viewer].1.spawn(&format!("watch{viewer}"), &command)?;
+        Ok(Self { watching: Watching { process }, commands })
+    }
+
+    fn say(&mut self, command: &str) {
+        writeln!(self.commands, "{command}").expect("the viewer reads");
+    }
+}
+
+fn is_playing_beyond(seconds: f64) -> impl Fn(&Value) -> bool {
+    move |stats| stats["position_ms"].as_f64().is_some_and(|position| position > seconds * 1e3)
+}
+
+/// Every frame of a recording is the source's frame, from `first` on, in turn.
+fn assert_frames(recording: &Path, source: &[Vec<u8>], first: usize) {
+    let recorded = clip::frames(recording);
+    assert_eq!(recorded.len(), source.len() - first, "frames in {}", recording.display());
+    for (at, (recorded, sent)) in recorded.iter().zip(&source[first..]).enumerate() {
+        let psnr = clip::psnr(recorded, sent);
+        assert!(psnr > SAME_PICTURE, "frame {at} of {}: {psnr} dB", recording.display());
+    }
+}
+
+#[test]
+fn three_viewers_play_a_file_from_where_each_wants() -> Result<()> {
+    let stage = Stage::with_links(&[link(), link(), link()])?;
+    let offered = Offered::new(&stage, |folder| {
+        make(&folder.join("sub/ä #1.mp4"), 12, &[]);
+    })?;
+    let file = offered.folder.join("sub/ä #1.mp4");
+    let link = offered.link("sub/%C3%A4%20%231.mp4");
+    let mut viewers = Vec::new();
+    for (at, start) in ["0s", "3s", "0:08.5"].iter().enumerate() {
+        let recording = stage.path(&format!("{at}.mkv"));
+        let record = format!("record:{}", recording.display());
+        let flags = ["--output", "null", "--output", &record, "--start", start];
+        viewers.push((stage.watch(at, &link, &flags)?, recording));
+    }
+    let source = clip::frames(&file);
+    // A recording begins at the keyframe that the first picture is decoded from.
+    for ((viewer, recording), first) in viewers.iter().zip([0, 50, 200]) {
+        let status = viewer.process.wait(Duration::from_secs(40))?;
+        let last = viewer.latest();
+        assert!(status.success(), "{status}: {last}");
+        assert_eq!(last["state"], "ended", "{last}");
+        assert!((ms(&last, "duration_ms") - 12_000.0).abs() <= 40.0, "{last}");
+        assert_eq!(last["packets_unrecovered"], 0, "{last}");
+        assert_eq!(last["frames_dropped"], 0, "{last}");
+        assert_frames(recording, &source, first);
+        let sound = clip::times(recording, "a:0");
+        let expected = (source.len() - first) as f64 / RATE as f64;
+        let heard = sound.last().expect("there is sound") - sound[0];
+        assert!((heard - expected).abs() < 0.1, "{heard} s of sound, {expected} s of pictures");
+        assert!(clip::longest_gap(&sound) < 0.03, "sound has a gap");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_viewer_seeks_and_stands_still_and_goes_on() -> Result<()> {
+    let stage = Stage::with_links(&[link()])?;
+    // Shorter than the pause: only what the viewer sends keeps the path open.
+    for router in [&stage.home, &stage.viewers[0].0] {
+        router.set_udp_timeouts(Duration::from_secs(30), Duration::from_secs(30))?;
+    }
+    let offered = Offered::new(&stage, |folder| make(&folder.join("clip.mp4"), 60, &[]))?;
+    let mut viewer = Commanded::start(&stage, 0, &offered.link("clip.mp4"), &["--output", "null"])?;
+    viewer.watching.wait_for(Duration::from_secs(20), is_playing_beyond(0.5));
+    viewer.say("seek 41.3s");
+    let shown = |stats: &Value| stats["seek_ms"].is_number() && is_playing_beyond(41.29)(stats);
+    let stats = viewer.watching.wait_for(Duration::from_secs(5), shown);
+    assert!(ms(&stats, "position_ms") < 43_500.0, "{stats}");
+    viewer.say("pause");
+    let paused = viewer.watching.wait_for(Duration::from_secs(3), |stats| stats["paused"] == true);
+    let sent = stage.metric("punchcast_packets_sent_total")?;
+    let pausing = Instant::now();
+    let still = viewer.watching.wait_for(Duration::from_secs(80), |stats| {
+        assert_eq!(stats["paused"], true, "{stats}");
+        assert_eq!(stats["position_ms"], paused["position_ms"], "{stats}");
+        pausing.elapsed() >= Duration::from_secs(70)
+    });
+    assert_eq!(stage.metric("punchcast_packets_sent_total")?, sent, "a pause sends nothing");
+    assert_eq!(still["reconnects"], 0, "{still}");
+    viewer.say("play");
+    let resumed = |stats: &Value| stats["paused"] == false && stats["seek_ms"] != still["seek_ms"];
+    let stats = viewer.watching.wait_for(Duration::from_secs(5), resumed);
+    assert!(ms(&stats, "seek_ms") <= 500.0, "{stats}");
+    assert_eq!(stats["reconnects"], 0, "{stats}");
+    viewer.say("rate 2");
+    viewer.watching.wait_for(Duration::from_secs(9), is_playing_beyond(52.0));
+    viewer.say("seek 57s");
+    viewer.say("nonsense");
+    viewer.watching.process.wait_for_log_line(Duration::from_secs(5), |line| {
+        line.contains("'nonsense' is no command")
+    })?;
+    let status = viewer.watching.process.wait(Duration::from_secs(10))?;
+    assert!(status.success(), "{status}");
+    Ok(())
+}
+
+#[test]
+fn a_path_that_breaks_leaves_no_gap_in_a_recording() -> Result<()> {
+    let stage = Stage::with_links(&[link()])?;
+    let offered = Offered::new(&stage, |folder| make(&folder.join("clip.mkv"), 14, &[]))?;
+    let recording = stage.path("whole.mkv");
+    let record = format!("record:{}", recording.display());
+    let flags = ["--output", "null", "--output", &record];
+    let viewer = stage.watch(0, &offered.link("clip.mkv"), &flags)?;
+    viewer.wait_for(Duration::from_secs(20), is_playing_beyond(4.0));
+    stage.viewers[0].0.block_udp(true)?;
+    viewer.wait_for(Duration::from_secs(8), |stats| stats["state"] == "reconnecting");
+    stage.viewers[0].0.block_udp(false)?;
+    let mended = Instant::now();
+    viewer.wait_for(Duration::from_secs(10), |stats| stats["state"] == "playing");
+    println!("goes on {:?} after the path is back", mended.elapsed());
+    let status = viewer.process.wait(Duration::from_secs(40))?;
+    let last = viewer.latest();
+    assert!(status.success(), "{status}: {last}");
+    assert_frames(&recording, &clip::frames(&offered.folder.join("clip.mkv")), 0);
+    Ok(())
+}
+
+#[test]
+fn nothing_outside_the_library_can_be_named() -> Result<()> {
+    let stage = Stage::new(1)?;
+    let secret = stage.path("secret.mp4");
+    let offered = Offered::new(&stage, |folder| {
+        make(&secret, 1, &[]);
+        make(&folder.join("inside.mp4"), 1, &[]);
+        std::os::unix::fs::symlink(&secret, folder.join("out.mp4")).expect("links can be made");
+        std::os::unix::fs::symlink("..", folder.join("up")).expect("links can be made");
+        fs::write(folder.join("empty.mp4"), "").expect("files can be made");
+    })?;
+    let absolute = secret.display().to_string();
+    let outside = [
+        "../secret.mp4",
+        "out.mp4",
+        "up/secret.mp4",
+        "sub/../../secret.mp4",
+        "%2E%2E/secret.mp4",
+        &absolute,
+        "none.mp4",
+    ];
+    for path in outside {
+        let viewer = stage.watch(0, &offered.link(path), &["--output", "null"])?;
+        let status = viewer.process.wait(Duration::from_secs(20))?;
+        let said = viewer.process.stderr().text();
+        assert_eq!(status.code(), Some(6), "{path}: {said}");
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains("stored file")).collect();
+        assert_eq!(lines.len(), 1, "{path}: {said}");
+    }
+    let viewer = stage.watch(0, &offered.link("empty.mp4"), &["--output", "null"])?;
+    let status = viewer.process.wait(Duration::from_secs(20))?;
+    assert!(!status.success() && viewer.process.stderr().text().contains("cannot be played"));
+    let viewer = stage.watch(0, &offered.link("inside.mp4"), &["--output", "null"])?;
+    let status = viewer.process.wait(Duration::from_secs(20))?;
+    assert!(status.success(), "{status}: {}", viewer.process.stderr().text());
+    Ok(())
+}
