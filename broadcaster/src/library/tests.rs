@@ -276,7 +276,7 @@ fn a_folder_swapped_for_a_link_leads_nowhere() {
     });
     let (mut opened, mut refused) = (0, 0);
     let begun = Instant::now();
-    while opened + refused < 2000 || opened == 0 || refused == 0 {
+    while opened < 2000 || refused < 2000 {
         match library.file("folder/secret") {
             Ok(mut file) => {
                 let mut content = Vec::new();

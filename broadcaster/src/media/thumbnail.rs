@@ -209,4 +209,19 @@ mod tests {
             assert_eq!(fit(&info), expected, "{width}x{height}");
         }
     }
+
+    #[test]
+    fn the_worst_picture_is_small_enough() {
+        init().expect("GStreamer starts");
+        let (width, height) = (240, 135);
+        let format = gst_video::VideoFormat::Rgb;
+        let info = gst_video::VideoInfo::builder(format, width, height).build().expect("legal");
+        // Noise in every colour, the same every time.
+        let noise = |index: usize| ((index as u32).wrapping_mul(2_654_435_761) >> 11) as u8;
+        let buffer = gst::Buffer::from_slice((0..info.size()).map(noise).collect::<Vec<_>>());
+        let caps = info.to_caps().expect("caps");
+        let sample = gst::Sample::builder().buffer(&buffer).caps(&caps).build();
+        let jpeg = jpeg(&sample, Instant::now() + TIMEOUT).expect("a picture");
+        assert!(jpeg.starts_with(&[0xff, 0xd8]) && jpeg.len() <= MAX_THUMBNAIL, "{}", jpeg.len());
+    }
 }
