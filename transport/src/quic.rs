@@ -32,12 +32,16 @@ const INCOMING_BUFFER_TOTAL: u64 = 4 << 20;
 /// Without a word from a client that nobody introduced for this long its connection ends.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Streams a peer may have open at once: one to watch, and a further request.
-const MOST_STREAMS: u32 = 4;
+/// Streams a peer may have open at once: one to watch, some copies of files, and further requests.
+const MOST_STREAMS: u32 = 8;
 
-/// Windows: control messages are small.
+/// What a server holds of what a client sends: control messages are small.
 const STREAM_WINDOW: u32 = 128 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
+
+/// What a client holds of what its server sends, which may be a file's contents: 100 Mbit/s over a round
+/// trip of 300 ms. The server keeps as much of what was not acknowledged.
+const CONTENTS_WINDOW: u32 = 4 << 20;
 
 /// What stands between quinn and the socket.
 pub(crate) struct QuicSocket {
@@ -234,6 +238,7 @@ fn transport_config(
     idle_timeout: Option<Duration>,
     keep_alive_interval: Option<Duration>,
     first_rtt: Duration,
+    (stream_window, connection_window, send_window): (u32, u32, u32),
 ) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
     config
@@ -245,9 +250,9 @@ fn transport_config(
         .initial_rtt(first_rtt)
         .max_concurrent_bidi_streams(VarInt::from_u32(MOST_STREAMS))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(STREAM_WINDOW))
-        .receive_window(VarInt::from_u32(CONNECTION_WINDOW))
-        .send_window(u64::from(CONNECTION_WINDOW))
+        .stream_receive_window(VarInt::from_u32(stream_window))
+        .receive_window(VarInt::from_u32(connection_window))
+        .send_window(u64::from(send_window))
         // Nothing goes in QUIC datagrams.
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0);

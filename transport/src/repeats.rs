@@ -15,6 +15,9 @@ const USUAL: Duration = Duration::from_millis(200);
 /// What takes longer is no exchange of a few words.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// Nor is what takes more datagrams than this.
+const MANY: u32 = 200;
+
 /// After a silence of this time it is another exchange; keepalives are further apart.
 const QUIET: Duration = Duration::from_millis(900);
 
@@ -36,6 +39,7 @@ pub(crate) struct Repeats {
 struct Exchange {
     began: Instant,
     last: Instant,
+    datagrams: u32,
 }
 
 impl Repeats {
@@ -45,13 +49,15 @@ impl Repeats {
             self.exchanges.retain(|_, exchange| now < exchange.last + QUIET);
             self.forget_at = self.exchanges.len() * 2;
         }
-        let new = Exchange { began: now, last: now };
+        let new = Exchange { began: now, last: now, datagrams: 0 };
         let exchange = self.exchanges.entry(to).or_insert(new);
         if now >= exchange.last + QUIET {
             *exchange = new;
         }
         exchange.last = now;
-        (USUAL..LONGEST).contains(&now.saturating_duration_since(exchange.began))
+        exchange.datagrams = exchange.datagrams.saturating_add(1);
+        exchange.datagrams <= MANY
+            && (USUAL..LONGEST).contains(&now.saturating_duration_since(exchange.began))
     }
 }
 

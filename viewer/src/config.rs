@@ -48,10 +48,29 @@ pub enum Action {
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
         wait: Option<Duration>,
     },
-    /// Show what a link's broadcaster offers.
+    /// Show what a link's broadcaster offers: channels and stored files.
     List {
         /// The link, as the broadcaster printed it.
         link: String,
+        /// Print one JSON object instead of tables.
+        #[arg(long)]
+        json: bool,
+        /// Write the stored files' pictures into this folder.
+        #[arg(long, value_name = "DIR")]
+        thumbnails: Option<PathBuf>,
+    },
+    /// Copy stored files' contents; goes on where an earlier copy broke off.
+    Fetch {
+        /// A link of the broadcaster: of a channel, or of the file itself.
+        link: String,
+        /// The files, by their paths as list shows them.
+        files: Vec<String>,
+        /// Write to this file, or into this folder [default: the file's own name, here].
+        #[arg(short, long, value_name = "NAME")]
+        output: Option<PathBuf>,
+        /// Overwrite what is there.
+        #[arg(long)]
+        force: bool,
     },
     /// Say what kind of NAT or firewall is here, and what will work through it.
     Check {
@@ -134,7 +153,7 @@ pub struct Settings {
     pub stats: Option<StatsFormat>,
     /// TCP address of the metrics listener.
     pub metrics: Option<SocketAddr>,
-    /// `check` prints one JSON object.
+    /// `check` and `list` print one JSON object.
     pub json: bool,
     /// UDP port to receive media on.
     pub receive_port: Option<u16>,
@@ -278,9 +297,35 @@ pub enum Command {
     /// Watch.
     Watch(Box<Watch>),
     /// List.
-    List(Box<Target>),
+    List(Box<List>),
+    /// Copy files.
+    Fetch(Box<Fetch>),
     /// Check.
     Check(Check),
+}
+
+/// What `list` does.
+#[derive(Debug, Clone)]
+pub struct List {
+    /// Whom to reach.
+    pub target: Target,
+    /// Whether to print JSON.
+    pub json: bool,
+    /// Where pictures go.
+    pub thumbnails: Option<PathBuf>,
+}
+
+/// What `fetch` does.
+#[derive(Debug, Clone)]
+pub struct Fetch {
+    /// Whom to reach.
+    pub target: Target,
+    /// The files' paths in the library; none for that of the link.
+    pub files: Vec<String>,
+    /// Where to; without it the file's own name.
+    pub output: Option<PathBuf>,
+    /// Whether to overwrite.
+    pub force: bool,
 }
 
 /// What `check` does.
@@ -362,7 +407,15 @@ impl Command {
         let mut settings = load_settings(args.config.as_deref())?;
         settings.log_format = args.log_format.unwrap_or(settings.log_format);
         match args.action {
-            Action::List { link } => Ok(Self::List(Box::new(settings.target(parse_link(&link)?)?))),
+            Action::List { link, json, thumbnails } => {
+                let json = json || settings.json;
+                let target = settings.target(parse_link(&link)?)?;
+                Ok(Self::List(Box::new(List { target, json, thumbnails })))
+            }
+            Action::Fetch { link, files, output, force } => {
+                let target = settings.target(parse_link(&link)?)?;
+                Ok(Self::Fetch(Box::new(Fetch { target, files, output, force })))
+            }
             Action::Check { server, json } => {
                 let (host, port) = parse_host_port(&server).ok_or_else(|| {
                     Failure::usage(format!("'{server}' is no HOST:PORT of a rendezvous"))
@@ -409,7 +462,8 @@ impl Command {
     pub fn log_format(&self) -> LogFormat {
         match self {
             Self::Watch(watch) => watch.target.log_format,
-            Self::List(target) => target.log_format,
+            Self::List(list) => list.target.log_format,
+            Self::Fetch(fetch) => fetch.target.log_format,
             Self::Check(check) => check.log_format,
         }
     }
@@ -472,7 +526,7 @@ mod tests {
                 assert_eq!(watch.duration, Some(Duration::from_secs(2)));
                 assert_eq!(watch.latency, Latency::Fixed(Duration::from_secs(1)));
             }
-            Command::List(_) | Command::Check(_) => panic!("asked to watch"),
+            Command::List(_) | Command::Fetch(_) | Command::Check(_) => panic!("asked to watch"),
         }
     }
 

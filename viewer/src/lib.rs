@@ -14,6 +14,7 @@ pub mod config;
 mod contact;
 mod continuity;
 pub mod feedback;
+mod fetch;
 mod hold;
 mod latency;
 mod lifeline;
@@ -43,6 +44,7 @@ pub async fn run(command: Command, started_at: Instant) -> Result<(), Failure> {
     match command {
         Command::Watch(config) => watch::run(*config, started_at).await,
         Command::List(config) => or_interrupted(list::run(*config)).await,
+        Command::Fetch(config) => fetch::run(*config).await,
         Command::Check(config) => or_interrupted(check::run(config)).await,
     }
 }

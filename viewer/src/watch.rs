@@ -432,7 +432,7 @@ impl Watcher {
 }
 
 /// Whether trying again may help.
-fn is_passing(failure: &Failure) -> bool {
+pub(crate) fn is_passing(failure: &Failure) -> bool {
     matches!(
         failure.code,
         Code::Runtime | Code::NoPath | Code::RendezvousUnreachable | Code::Unknown

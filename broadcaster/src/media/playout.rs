@@ -24,6 +24,7 @@ use super::gate::Gate;
 use super::plan::Plan;
 use super::producer::{Counters, Event};
 use super::spec::SourceSpec;
+use super::stored::keep_to_the_file;
 use super::track::{Live, cannot_build, stop_at_final_form};
 use super::unit::{Epoch, Unit};
 
@@ -202,6 +203,7 @@ impl Reading {
         source.set_property("location", &config.location);
         let decoder = make("decodebin", &[("force-sw-decoders", "true")])?;
         stop_at_final_form(&decoder);
+        keep_to_the_file(&decoder);
         pipeline.add_many([&source, &decoder]).map_err(cannot_build)?;
         source.link(&decoder).map_err(cannot_build)?;
 
