@@ -71,6 +71,36 @@ pub enum MediaError {
         /// Why, and what to try.
         reason: String,
     },
+    /// Not the playlist that it should be.
+    #[error("playlist {} can't be used: {reason}", path.display())]
+    Playlist {
+        /// The playlist.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A folder or playlist without items.
+    #[error("{} holds no media files; nothing to broadcast", path.display())]
+    EmptyList {
+        /// The folder or playlist.
+        path: PathBuf,
+    },
+    /// An item that is not like those before it.
+    #[error("{} doesn't fit the channel: {reason}", path.display())]
+    Unfit {
+        /// The item.
+        path: PathBuf,
+        /// What differs.
+        reason: String,
+    },
+    /// No item of a folder or playlist can be played, or none any more.
+    #[error("nothing in {} can be played; {last}", path.display())]
+    NothingLeft {
+        /// The folder or playlist.
+        path: PathBuf,
+        /// What is wrong with one of its items.
+        last: Box<MediaError>,
+    },
     /// There is no camera, or not the one named.
     #[error("{what}; try camera:/dev/videoN, or --source test")]
     Camera {

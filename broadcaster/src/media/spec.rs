@@ -15,7 +15,8 @@ pub enum SourceSpec {
     Test,
     /// `camera`: the first camera found, or `camera:DEVICE`: that device node.
     Camera(Option<String>),
-    /// `file:PATH`: a stored file, looped live without a gap.
+    /// `file:PATH`: a stored file, or the files of a folder or playlist in turn, looped live without
+    /// a gap.
     File(PathBuf),
     /// `pipeline:FRAGMENT`: a pipeline description in the words of `gst-launch-1.0`; each source
     /// pad that it leaves unlinked is a track.

@@ -215,9 +215,16 @@ fn wrong_files_are_refused() {
         path
     };
     let whole = fs::read(clip()).expect("the clip");
+    fs::create_dir(folder.path().join("empty")).expect("made");
+    fs::create_dir(folder.path().join("broken")).expect("made");
+    write("broken/a.mp4", b"");
+    write("broken/b.mp4", &noise(50_000));
     for (path, expected) in [
         (folder.path().join("missing.mp4"), "No such file"),
-        (folder.path().to_owned(), "is a directory"),
+        (folder.path().join("empty"), "holds no media files"),
+        (folder.path().join("broken"), "nothing in"),
+        (write("list.m3u", b"missing.mp4\nhttp://h/x.mp4\n"), "is no file on this machine"),
+        (write("hls.m3u8", b"#EXTM3U\n#EXT-X-VERSION:3\na.ts\n"), "HLS"),
         (write("empty.mp4", b""), "is empty"),
         (write("text.mp4", b"This is not a film.\n".repeat(100).as_slice()), "can't be played"),
         (write("noise.mkv", &noise(50_000)), "can't be played"),
@@ -229,6 +236,135 @@ fn wrong_files_are_refused() {
         assert!(error.contains(expected) && !error.contains('\n'), "{error}");
         assert!(error.contains(&path.display().to_string()), "{error}");
     }
+}
+
+#[test]
+fn items_that_are_alike_pass_through_without_a_gap() {
+    let folder = tempfile::tempdir().expect("a folder");
+    // A keyframe begins each; otherwise there is one each second.
+    const ITEMS: [(&str, u32, u32, usize); 3] =
+        [("a.mp4", 320, 240, 23), ("b.mp4", 480, 272, 17), ("c.mp4", 160, 120, 11)];
+    for (name, width, height, pictures) in ITEMS {
+        let encoder = format!("{} ! avenc_aac ! aacparse", tone(pictures));
+        let picture = h264(width, height, pictures);
+        mux(&folder.path().join(name), "mp4mux", &[&picture, &encoder]);
+    }
+    for count in [2, 3] {
+        let items = &ITEMS[..count];
+        let list = folder.path().join("list.m3u");
+        let lines: Vec<_> = items.iter().map(|(name, ..)| *name).collect();
+        fs::write(&list, lines.join("\n")).expect("written");
+        let mut run = Run::start(file(&list));
+        assert_eq!(run.names(), ["H264", "MPEG4-GENERIC"]);
+        let round: usize = items.iter().map(|(.., pictures)| pictures).sum();
+        let units = run.units_until(|units| of(units, 0).len() > 2 * round + 20);
+        let pictures = of(&units, 0);
+        assert!(is_even(&pictures), "{count} items");
+        let starts: Vec<_> = (0..2 * round).filter(|&at| pictures[at].keyframe).collect();
+        let mut expected = vec![0];
+        for (.., pictures) in items.iter().chain(items) {
+            expected.push(expected[expected.len() - 1] + pictures);
+        }
+        expected.pop();
+        assert_eq!(starts, expected, "{count} items");
+        // Parameter sets come with each keyframe, and are those of its item.
+        let sets: Vec<_> = starts.iter().map(|&at| sequence_parameter_set(pictures[at])).collect();
+        assert_eq!(sets[..count], sets[count..], "{count} items");
+        assert!((1..count).all(|at| sets[at] != sets[at - 1]), "{count} items");
+        sound_goes_on(&of(&units, 1), pictures[0], pictures[2 * round]);
+    }
+}
+
+#[test]
+fn items_of_different_codecs_become_one() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let vp8 = "videotestsrc num-buffers=21 ! video/x-raw,width=240,height=240,framerate=30/1 \
+               ! vp8enc deadline=1";
+    let opus = format!("{} ! opusenc", tone(15));
+    let aac = format!("{} ! avenc_aac ! aacparse", tone(20));
+    mux(&folder.path().join("a.mp4"), "mp4mux", &[&h264(320, 240, 20), &aac]);
+    mux(&folder.path().join("b.webm"), "webmmux", &[vp8, &opus]);
+    mux(&folder.path().join("c.mkv"), "matroskamux", &[&h264(320, 240, 10)]);
+    // Neither of these can be played.
+    mux(&folder.path().join("d.mka"), "matroskamux", &[&aac]);
+    fs::write(folder.path().join("e.mp4"), noise(5000)).expect("written");
+    let video = VideoConfig { width: 320, height: 180, ..VideoConfig::default() };
+    let mut run = Run::start(MediaConfig { video, ..file(folder.path()) });
+    assert_eq!(run.names(), ["H264", "OPUS"]);
+    // 0.8 s, 0.7 s and 0.4 s at 30 pictures a second.
+    const ROUND: usize = 57;
+    let units = run.units_until(|units| of(units, 0).len() > 3 * ROUND);
+    let pictures = of(&units, 0);
+    for pair in pictures.windows(2) {
+        assert_eq!(pair[1].rtp_timestamp.wrapping_sub(pair[0].rtp_timestamp), 3000);
+    }
+    let sound = of(&units, 1);
+    // The encoder's first packet is shorter by what it looks ahead.
+    for pair in sound[1..].windows(2) {
+        assert_eq!(pair[1].rtp_timestamp.wrapping_sub(pair[0].rtp_timestamp), 960);
+    }
+    let begun = distance(pictures[0].captured_at, sound[0].captured_at);
+    assert!(begun < 40 * MS, "{begun:?}");
+}
+
+#[test]
+fn an_item_without_sound_is_silent_while_pictures_pass() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let aac = format!("{} ! avenc_aac ! aacparse", tone(20));
+    mux(&folder.path().join("a.mp4"), "mp4mux", &[&h264(320, 240, 20), &aac]);
+    mux(&folder.path().join("b.mp4"), "mp4mux", &[&h264(320, 240, 25)]);
+    let mut run = Run::start(file(folder.path()));
+    assert_eq!(run.names(), ["H264", "OPUS"]);
+    let units = run.units_until(|units| of(units, 0).len() > 100);
+    let pictures = of(&units, 0);
+    assert!(is_even(&pictures));
+    let starts: Vec<_> = (0..100).filter(|&at| pictures[at].keyframe).collect();
+    assert_eq!(starts, [0, 20, 45, 65, 90], "passed through");
+    for pair in of(&units, 1)[1..].windows(2) {
+        assert_eq!(pair[1].rtp_timestamp.wrapping_sub(pair[0].rtp_timestamp), 960);
+    }
+}
+
+#[test]
+fn what_is_added_and_removed_counts_from_the_next_turn_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let item = |name: &str, size, pictures| {
+        mux(&folder.path().join(name), "mp4mux", &[&h264(size, size, pictures)]);
+    };
+    item("a.mp4", 128, 10);
+    item("b.mp4", 160, 10);
+    let mut run = Run::start(file(folder.path()));
+    let sets = |run: &mut Run, enough: &dyn Fn(&[Vec<u8>]) -> bool| {
+        let mut sets = Vec::new();
+        while !enough(&sets) {
+            let unit = run.units_until(|units| !units.is_empty()).remove(0);
+            sets.extend(unit.keyframe.then(|| sequence_parameter_set(&unit)));
+        }
+        sets
+    };
+    let before = sets(&mut run, &|sets| sets.len() >= 4);
+    assert_eq!(before[..2], before[2..], "two in turn");
+    item("c.mp4", 192, 10);
+    let of_vp8 = "videotestsrc num-buffers=10 ! video/x-raw,framerate=25/1 ! vp8enc deadline=1";
+    mux(&folder.path().join("d.webm"), "webmmux", &[of_vp8]);
+    let known = before[..2].to_vec();
+    let is_new = |set: &Vec<u8>| !known.contains(set);
+    let after = sets(&mut run, &|sets| sets.iter().filter(|set| is_new(set)).count() >= 2);
+    let third = after.iter().position(is_new).expect("the added one");
+    assert_eq!(after[third + 1..], [&known[..], &after[third..=third]].concat(), "three in turn");
+    fs::remove_file(folder.path().join("a.mp4")).expect("removed");
+    fs::remove_file(folder.path().join("b.mp4")).expect("removed");
+    sets(&mut run, &|sets| sets.len() >= 2 && sets[sets.len() - 2..].iter().all(is_new));
+    fs::remove_file(folder.path().join("c.mp4")).expect("removed");
+    fs::remove_file(folder.path().join("d.webm")).expect("removed");
+    let error = loop {
+        match run.event() {
+            Event::Unit(_) => {}
+            Event::Failed(error) => break error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(error.contains("holds no media files"), "{error}");
 }
 
 #[test]
@@ -464,6 +600,64 @@ fn av1(pictures: usize) -> String {
          ! video/x-raw,format=I420,width=320,height=240,framerate=25/1 \
          ! av1enc usage-profile=realtime cpu-used=10 keyframe-max-dist=10 ! av1parse"
     )
+}
+
+/// What makes H.264 of so many pictures, of which the first alone is a keyframe.
+fn h264(width: u32, height: u32, pictures: usize) -> String {
+    format!(
+        "videotestsrc num-buffers={pictures} pattern=ball \
+         ! video/x-raw,format=I420,width={width},height={height},framerate=25/1 \
+         ! x264enc bframes=2 b-adapt=false key-int-max=250 ! h264parse"
+    )
+}
+
+/// A tone about as long as so many pictures at 25 a second.
+fn tone(pictures: usize) -> String {
+    let buffers = pictures * 1920 / 1024 + 1;
+    format!(
+        "audiotestsrc num-buffers={buffers} samplesperbuffer=1024 \
+         ! audio/x-raw,rate=48000,channels=2"
+    )
+}
+
+fn mux(path: &Path, muxer: &str, tracks: &[&str]) {
+    let location = path.display();
+    let tracks: String = tracks.iter().map(|track| format!("{track} ! queue ! m. ")).collect();
+    run_to_end(&format!("{muxer} name=m ! filesink location={location} {tracks}"));
+}
+
+/// The first sequence parameter set in an access unit of H.264, found in packets that hold one NAL
+/// unit or several (RFC 6184, sections 5.6 and 5.7.1).
+fn sequence_parameter_set(unit: &Unit) -> Vec<u8> {
+    const SET: u8 = 7;
+    const AGGREGATE: u8 = 24;
+    for packet in unit.packets.packets() {
+        let payload = &packet[12..];
+        if payload[0] & 0x1f == SET {
+            return payload.to_vec();
+        }
+        let mut rest = if payload[0] & 0x1f == AGGREGATE { &payload[1..] } else { &[] };
+        while let Some((length, behind)) = rest.split_first_chunk::<2>() {
+            let (nal, behind) = behind.split_at(u16::from_be_bytes(*length).into());
+            if nal[0] & 0x1f == SET {
+                return nal.to_vec();
+            }
+            rest = behind;
+        }
+    }
+    panic!("a keyframe without a parameter set");
+}
+
+/// Encoded sound between two pictures neither overlaps, nor lacks, nor drifts by more than a frame.
+fn sound_goes_on(sound: &[&Unit], first: &Unit, last: &Unit) {
+    let frame = Duration::from_secs_f64(1024.0 / 48_000.0);
+    for pair in sound.windows(2) {
+        let step = pair[1].captured_at - pair[0].captured_at;
+        assert!(step > MS && step <= frame * 2, "{step:?}");
+    }
+    let heard = sound.iter().filter(|unit| unit.captured_at < last.captured_at).count() as u32;
+    let difference = distance(first.captured_at + frame * heard, last.captured_at);
+    assert!(difference <= frame, "{difference:?}");
 }
 
 fn run_to_end(description: &str) {

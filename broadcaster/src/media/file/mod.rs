@@ -1,12 +1,15 @@
-//! Stored files, looped live without a gap: read turn after turn, each turn stamped to follow the
-//! one before, and pushed into the live pipeline a little ahead of the clock.
+//! Stored files, played in turn and looped, live and without a gap: each turn of an item is stamped to
+//! follow the one before, and pushed into the live pipeline a little ahead of the clock.
 
+mod lineup;
+mod listing;
+mod opener;
+mod program;
 mod reader;
 mod shelf;
 mod timeline;
 
-use std::fs;
-use std::io::Read;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +19,9 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 
-use self::reader::{Reader, TrackInfo};
+use self::lineup::Lineup;
+use self::opener::Opener;
+use self::program::{Opened, Program, unplayable};
 use self::timeline::Timeline;
 use super::error::MediaError;
 use super::track::{Live, Timing, cannot_build};
@@ -31,40 +36,35 @@ const STANDSTILL: i64 = 500_000_000;
 /// How far ahead of the clock frames are pushed.
 const AHEAD: gst::ClockTime = gst::ClockTime::from_mseconds(500);
 
-/// A file whose tracks are in the live pipeline, not yet running.
+/// How long before an item's end the next one is opened.
+const OPEN_AHEAD: i64 = 3_000_000_000;
+
+/// Files whose tracks are in the live pipeline, not yet running.
 pub(super) struct Looped {
     path: PathBuf,
     live: Arc<Live>,
-    first: Reader,
-    tracks: Vec<TrackInfo>,
+    program: Program,
+    first: Opened,
+    lineup: Arc<Lineup>,
+    /// One for each of the lineup's lines.
     sources: Vec<gst_app::AppSrc>,
 }
 
-/// The thread that feeds a looped file.
+/// The thread that feeds looped files.
 pub(super) struct Looper {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Opens a file and makes its first picture track and its first sound track tracks.
+/// Opens a file, folder or playlist and makes its pictures and its sound tracks.
 pub(super) fn attach(live: &Arc<Live>, path: &Path) -> Result<Looped, MediaError> {
-    check(path)?;
-    let first = Reader::start(path)?;
-    let tracks = first.tracks().map_err(|reason| unplayable(path, reason))?;
-    if tracks.is_empty() {
-        return Err(MediaError::NoTracks {
-            source_name: path.display().to_string(),
-            remedy: "choose a file with H.264, H.265, VP8, VP9 or anything else GStreamer decodes",
-        });
-    }
+    let (program, first) = Program::begin(path, &live.config().video)?;
+    let lineup = program.lineup();
     let mut sources: Vec<gst_app::AppSrc> = Vec::new();
-    // Picture first, whatever the file's order.
-    let mut order: Vec<_> = (0..tracks.len()).collect();
-    order.sort_by_key(|&track| tracks[track].shape.kind() == protocol::media::Kind::Audio);
-    for info in &tracks {
+    for line in lineup.lines() {
         let source = gst_app::AppSrc::builder()
             .format(gst::Format::Time)
-            .caps(&info.caps)
+            .caps(&line.info.caps)
             .block(true)
             .max_bytes(64 << 20)
             .max_time(AHEAD)
@@ -72,34 +72,12 @@ pub(super) fn attach(live: &Arc<Live>, path: &Path) -> Result<Looped, MediaError
         live.add(&source)?;
         sources.push(source);
     }
-    for track in order {
-        let pad = sources[track].static_pad("src");
+    for source in &sources {
+        let pad = source.static_pad("src");
         live.attach(&pad.ok_or_else(|| cannot_build("a source without a pad"))?, Timing::Stamped)?;
     }
     live.gate.complete();
-    Ok(Looped { path: path.to_owned(), live: live.clone(), first, tracks, sources })
-}
-
-/// Finds what is wrong with a file before GStreamer does, which would say it less clearly.
-fn check(path: &Path) -> Result<(), MediaError> {
-    let unreadable = |reason: String| MediaError::Unreadable { path: path.to_owned(), reason };
-    let metadata = fs::metadata(path).map_err(|error| unreadable(error.to_string()))?;
-    if metadata.is_dir() {
-        return Err(unreadable("it is a directory; name a file in it".to_owned()));
-    }
-    if !metadata.is_file() {
-        return Err(unreadable("it is not a stored file and can't be looped".to_owned()));
-    }
-    let mut first = [0];
-    let read = fs::File::open(path).and_then(|mut file| file.read(&mut first));
-    match read.map_err(|error| unreadable(error.to_string()))? {
-        0 => Err(MediaError::EmptyFile { path: path.to_owned() }),
-        _ => Ok(()),
-    }
-}
-
-fn unplayable(path: &Path, reason: String) -> MediaError {
-    MediaError::Unplayable { path: path.to_owned(), reason }
+    Ok(Looped { path: path.to_owned(), live: live.clone(), program, first, lineup, sources })
 }
 
 impl Looped {
@@ -107,76 +85,68 @@ impl Looped {
     pub(super) fn start(self) -> Result<Looper, MediaError> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
+        let opener = Opener::start(self.program, stop.clone()).map_err(cannot_build)?;
+        let shapes: Vec<_> = self.lineup.lines().iter().map(|line| line.info.shape).collect();
+        let feeder = Feeder {
+            path: self.path,
+            live: self.live,
+            sources: self.sources,
+            timeline: Timeline::new(&shapes, 0),
+            begun: false,
+            opener,
+            damaged: HashSet::new(),
+        };
         let thread = thread::Builder::new().name("media-file".to_owned());
-        let thread = thread.spawn(move || self.run(&stopped)).map_err(cannot_build)?;
+        let first = self.first;
+        let thread = thread.spawn(move || feeder.run(first, &stopped)).map_err(cannot_build)?;
         Ok(Looper { stop, thread: Some(thread) })
     }
+}
 
-    fn run(self, stop: &AtomicBool) {
+/// What feeds the live pipeline.
+struct Feeder {
+    path: PathBuf,
+    live: Arc<Live>,
+    sources: Vec<gst_app::AppSrc>,
+    timeline: Timeline,
+    /// Whether the timeline has its beginning.
+    begun: bool,
+    opener: Opener,
+    /// Items of which only a part could be played.
+    damaged: HashSet<PathBuf>,
+}
+
+/// How a turn of an item ended.
+enum Turn {
+    Played,
+    /// There was nothing in it.
+    Empty(MediaError),
+    Stopped,
+}
+
+impl Feeder {
+    fn run(mut self, first: Opened, stop: &AtomicBool) {
         let stopped = || stop.load(Ordering::Acquire);
-        let shapes: Vec<_> = self.tracks.iter().map(|track| track.shape).collect();
-        let mut timeline: Option<Timeline> = None;
-        let mut reader = self.first;
-        let fail = |reason: Option<String>| {
-            let reason = reason.unwrap_or_else(|| "nothing in it can be played".to_owned());
-            self.live.fail(unplayable(&self.path, reason));
-        };
-        let mut is_first = true;
+        let mut item = first;
+        // How many items in a row had nothing in them.
+        let mut empty = 0;
         loop {
-            let Some(origin) = reader.shelf.origin(stopped) else {
-                if !stopped() {
-                    fail(reader.shelf.failure());
-                }
-                return;
-            };
-            let timeline = timeline
-                .get_or_insert_with(|| Timeline::new(&shapes, self.live.epoch.now() + LEAD));
-            timeline.begin_turn(origin);
-            let mut next = None;
-            while let Some(taken) = reader.shelf.take(stopped) {
-                let late = self.live.epoch.now() - timeline.due(taken.due);
-                if late > STANDSTILL {
-                    tracing::warn!(late_ms = late / 1_000_000, "stood still; going on from now");
-                    timeline.postpone(late + LEAD);
-                }
-                timeline.place(taken);
-                if !push(&self.sources, timeline) {
-                    return;
-                }
-                // The next turn is opened while the last frames of this one are sent.
-                if next.is_none() && reader.shelf.is_ending() {
-                    next = Some(Reader::start(&self.path));
+            match self.play(&item, stopped) {
+                Turn::Played => empty = 0,
+                Turn::Stopped => return,
+                Turn::Empty(error) => {
+                    empty += 1;
+                    let is_list = item.path != self.path;
+                    if empty >= item.of {
+                        self.live.fail(program::nothing_left(is_list, &self.path, error));
+                        return;
+                    }
+                    tracing::warn!(%error, "item left out");
                 }
             }
-            if stopped() {
-                return;
-            }
-            let failure = reader.shelf.failure();
-            if timeline.end_turn().is_err() {
-                fail(failure);
-                return;
-            }
-            if !push(&self.sources, timeline) {
-                return;
-            }
-            if let Some(reason) = failure.filter(|_| is_first) {
-                let path = self.path.display();
-                tracing::warn!(%path, reason, "file is damaged; looping what can be played");
-            }
-            is_first = false;
-
-            let opened = next.unwrap_or_else(|| Reader::start(&self.path));
-            let opened = opened.and_then(|opened| {
-                let tracks = opened.tracks().map_err(|reason| unplayable(&self.path, reason))?;
-                Ok((opened, tracks))
-            });
-            reader = match opened {
-                Ok((opened, tracks)) if same_kinds(&tracks, &self.tracks) => opened,
-                Ok(_) => {
-                    let reason = "its tracks changed while it was looped; restart".to_owned();
-                    self.live.fail(unplayable(&self.path, reason));
-                    return;
-                }
+            item = match self.opener.take() {
+                Ok(Some(next)) => next,
+                Ok(None) => return,
                 Err(error) => {
                     self.live.fail(error);
                     return;
@@ -184,15 +154,73 @@ impl Looped {
             };
         }
     }
+
+    /// Sends one turn of an item.
+    fn play(&mut self, item: &Opened, stopped: impl Fn() -> bool + Copy) -> Turn {
+        let shelf = &item.reader.shelf;
+        let Some(origin) = shelf.origin(stopped) else {
+            return if stopped() { Turn::Stopped } else { empty(item) };
+        };
+        self.begin_turn(item, origin);
+        let ends_at = item.reader.duration().map(|duration| origin + duration);
+        while let Some(mut taken) = shelf.take(stopped) {
+            let due = taken.due;
+            taken.track = item.lines[taken.track];
+            let late = self.live.epoch.now() - self.timeline.due(due);
+            if late > STANDSTILL {
+                tracing::warn!(late_ms = late / 1_000_000, "stood still; going on from now");
+                self.timeline.postpone(late + LEAD);
+            }
+            self.timeline.place(taken);
+            if !self.push() {
+                return Turn::Stopped;
+            }
+            // The next item is opened while the last frames of this one are sent.
+            if shelf.is_ending() || ends_at.is_some_and(|ends_at| due + OPEN_AHEAD >= ends_at) {
+                self.opener.request();
+            }
+        }
+        if stopped() {
+            return Turn::Stopped;
+        }
+        if self.timeline.end_turn().is_err() {
+            return empty(item);
+        }
+        if !self.push() {
+            return Turn::Stopped;
+        }
+        if let Some(reason) = shelf.failure()
+            && self.damaged.insert(item.path.clone())
+        {
+            let path = item.path.display();
+            tracing::warn!(%path, reason, "file is damaged; looping what can be played");
+        }
+        Turn::Played
+    }
+
+    fn begin_turn(&mut self, item: &Opened, origin: i64) {
+        if !std::mem::replace(&mut self.begun, true) {
+            self.timeline.begin(self.live.epoch.now() + LEAD);
+        }
+        self.timeline.begin_turn(origin);
+        for (track, &line) in item.tracks.iter().zip(&item.lines) {
+            // Sizes and parameter sets may be others than those of the item before.
+            self.sources[line].set_caps(Some(&track.caps));
+        }
+        tracing::debug!(path = %item.path.display(), "playing");
+    }
+
+    /// Pushes what has been placed and waits for room. False when the pipeline takes no more.
+    fn push(&mut self) -> bool {
+        let sources = &self.sources;
+        self.timeline.drain().all(|placed| sources[placed.track].push_buffer(placed.buffer).is_ok())
+    }
 }
 
-fn same_kinds(one: &[TrackInfo], other: &[TrackInfo]) -> bool {
-    one.iter().map(|track| track.shape).eq(other.iter().map(|track| track.shape))
-}
-
-/// Pushes what has been placed and waits for room. False when the pipeline takes no more.
-fn push(sources: &[gst_app::AppSrc], timeline: &mut Timeline) -> bool {
-    timeline.drain().all(|placed| sources[placed.track].push_buffer(placed.buffer).is_ok())
+fn empty(item: &Opened) -> Turn {
+    let reason = item.reader.shelf.failure();
+    let reason = reason.unwrap_or_else(|| "nothing in it can be played".to_owned());
+    Turn::Empty(unplayable(&item.path, reason))
 }
 
 impl Looper {

@@ -1,27 +1,25 @@
-//! One turn of a file: opened, taken apart, and decoded where that is needed.
+//! One turn of an item: opened, taken apart, and decoded where that is needed.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use protocol::media::Kind;
 
+use super::lineup::{Form, Lineup};
 use super::shelf::{Frame, Shelf};
 use super::timeline::Shape;
-use crate::media::elements::make;
+use crate::media::elements::{caps_filter, make};
 use crate::media::encode::opus_input;
 use crate::media::error::{MediaError, reason};
 use crate::media::plan::Plan;
-use crate::media::track::{cannot_build, stop_at_final_form};
-
-/// How long a file may take to open.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::media::track::cannot_build;
 
 /// What a track of a file is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TrackInfo {
     pub(super) shape: Shape,
     pub(super) caps: gst::Caps,
@@ -35,13 +33,14 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Starts reading; only as much is read ahead as the shelf holds.
-    pub(super) fn start(path: &Path) -> Result<Self, MediaError> {
+    /// Starts reading what the lineup wants; only as much is read ahead as the shelf holds.
+    pub(super) fn start(path: &Path, lineup: &Arc<Lineup>) -> Result<Self, MediaError> {
         let pipeline = gst::Pipeline::new();
         let source = make("filesrc", &[])?;
         source.set_property("location", path);
         let decoder = make("decodebin", &[("force-sw-decoders", "true")])?;
-        stop_at_final_form(&decoder);
+        stop_decoding(&decoder, lineup.clone());
+        let lineup = lineup.clone();
         pipeline.add_many([&source, &decoder]).map_err(cannot_build)?;
         source.link(&decoder).map_err(cannot_build)?;
 
@@ -50,7 +49,7 @@ impl Reader {
         let weak_pipeline = reader.pipeline.downgrade();
         decoder.connect_pad_added(move |_, pad| {
             if let Some(pipeline) = weak_pipeline.upgrade()
-                && let Err(error) = add_track(&pipeline, pad, &shelf, &tracks)
+                && let Err(error) = add_track(&pipeline, pad, &lineup, &shelf, &tracks)
             {
                 shelf.fail(error.to_string());
             }
@@ -72,10 +71,20 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Waits until the file's tracks are known.
-    pub(super) fn tracks(&self) -> Result<Vec<TrackInfo>, String> {
-        self.shelf.wait_for_tracks(Instant::now() + OPEN_TIMEOUT)?;
+    /// Waits until the file's tracks are known, but not past `deadline`, and not if `stopped`.
+    pub(super) fn tracks(
+        &self,
+        deadline: Instant,
+        stopped: impl Fn() -> bool,
+    ) -> Result<Vec<TrackInfo>, String> {
+        self.shelf.wait_for_tracks(deadline, stopped)?;
         Ok(self.tracks.lock().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    /// How long the file plays, in nanoseconds, where it says so.
+    pub(super) fn duration(&self) -> Option<i64> {
+        let duration = self.pipeline.query_duration::<gst::ClockTime>()?;
+        i64::try_from(duration.nseconds()).ok()
     }
 }
 
@@ -88,43 +97,46 @@ impl Drop for Reader {
     }
 }
 
+/// Makes a `decodebin` stop as soon as there is something in the form that is wanted.
+fn stop_decoding(decodebin: &gst::Element, lineup: Arc<Lineup>) {
+    decodebin.connect("autoplug-continue", false, move |arguments| {
+        let caps = arguments.get(2).and_then(|caps| caps.get::<gst::Caps>().ok());
+        let goes_on = caps.is_none_or(|caps| {
+            let is_unwanted = match Plan::for_caps(&caps) {
+                Plan::PassThrough(codec) => matches!(lineup.form(codec.kind()), Form::Raw(_)),
+                _ => false,
+            };
+            is_unwanted || !Plan::is_final(&caps)
+        });
+        Some(goes_on.to_value())
+    });
+}
+
 /// Leads the first track of each kind onto the shelf and all others nowhere.
 fn add_track(
     pipeline: &gst::Pipeline,
     pad: &gst::Pad,
+    lineup: &Lineup,
     shelf: &Arc<Shelf>,
     tracks: &Mutex<Vec<TrackInfo>>,
 ) -> Result<(), MediaError> {
     let caps = pad.current_caps().unwrap_or_else(|| pad.query_caps(None));
-    let (shape, caps, mut chain) = match Plan::for_caps(&caps) {
-        Plan::PassThrough(codec) => {
-            let shape = match codec.kind() {
-                Kind::Video => Shape::Pictures,
-                Kind::Audio => Shape::SoundFrames,
-            };
-            (Some(shape), caps, Vec::new())
-        }
-        Plan::Encode(Kind::Video) => (Some(Shape::Pictures), caps, Vec::new()),
-        Plan::Encode(Kind::Audio) => {
-            let caps = opus_input(&caps);
-            let channels = caps.structure(0).and_then(|raw| raw.get::<i32>("channels").ok());
-            let channels = channels.and_then(|channels| channels.try_into().ok()).unwrap_or(2);
-            let chain = vec![make("audioconvert", &[])?, make("audioresample", &[])?];
-            (Some(Shape::Samples { channels }), caps, chain)
-        }
-        Plan::Decode | Plan::LeaveOut => (None, caps, Vec::new()),
-    };
-    let track = shape.and_then(|shape| Some((shelf.add_track(shape.kind())?, shape)));
-    match track {
-        Some((track, shape)) => {
-            chain.push(sink(track, &caps, shelf).upcast());
-            tracks.lock().unwrap_or_else(PoisonError::into_inner).push(TrackInfo { shape, caps });
+    let prepared = prepare(caps.clone(), lineup)?;
+    let track = prepared.and_then(|(info, chain)| {
+        let track = shelf.add_track(info.shape.kind())?;
+        Some((track, info, chain))
+    });
+    let chain = match track {
+        Some((track, info, mut chain)) => {
+            chain.push(sink(track, &info.caps, shelf).upcast());
+            tracks.lock().unwrap_or_else(PoisonError::into_inner).push(info);
+            chain
         }
         None => {
             tracing::info!(%caps, "track of the file left out");
-            chain = vec![make("fakesink", &[("sync", "false"), ("async", "false")])?];
+            vec![make("fakesink", &[("sync", "false"), ("async", "false")])?]
         }
-    }
+    };
     pipeline.add_many(&chain).map_err(cannot_build)?;
     gst::Element::link_many(&chain).map_err(cannot_build)?;
     for element in chain.iter().rev() {
@@ -133,6 +145,56 @@ fn add_track(
     let entry = chain.first().and_then(|element| element.static_pad("sink"));
     pad.link(&entry.ok_or_else(|| cannot_build("a sink without a pad"))?).map_err(cannot_build)?;
     Ok(())
+}
+
+/// What a pad of these caps becomes, and the elements that make it that. None for what is left out.
+fn prepare(
+    caps: gst::Caps,
+    lineup: &Lineup,
+) -> Result<Option<(TrackInfo, Vec<gst::Element>)>, MediaError> {
+    let plan = Plan::for_caps(&caps);
+    let kind = match plan {
+        Plan::PassThrough(codec) => codec.kind(),
+        Plan::Encode(kind) => kind,
+        Plan::Decode | Plan::LeaveOut => return Ok(None),
+    };
+    let (shape, caps, chain) = match (plan, lineup.form(kind)) {
+        (_, Form::LeftOut) | (Plan::PassThrough(_), Form::Raw(_)) => return Ok(None),
+        (Plan::PassThrough(_), _) if kind == Kind::Video => (Shape::Pictures, caps, Vec::new()),
+        (Plan::PassThrough(_), _) => (Shape::SoundFrames, caps, Vec::new()),
+        (_, Form::AsFound) if kind == Kind::Video => (Shape::Pictures, caps, Vec::new()),
+        (_, Form::Raw(wanted)) if kind == Kind::Video => {
+            let chain = one_size(&caps, &wanted)?;
+            (Shape::Pictures, wanted, chain)
+        }
+        (_, form) => {
+            let caps = match form {
+                Form::Raw(wanted) => wanted,
+                _ => opus_input(&caps),
+            };
+            let channels = caps.structure(0).and_then(|raw| raw.get::<i32>("channels").ok());
+            let channels = channels.and_then(|channels| channels.try_into().ok()).unwrap_or(2);
+            let chain = vec![make("audioconvert", &[])?, make("audioresample", &[])?];
+            (Shape::Samples { channels }, caps, chain)
+        }
+    };
+    Ok(Some((TrackInfo { shape, caps }, chain)))
+}
+
+/// Brings raw pictures into the size and format of `wanted`, at whatever rate they come. They keep their
+/// shape: what remains is black.
+fn one_size(caps: &gst::CapsRef, wanted: &gst::Caps) -> Result<Vec<gst::Element>, MediaError> {
+    let mut chain = vec![make("videoconvert", &[])?];
+    let interlace = caps.structure(0).and_then(|raw| raw.get::<String>("interlace-mode").ok());
+    if interlace.is_some_and(|mode| mode != "progressive") {
+        chain.push(make("deinterlace", &[("fields", "top")])?);
+        chain.push(make("videoconvert", &[])?);
+    }
+    chain.push(make("videoscale", &[("add-borders", "true")])?);
+    let mut wanted = wanted.clone();
+    wanted.make_mut().iter_mut().for_each(|structure| structure.remove_field("framerate"));
+    chain.push(caps_filter(&wanted)?);
+    Ok(chain)
 }
 
 fn sink(track: usize, caps: &gst::Caps, shelf: &Arc<Shelf>) -> gst_app::AppSink {
@@ -177,4 +239,54 @@ fn frame(sample: &gst::Sample) -> Option<Frame> {
     let pts = running(buffer.pts()).or(dts)?;
     let duration = buffer.duration().map(|duration| duration.nseconds() as i64);
     Some(Frame { buffer, pts, dts, duration })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::lineup::Look;
+    use super::*;
+    use crate::media::config::VideoConfig;
+    use crate::media::elements;
+
+    #[test]
+    fn pictures_brought_to_one_size_keep_their_shape() {
+        const SIZE: (usize, usize) = (64, 32);
+        elements::init().expect("GStreamer starts");
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("white");
+        // Square, though its pixels are not.
+        let pipeline = gst::parse::launch(&format!(
+            "videotestsrc num-buffers=2 pattern=white \
+             ! video/x-raw,width=128,height=256,pixel-aspect-ratio=2/1,framerate=25/1 \
+             ! jpegenc ! matroskamux ! filesink location={}",
+            path.display()
+        ));
+        let pipeline = pipeline.expect("legal description");
+        pipeline.set_state(gst::State::Playing).expect("starts");
+        let bus = pipeline.bus().expect("a pipeline has a bus");
+        bus.timed_pop_filtered(gst::ClockTime::from_seconds(10), &[gst::MessageType::Eos])
+            .expect("an end in time");
+        pipeline.set_state(gst::State::Null).expect("stops");
+
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let found = Reader::start(&path, &Arc::default()).expect("elements");
+        let tracks = found.tracks(deadline, || false).expect("tracks");
+        let (width, height) = (SIZE.0 as u32, SIZE.1 as u32);
+        let config = VideoConfig { width, height, ..VideoConfig::default() };
+        let looks = [Look { path: path.clone(), tracks }];
+        let lineup = Arc::new(Lineup::for_items(&looks, &config));
+        let reader = Reader::start(&path, &lineup).expect("elements");
+        let tracks = reader.tracks(deadline, || false).expect("tracks");
+        assert_eq!(tracks[0].caps, lineup.lines()[0].info.caps);
+        let taken = reader.shelf.take(|| false).expect("a picture");
+        let picture = taken.frame.buffer.map_readable().expect("memory");
+        assert_eq!(picture.len(), SIZE.0 * SIZE.1 * 3 / 2);
+        let row = &picture[SIZE.0 * SIZE.1 / 2..][..SIZE.0];
+        let (left, right) = ((SIZE.0 - SIZE.1) / 2, (SIZE.0 + SIZE.1) / 2);
+        assert!(row[..left - 1].iter().all(|&luma| luma <= 20), "{row:?}");
+        assert!(row[left + 1..right - 1].iter().all(|&luma| luma >= 200), "{row:?}");
+        assert!(row[right + 1..].iter().all(|&luma| luma <= 20), "{row:?}");
+    }
 }

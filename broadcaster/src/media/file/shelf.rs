@@ -120,9 +120,16 @@ impl Shelf {
     }
 
     /// Waits until all tracks are known.
-    pub(super) fn wait_for_tracks(&self, deadline: Instant) -> Result<(), String> {
+    pub(super) fn wait_for_tracks(
+        &self,
+        deadline: Instant,
+        stopped: impl Fn() -> bool,
+    ) -> Result<(), String> {
         let mut state = self.state();
         loop {
+            if stopped() {
+                return Err("it is not wanted any more".to_owned());
+            }
             if let Some(reason) = &state.failed {
                 return Err(reason.clone());
             }
@@ -133,8 +140,10 @@ impl Shelf {
             if left.is_zero() {
                 return Err("it takes too long to open".to_owned());
             }
-            (state, _) =
-                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+            (state, _) = self
+                .changed
+                .wait_timeout(state, left.min(STOP_CHECK_INTERVAL))
+                .unwrap_or_else(PoisonError::into_inner);
         }
     }
 

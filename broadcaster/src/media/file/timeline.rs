@@ -1,4 +1,4 @@
-//! Turns of a file laid end to end: where each frame goes on one unbroken line of running time.
+//! Turns of items laid end to end: where each frame goes on one unbroken line of running time.
 //!
 //! A turn lasts as long as its pictures do, so that they go on at an even step; all tracks move on
 //! by the same time, so sound can never drift away. Sound that outlasts the pictures is cut. (It
@@ -69,8 +69,9 @@ struct Track {
     /// The frame that is shown last.
     latest: i64,
     latest_duration: Option<i64>,
-    /// Encoded sound: by how much all that was sent is longer than the turns that it was sent in.
-    surplus: i64,
+    /// Encoded sound: where on the line it is, if what has been sent is played one piece behind the
+    /// other.
+    reached: Option<i64>,
     /// Samples: where the next one goes, counted from the line's beginning.
     position: i64,
     /// Samples: whether the next buffer may begin elsewhere.
@@ -104,12 +105,20 @@ impl Timeline {
                 earliest: 0,
                 latest: 0,
                 latest_duration: None,
-                surplus: 0,
+                reached: None,
                 position: samples(base),
                 moved: false,
             })
             .collect();
         Self { tracks, base, origin: 0, tail: Vec::new(), long_tail: false, out: Vec::new() }
+    }
+
+    /// Makes `base` the line's beginning, where nothing has been placed yet.
+    pub(super) fn begin(&mut self, base: i64) {
+        self.base = base;
+        for track in &mut self.tracks {
+            track.position = samples(base);
+        }
     }
 
     /// Begins a turn whose first frame is shown at `origin` in the file's time.
@@ -131,6 +140,7 @@ impl Timeline {
         self.base += by;
         for track in &mut self.tracks {
             track.moved = true;
+            track.reached = track.reached.map(|reached| reached + by);
         }
     }
 
@@ -171,16 +181,8 @@ impl Timeline {
         }
         let next = self.base + duration;
         for index in 0..self.tracks.len() {
-            let track = &mut self.tracks[index];
-            match track.shape {
-                Shape::SoundFrames => {
-                    let excess = track.end().map_or(0, |end| end - self.origin - duration);
-                    // A gap longer than a frame is the file's own.
-                    let frame = track.latest_duration.unwrap_or(0);
-                    track.surplus = if excess.abs() <= frame { track.surplus + excess } else { 0 };
-                }
-                Shape::Samples { .. } => self.fill(index, samples(next)),
-                Shape::Pictures => {}
+            if let Shape::Samples { .. } = self.tracks[index].shape {
+                self.fill(index, samples(next));
             }
         }
         self.base = next;
@@ -210,15 +212,12 @@ impl Timeline {
                 }
             }
             Shape::SoundFrames => {
-                let length = frame.duration.unwrap_or(0);
-                let too_early = frame.pts + length / 2 < self.origin;
-                let too_late = end.is_some_and(|end| {
-                    let excess = frame.pts + length - end;
-                    frame.pts >= end || self.tracks[index].surplus + excess > length / 2
-                });
-                if !too_early && !too_late {
-                    self.tracks[index].note(&frame);
-                    let pts = self.due(frame.pts);
+                let (pts, length) = (self.due(frame.pts), frame.duration.unwrap_or(0));
+                let end = end.map(|end| self.due(end));
+                let base = self.base;
+                let track = &mut self.tracks[index];
+                if track.goes_on_with(pts, length, base, end) {
+                    track.note(&frame);
                     self.push(index, frame.buffer, pts, None, frame.duration);
                 }
             }
@@ -299,6 +298,24 @@ impl Timeline {
 }
 
 impl Track {
+    /// Whether a frame of encoded sound, to be played at `pts`, is sent. It is not if it would put all
+    /// that follows off by more than half its length: where a turn begins at `base`, or ends at `end`.
+    fn goes_on_with(&mut self, pts: i64, length: i64, base: i64, end: Option<i64>) -> bool {
+        let near = |reached: &i64| *reached >= base - length;
+        let begun = self.reached.filter(near).unwrap_or(base);
+        if self.count == 0 && pts + length / 2 < begun {
+            return false;
+        }
+        // A gap longer than a frame is the file's own.
+        let from = self.reached.filter(|&reached| pts - reached <= length).unwrap_or(pts);
+        let reached = from + length;
+        if end.is_some_and(|end| pts >= end || reached - end > length / 2) {
+            return false;
+        }
+        self.reached = Some(reached);
+        true
+    }
+
     fn note(&mut self, frame: &Frame) {
         if self.count == 0 {
             self.earliest = frame.pts;

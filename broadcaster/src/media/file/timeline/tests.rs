@@ -19,6 +19,86 @@ fn pictures_keep_their_step_over_the_seam() {
 }
 
 #[test]
+fn pictures_of_different_items_follow_at_their_own_steps() {
+    let mut timeline = timeline(&[Shape::Pictures]);
+    // As long as 25, 30 and 50 pictures a second last, the last of them with another duration; one
+    // item begins late in its file's time.
+    let items: [&[(usize, i64, i64)]; 3] = [
+        &[(0, 0, 40), (0, 40, 40), (0, 80, 40)],
+        &[(0, 1000, 33), (0, 1033, 33), (0, 1066, 34)],
+        &[(0, 0, 20), (0, 20, 60)],
+    ];
+    for _ in 0..2 {
+        items.iter().for_each(|item| turn(&mut timeline, item));
+    }
+    let pts: Vec<_> = placed(&mut timeline).iter().map(|(_, pts, _)| (pts - BASE) / MS).collect();
+    let round = [0, 40, 80, 120, 153, 186, 220, 240];
+    let expected: Vec<_> = round.iter().chain(&round.map(|pts| pts + 300)).copied().collect();
+    assert_eq!(pts, expected);
+}
+
+#[test]
+fn an_item_without_sound_is_silent_to_the_sample() {
+    let mut timeline = timeline(&[Shape::Pictures, Shape::Samples { channels: 1 }]);
+    let loud = [(0, 0, 50), (1, 0, 50), (0, 50, 50), (1, 50, 50)];
+    let silent = [(0, 0, 40), (0, 40, 40), (0, 80, 37)];
+    for item in [&loud[..], &silent, &silent, &loud] {
+        turn(&mut timeline, item);
+    }
+    let mut position = samples(BASE);
+    for placed in timeline.drain().filter(|placed| placed.track == 1) {
+        let pts = placed.buffer.pts().expect("placed").nseconds() as i64;
+        assert_eq!(samples(pts), position);
+        position += placed.buffer.size() as i64 / 2;
+        let map = placed.buffer.map_readable().expect("memory");
+        let is_silent = (BASE + 100 * MS..BASE + 334 * MS).contains(&(pts + 1));
+        assert!(map.iter().all(|&byte| (byte == 0) == is_silent), "at {} ms", (pts - BASE) / MS);
+    }
+    assert_eq!(position, samples(BASE + 434 * MS));
+}
+
+#[test]
+fn sound_of_items_that_differ_in_excess_does_not_drift() {
+    let mut timeline = timeline(&[Shape::Pictures, Shape::SoundFrames]);
+    // Pictures of 100 and 130 ms, sound frames of 21 ms up to 126 and 147 ms.
+    let item = |pictures: i64, sounds: i64| {
+        let mut frames = vec![(0, 0, pictures / 2), (0, pictures / 2, pictures / 2)];
+        frames.extend((0..sounds).map(|index| (1, index * 21, 21)));
+        frames
+    };
+    const ROUNDS: i64 = 50;
+    let mut sent = Vec::new();
+    for round in 1..=ROUNDS {
+        turn(&mut timeline, &item(100, 6));
+        turn(&mut timeline, &item(130, 7));
+        sent.extend(placed(&mut timeline).into_iter().filter(|(track, ..)| *track == 1));
+        let length = sent.len() as i64 * 21;
+        assert!((length - round * 230).abs() <= 11, "{length} ms of sound in {round} rounds");
+    }
+    for pair in sent.windows(2) {
+        let step = (pair[1].1 - pair[0].1) / MS;
+        assert!((1..=2 * 21).contains(&step), "{step} ms");
+    }
+}
+
+#[test]
+fn sound_that_begins_early_or_late_goes_on() {
+    let mut timeline = timeline(&[Shape::Pictures, Shape::SoundFrames]);
+    // Sound that begins 15 ms before the pictures and ends 9 ms after them, and some that begins 15 ms
+    // behind and ends 14 ms early.
+    let early = [(1, 985, 20), (0, 1000, 56), (1, 1005, 20), (1, 1025, 20), (1, 1045, 20)];
+    let late = [(0, 0, 89), (1, 15, 20), (1, 35, 20), (1, 55, 20)];
+    for round in 1..=30 {
+        turn(&mut timeline, &early);
+        turn(&mut timeline, &late);
+        let sent: Vec<_> =
+            placed(&mut timeline).into_iter().filter(|(track, ..)| *track == 1).collect();
+        assert!(sent.len() == 6 || sent.len() == 7, "{} in round {round}", sent.len());
+        assert!(sent.windows(2).all(|pair| pair[1].1 > pair[0].1), "round {round}");
+    }
+}
+
+#[test]
 fn encoded_sound_neither_piles_up_nor_runs_out() {
     let mut timeline = timeline(&[Shape::Pictures, Shape::SoundFrames]);
     // Pictures of 100 ms, sound frames of 21 ms up to 126 ms.
