@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::Value;
 use tests::clip::{self, SAME_PICTURE};
-use tests::lab::{self, Impairment, Link, Process, Result};
+use tests::lab::{self, Impairment, Link, Process, Rate, Result, Signal};
 use tests::stage::{Broadcast, Stage, Watching, ms};
 
 /// Frames a second of all that is made here.
@@ -232,5 +232,80 @@ fn nothing_outside_the_library_can_be_named() -> Result<()> {
     let viewer = stage.watch(0, &offered.link("inside.mp4"), &["--output", "null"])?;
     let status = viewer.process.wait(Duration::from_secs(20))?;
     assert!(status.success(), "{status}: {}", viewer.process.stderr().text());
+    Ok(())
+}
+
+#[test]
+fn a_copy_goes_on_where_it_broke_off_and_is_identical() -> Result<()> {
+    let limited = Impairment {
+        delay: Duration::from_millis(5),
+        rate: Some(Rate::new(50_000_000, 250_000)),
+        ..Impairment::default()
+    };
+    let stage = Stage::with_links(&[Some(Link::both(limited))])?;
+    let length = 24 << 20;
+    let offered = Offered::new(&stage, |folder| {
+        // Nothing that could be pressed together.
+        let mut state = 1u64;
+        let bytes: Vec<u8> = std::iter::repeat_with(|| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (state >> 56) as u8
+        })
+        .take(length)
+        .collect();
+        fs::write(folder.join("sub/a b.bin"), bytes).expect("files can be made");
+        make(&folder.join("clip.mp4"), 2, &[]);
+    })?;
+    let folder = stage.path("copies");
+    fs::create_dir_all(&folder).expect("the lab's folder can be written");
+    let fetch = |name: &str| {
+        let mut command = Command::new(lab::binary("punchcast-viewer")?);
+        command.args(["fetch", &offered.broadcast.link, "sub/a b.bin", "clip.mp4", "-o"]);
+        command.arg(&folder);
+        stage.viewers[0].1.spawn(name, &command)
+    };
+    let first = fetch("first")?;
+    let so_far = || -> u64 {
+        let entries = fs::read_dir(&folder).expect("it is there").flatten();
+        let parts = entries.filter(|entry| entry.path().extension().is_some_and(|e| e == "part"));
+        parts.filter_map(|entry| Some(entry.metadata().ok()?.len())).max().unwrap_or(0)
+    };
+    let half = lab::eventually(Duration::from_secs(40), || so_far() > length as u64 / 3);
+    assert!(half, "{} bytes: {}", so_far(), first.stderr().text());
+    first.kill(Signal::SIGKILL)?;
+    first.wait(Duration::from_secs(5))?;
+    let left = so_far();
+    assert!(left < length as u64, "it was too quick to be stopped");
+    // The clip may have been whole before.
+    let _ = fs::remove_file(folder.join("clip.mp4"));
+    let before = stage.metric("punchcast_fetched_bytes_total")?;
+    let second = fetch("second")?;
+    // A path that breaks meanwhile is opened again.
+    let more = lab::eventually(Duration::from_secs(40), || so_far() > left);
+    assert!(more, "{}", second.stderr().text());
+    let status = second.wait(Duration::from_secs(60))?;
+    assert!(status.success(), "{status}: {}", second.stderr().text());
+    let sent = stage.metric("punchcast_fetched_bytes_total")? - before;
+    assert!(sent < (length as u64 - left) as f64 + 3e6, "{sent} bytes sent for the rest");
+    for path in ["sub/a b.bin", "clip.mp4"] {
+        let name = Path::new(path).file_name().expect("a name");
+        let (copy, original) = (fs::read(folder.join(name)), fs::read(offered.folder.join(path)));
+        assert!(copy.expect("copied") == original.expect("there"), "{path} differs");
+    }
+    assert_eq!(so_far(), 0, "nothing is left behind");
+    // What is there stays there.
+    let third = fetch("third")?;
+    assert_eq!(third.wait(Duration::from_secs(20))?.code(), Some(2));
+    assert!(third.stderr().text().contains("--force overwrites it"));
+    // What is offered is listed, for scripts as well.
+    let mut list = Command::new(lab::binary("punchcast-viewer")?);
+    list.args(["list", &offered.broadcast.link, "--json"]);
+    let listed: Value =
+        serde_json::from_str(&stage.viewers[0].1.run(&list)?).expect("one JSON object");
+    let clip = &listed["files"][0];
+    assert_eq!(clip["path"], "clip.mp4", "{listed}");
+    assert_eq!(clip["tracks"][0]["codec"], "H.264", "{listed}");
+    assert_eq!(clip["tracks"][0]["passes_through"], true, "{listed}");
+    assert_eq!(listed["files"][1]["playable"], false, "{listed}");
     Ok(())
 }

@@ -267,8 +267,9 @@ pub(crate) fn server_config(
     let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls)
         .expect("the provider has TLS 1.3's AES-128-GCM");
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
+    let windows = (STREAM_WINDOW, CONNECTION_WINDOW, CONTENTS_WINDOW);
     config
-        .transport_config(transport_config(idle_timeout, None, USUAL_RTT))
+        .transport_config(transport_config(idle_timeout, None, USUAL_RTT, windows))
         .max_incoming(MOST_INCOMING)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
@@ -287,6 +288,7 @@ pub(crate) fn client_config(
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     let idle_timeout = keep_alive.map(|keep_alive| keep_alive.idle_timeout);
     let interval = keep_alive.map(|keep_alive| keep_alive.interval);
-    config.transport_config(transport_config(idle_timeout, interval, first_rtt));
+    let windows = (CONTENTS_WINDOW, 2 * CONTENTS_WINDOW, CONNECTION_WINDOW);
+    config.transport_config(transport_config(idle_timeout, interval, first_rtt, windows));
     config
 }

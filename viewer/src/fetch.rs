@@ -103,8 +103,8 @@ fn jobs(config: &Fetch) -> Result<Vec<Job>, Failure> {
     if paths.is_empty() {
         return Err(Failure::usage("name a FILE; punchcast-viewer list shows what there is"));
     }
-    if paths.len() > 1 && config.output.is_some() {
-        return Err(Failure::usage("-o names one file; leave it out to copy several"));
+    if paths.len() > 1 && config.output.as_ref().is_some_and(|output| !output.is_dir()) {
+        return Err(Failure::usage("several files are copied into a folder; -o names none"));
     }
     let mut jobs: Vec<Job> = Vec::new();
     for path in paths {

@@ -47,11 +47,14 @@ struct Ready {
     latency: Duration,
 }
 
-fn refused(reason: Refusal) -> Response {
-    Response::Refused { reason }
+/// What is answered instead.
+type Instead = Box<Response>;
+
+fn refused(reason: Refusal) -> Instead {
+    Box::new(Response::Refused { reason })
 }
 
-fn library(shared: &Shared, secret: Option<&Secret>) -> Result<Arc<Library>, Response> {
+fn library(shared: &Shared, secret: Option<&Secret>) -> Result<Arc<Library>, Instead> {
     if !shared.may_enter(secret) {
         return Err(refused(Refusal::Secret));
     }
@@ -59,7 +62,7 @@ fn library(shared: &Shared, secret: Option<&Secret>) -> Result<Arc<Library>, Res
 }
 
 /// Opens a file, off the threads that nothing may block.
-async fn open(library: &Arc<Library>, path: String) -> Result<StoredFile, Response> {
+async fn open(library: &Arc<Library>, path: String) -> Result<StoredFile, Instead> {
     if path.len() > MAX_PATH {
         return Err(refused(Refusal::UnknownFile));
     }
@@ -68,7 +71,7 @@ async fn open(library: &Arc<Library>, path: String) -> Result<StoredFile, Respon
     match opened {
         Ok(Ok(file)) => Ok(file),
         Ok(Err(FileError::Unknown)) | Err(_) => Err(refused(Refusal::UnknownFile)),
-        Ok(Err(FileError::Unreadable(reason))) => Err(Response::Unplayable { reason }),
+        Ok(Err(FileError::Unreadable(reason))) => Err(Box::new(Response::Unplayable { reason })),
     }
 }
 
@@ -79,7 +82,7 @@ pub(super) fn page(shared: &Shared, secret: Option<&Secret>, after: Option<&str>
             let (files, more) = library.page(after, PAGE, PAGE_BYTES);
             Response::Files { files, more }
         }
-        Err(response) => response,
+        Err(response) => *response,
     }
 }
 
@@ -90,8 +93,8 @@ pub(super) fn thumbnail(shared: &Shared, secret: Option<&Secret>, path: &str) ->
             let jpeg = library.thumbnail(path).map(|jpeg| jpeg.to_vec());
             Response::Thumbnail { jpeg }
         }
-        Ok(_) => refused(Refusal::UnknownFile),
-        Err(response) => response,
+        Ok(_) => Response::Refused { reason: Refusal::UnknownFile },
+        Err(response) => *response,
     }
 }
 
@@ -107,11 +110,11 @@ impl Session {
         };
         match ready {
             Ok(ready) => self.begin_take(connection, send, ready).await,
-            Err(response) => self.answer(connection, send, response).await,
+            Err(response) => self.answer(connection, send, *response).await,
         }
     }
 
-    async fn ready(&self, wanted: Wanted) -> Result<Ready, Response> {
+    async fn ready(&self, wanted: Wanted) -> Result<Ready, Instead> {
         let library = library(&self.shared, wanted.secret.as_ref())?;
         if !RATES.contains(&wanted.rate_percent) {
             return Err(refused(Refusal::Malformed));
@@ -142,7 +145,7 @@ impl Session {
             let location = file.location();
             Prepared::open(&workshop, &ask, (location, Box::new(file)))
         });
-        let unplayable = |reason: String| Response::Unplayable { reason };
+        let unplayable = |reason: String| Box::new(Response::Unplayable { reason });
         let prepared = match tokio::time::timeout(OPEN_PATIENCE, opening).await {
             Ok(Ok(Ok(prepared))) => prepared,
             Ok(Ok(Err(MediaError::Unplayable { reason, .. }))) => return Err(unplayable(reason)),
@@ -222,7 +225,7 @@ impl Session {
                 running.stop();
                 Response::Paused
             }
-            _ => refused(Refusal::Malformed),
+            _ => Response::Refused { reason: Refusal::Malformed },
         }
     }
 
@@ -236,18 +239,18 @@ impl Session {
     ) {
         let own = self.fetching.reserve(|taken| taken < MOST_FETCHES_EACH);
         let Some(own) = own else {
-            return self.answer(connection, send, refused(Refusal::TooMany)).await;
+            return self.answer(connection, send, *refused(Refusal::TooMany)).await;
         };
         let Some(place) = self.shared.place_to_fetch() else {
-            return self.answer(connection, send, refused(Refusal::Full)).await;
+            return self.answer(connection, send, *refused(Refusal::Full)).await;
         };
         let library = match library(&self.shared, secret.as_ref()) {
             Ok(library) => library,
-            Err(response) => return self.answer(connection, send, response).await,
+            Err(response) => return self.answer(connection, send, *response).await,
         };
         let file = match open(&library, path).await {
             Ok(file) => file,
-            Err(response) => return self.answer(connection, send, response).await,
+            Err(response) => return self.answer(connection, send, *response).await,
         };
         let shared = Arc::clone(&self.shared);
         let connection = connection.clone();

@@ -281,19 +281,24 @@ impl Watcher {
                     Err(ReadError::Finished) => return Ok(End::Broadcast),
                     Err(error) => return Ok(End::PathLost(error.to_string())),
                 },
-                event = player_events.recv() => match event {
-                    Some(PlayerEvent::Key(key)) => wanted = Command::of_key(&key),
-                    Some(PlayerEvent::Bar(share)) => {
-                        let to = file.duration.map(|duration| duration.mul_f64(share));
-                        wanted = to.map(Command::Seek);
-                    }
-                    Some(event) => {
-                        if player_event(event)? {
-                            return Ok(End::Closed);
+                event = player_events.recv() => {
+                    let is_closed = match event {
+                        Some(PlayerEvent::Key(key)) => {
+                            wanted = Command::of_key(&key);
+                            false
                         }
+                        Some(PlayerEvent::Bar(share)) => {
+                            let to = file.duration.map(|duration| duration.mul_f64(share));
+                            wanted = to.map(Command::Seek);
+                            false
+                        }
+                        Some(event) => player_event(event)?,
+                        None => false,
+                    };
+                    if is_closed {
+                        return Ok(End::Closed);
                     }
-                    None => {}
-                },
+                }
                 Some(command) = file.commands.recv() => wanted = Some(command),
                 () = tokio::time::sleep_until(wakes_at.into()) => {
                     session.tick(player, placed, stats);
@@ -360,13 +365,11 @@ impl Watcher {
                     file.asked_at = Some(Instant::now());
                     retake = true;
                 }
-                Some(command) => {
-                    if file.wants(command) {
-                        file.asked_at = Some(Instant::now());
-                        retake = true;
-                    }
+                Some(command) if file.wants(command) => {
+                    file.asked_at = Some(Instant::now());
+                    retake = true;
                 }
-                None => {}
+                Some(_) | None => {}
             }
             if retake {
                 // A seek while standing still shows its picture, and stands still again.
