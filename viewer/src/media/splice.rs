@@ -77,7 +77,9 @@ impl Splice {
         let offset = *self.offset.get_or_insert(begins_at - scaled);
         let presentation = scaled + offset;
         let decoding = presentation - (times.presentation - times.decoding);
+        // In order, and never behind the presentation.
         let decoding = known.decoded.map_or(decoding, |before| decoding.max(before + 1));
+        let decoding = decoding.min(presentation);
         known.decoded = Some(decoding);
         known.there.insert(position);
         if known.there.len() > REMEMBERED {
@@ -85,7 +87,7 @@ impl Splice {
             known.there.pop_first();
         }
         self.end = (self.end.0.max(position), self.end.1.max(presentation));
-        Some(Times { presentation: presentation.max(decoding), decoding })
+        Some(Times { presentation, decoding })
     }
 
     fn begin(&mut self, take: &Arc<Take>, position: i64) {
