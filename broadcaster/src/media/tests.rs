@@ -470,7 +470,13 @@ fn an_image_stands() {
 
 #[test]
 fn stopping_is_quick_and_final() {
-    for config in [file(&clip()), pipeline("videotestsrc is-live=true"), MediaConfig::default()] {
+    let folder = tempfile::tempdir().expect("a folder");
+    let list = folder.path().join("list.txt");
+    fs::write(&list, format!("{0}\n{0}\n", clip().canonicalize().expect("there").display()))
+        .expect("written");
+    for config in
+        [file(&clip()), file(&list), pipeline("videotestsrc is-live=true"), MediaConfig::default()]
+    {
         let mut run = Run::start(config);
         run.units_until(|units| !units.is_empty());
         let Run { producer, events, .. } = run;

@@ -98,7 +98,7 @@ impl Codec {
             Self::H265 => &["avdec_h265", "libde265dec"],
             Self::Vp8 => &["vp8dec", "avdec_vp8"],
             Self::Vp9 => &["vp9dec", "avdec_vp9"],
-            Self::Av1 => &["dav1ddec", "av1dec", "avdec_av1"],
+            Self::Av1 => &["av1dec", "dav1ddec", "avdec_av1"],
             Self::Opus => &["opusdec", "avdec_opus"],
             Self::Aac => &["avdec_aac", "fdkaacdec", "faad"],
         }

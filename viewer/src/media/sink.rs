@@ -2,7 +2,7 @@
 //! receiver or standard output behind it.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use gstreamer as gst;
@@ -96,7 +96,10 @@ impl Mux {
         if let (Some(caps), Some(parser)) = (codec.stored(self.container), codec.parser()) {
             let filter = make("capsfilter")?;
             filter.set_property("caps", caps);
-            elements.extend([make(parser)?, filter]);
+            let parser = make(parser)?;
+            // What changes within the stream is said there.
+            parser.set_property("config-interval", -1);
+            elements.extend([parser, filter]);
         }
         chain(&self.pipeline, &elements.iter().collect::<Vec<_>>())?;
         let template = match self.container {
@@ -105,6 +108,7 @@ impl Mux {
         };
         let into = self.muxer.request_pad_simple(&template).ok_or_else(|| refused("a track"))?;
         let last = elements.last().ok_or_else(|| refused("an empty chain"))?;
+        keep_description(&pad(last, "src")?);
         pad(last, "src")?.link(&into).map_err(|_| refused("to connect a track to the muxer"))?;
         for element in &elements {
             element.sync_state_with_parent().map_err(|_| refused("to start a track"))?;
@@ -148,6 +152,21 @@ impl Mux {
     pub(super) fn waiting(&self) -> u64 {
         self.sources.values().map(gst_app::AppSrc::current_level_bytes).sum()
     }
+}
+
+/// Makes the first description of a track the only one. Muxers refuse others, though a stream whose
+/// pictures change their size begins anew, with parameter sets of its own, at a keyframe.
+fn keep_description(pad: &gst::Pad) {
+    let first = OnceLock::new();
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
+        if let Some(gst::PadProbeData::Event(event)) = &mut info.data
+            && let gst::EventView::Caps(caps) = event.view()
+        {
+            let first: &gst::Caps = first.get_or_init(|| caps.caps_owned());
+            *event = gst::event::Caps::new(first);
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Whether the output sends in real time.

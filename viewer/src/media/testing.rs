@@ -119,6 +119,29 @@ impl Clip {
     }
 }
 
+/// One track, and another that goes on where it ends, `length` later, as one stream.
+pub(super) fn spliced(one: &Clip, other: &Clip, length: Duration) -> Clip {
+    let (first, last) = (&one.packets[0].bytes, &one.packets[one.packets.len() - 1].bytes);
+    let next = &other.packets[0].bytes;
+    let sequence = |bytes: &Bytes| u16::from_be_bytes(bytes[2..4].try_into().unwrap());
+    let timestamp = |bytes: &Bytes| u32::from_be_bytes(bytes[4..8].try_into().unwrap());
+    let ticks = (length.as_millis() * 90) as u32;
+    let later = timestamp(first).wrapping_add(ticks).wrapping_sub(timestamp(next));
+    let behind = sequence(last).wrapping_add(1).wrapping_sub(sequence(next));
+    let mut clip = one.clone();
+    clip.units[0] += other.units[0];
+    clip.packets.extend(other.packets.iter().map(|packet| {
+        let mut bytes = packet.bytes.to_vec();
+        let sequence = sequence(&packet.bytes).wrapping_add(behind);
+        bytes[2..4].copy_from_slice(&sequence.to_be_bytes());
+        let timestamp = timestamp(&packet.bytes).wrapping_add(later);
+        bytes[4..8].copy_from_slice(&timestamp.to_be_bytes());
+        bytes[8..12].copy_from_slice(&first[8..12]);
+        Packet { track: 0, at: packet.at + length, bytes: bytes.into() }
+    }));
+    clip
+}
+
 /// What an encoder makes first, as a byte stream.
 pub(super) fn first_access_unit(codec: Codec, encoder: &str) -> Vec<u8> {
     gst::init().unwrap();

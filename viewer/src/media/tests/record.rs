@@ -82,6 +82,33 @@ fn av1_is_recorded_where_the_container_holds_it() {
 }
 
 #[test]
+fn pictures_may_change_their_size() {
+    let folder = tempfile::tempdir().unwrap();
+    type Coded = fn(u32, u32, u32, u32) -> String;
+    for (name, coded, containers) in
+        [("h264", h264 as Coded, &["mkv", "mp4", "ts"][..]), ("av1", av1, &["mkv", "mp4"])]
+    {
+        let part = |width, height| Clip::encode(S, &[&coded(width, height, 300, 90)]);
+        let clip = spliced(&part(320, 240), &part(160, 176), S);
+        let paths: Vec<_> =
+            containers.iter().map(|end| folder.path().join(name).with_extension(end)).collect();
+        let outputs: Vec<_> = paths.iter().map(|path| record(path)).collect();
+        play_through(&clip, &outputs);
+        for path in &paths {
+            assert_eq!(frames_in(path, "v"), clip.units[0], "{path:?}");
+            for pair in times_in(path, "v").windows(2) {
+                assert!((pair[1] - pair[0] - 1.0 / 30.0).abs() < 0.01, "{path:?}: {pair:?}");
+            }
+        }
+        let (events, _heard) = events();
+        let player = Player::start(&clip.formats, &[Output::Null], LATENCY, events).unwrap();
+        feed(&player, &clip, Duration::ZERO);
+        await_that(name, || releases(&player, 0).len() >= clip.units[0]);
+        assert_on_time(&player, 0);
+    }
+}
+
+#[test]
 fn a_full_disk_stops_only_its_own_output() {
     let folder = tempfile::tempdir().unwrap();
     let full = folder.path().join("full.mkv");
