@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use protocol::channel::ViewerId;
-use protocol::control::{Admission, ChannelEntry, Refusal, Track};
+use protocol::control::{Admission, ChannelEntry, Refusal, Track, UNKNOWN_CAPTURE};
 use protocol::link::Secret;
 use protocol::media::Format;
 use protocol::opening::IntroductionId;
@@ -264,7 +264,7 @@ impl LiveChannel {
             first_index: track.position.first_index,
             live_index: track.position.live_index,
             rtp_timestamp: track.rtp_timestamp,
-            captured_us: micros(track.captured),
+            captured_us: track.captured.map_or(UNKNOWN_CAPTURE, micros),
         });
         Some(Admission {
             viewer: viewer.0,

@@ -283,6 +283,9 @@ pub struct Admission {
     pub feedback_key: FeedbackKey,
 }
 
+/// In place of a time of capture that is not known.
+pub const UNKNOWN_CAPTURE: u64 = u64::MAX;
+
 /// One track of a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Track {
@@ -301,7 +304,8 @@ pub struct Track {
     /// A recent RTP timestamp of this track …
     #[n(4)]
     pub rtp_timestamp: u32,
-    /// … and when it was captured, on the channel's capture clock, in microseconds.
+    /// … and when it was captured, on the channel's capture clock, in microseconds; [`UNKNOWN_CAPTURE`] where
+    /// nothing of this track has been sent yet.
     #[n(5)]
     pub captured_us: u64,
 }

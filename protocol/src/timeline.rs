@@ -29,7 +29,8 @@ pub struct TrackClock {
     pub clock_rate: u32,
     /// A timestamp …
     pub rtp_timestamp: u32,
-    /// … and when it was captured, in microseconds of the capture clock.
+    /// … and when it was captured, in microseconds of the capture clock;
+    /// [`UNKNOWN_CAPTURE`](crate::control::UNKNOWN_CAPTURE) until [`Timeline::learn`] is told.
     pub captured_us: u64,
 }
 
@@ -83,6 +84,16 @@ impl Timeline {
         Some(Duration::from_micros(
             u64::try_from(captured.saturating_add(self.offset_us)).unwrap_or(0),
         ))
+    }
+
+    /// Takes a track's first packet, of which the admission knew nothing yet: it was captured, as far as is known, so
+    /// that it arrives now.
+    pub fn learn(&mut self, track: usize, rtp_timestamp: u32, local_now: Duration) {
+        let Some(line) = self.tracks.get_mut(track) else { return };
+        if line.captured_us == i64::MAX {
+            line.rtp_timestamp = rtp_timestamp;
+            line.captured_us = micros(local_now).saturating_sub(self.offset_us);
+        }
     }
 
     /// Learns from a packet that was sent live and arrived first of its access unit at `local_now`.
@@ -176,6 +187,20 @@ mod tests {
         assert_eq!(timeline.place(0, (u32::MAX - 10).wrapping_add(90)), Some(ms(120_006)));
         assert_eq!(timeline.place(1, 7 + 48), Some(ms(120_006)));
         assert_eq!(timeline.place(2, 0), None);
+    }
+
+    #[test]
+    fn a_track_that_begins_later_begins_when_it_comes() {
+        let video = TrackClock { clock_rate: 90_000, rtp_timestamp: 0, captured_us: 5_000_000 };
+        let captured_us = crate::control::UNKNOWN_CAPTURE;
+        let audio = TrackClock { clock_rate: 48_000, rtp_timestamp: 0, captured_us };
+        let mut timeline = Timeline::new(&[video, audio], ms(5_010), ms(0), ms(120_000));
+        timeline.learn(0, 90_000, ms(500_000));
+        timeline.learn(1, 3_000_000_000, ms(130_000));
+        timeline.learn(1, 3_000_048_000, ms(140_000));
+        assert_eq!(timeline.place(0, 0), Some(ms(119_990)));
+        assert_eq!(timeline.place(1, 3_000_000_000), Some(ms(130_000)));
+        assert_eq!(timeline.place(1, 3_000_480_000), Some(ms(140_000)));
     }
 
     #[test]

@@ -300,6 +300,26 @@ ENCODER = [
            per_minute("punchcast_keyframes_requested_total@", legend="asked for")], "cpm"),
 ]
 
+STORED = [
+    row("Stored files"),
+    graph("Viewers of stored files", "Playouts under way, paused ones included, and copies that are being sent. At most "
+          "256 and 64 at once.",
+          [query("sum(punchcast_playouts@)", "playouts"), query("sum(punchcast_fetches@)", "copies")], "short"),
+    graph("Takes", "Takes begun a minute: starts, seeks, goings-on after a pause or a broken path. Many for few "
+          "viewers: paths that break, or somebody who seeks.",
+          per_minute("punchcast_takes_total@", legend="takes"), "cpm"),
+    graph("Contents copied", "Bytes a second of stored files' contents handed to QUIC. It takes what live viewers and "
+          "playouts leave of the uplink.",
+          query(rate("punchcast_fetched_bytes_total@"), "copied"), "Bps"),
+    graph("Copies ended", "Copies a minute that came to an end, by result. Broken ones go on when the viewer asks again.",
+          per_minute("punchcast_fetches_total@", "result", "{{result}}"), "cpm"),
+    graph("Files in the library", "Files that can be played, that cannot, and that nobody has looked at yet. "
+          "Unplayable: punchcast-viewer list says why.",
+          query("sum by (state) (punchcast_library_files@)", "{{state}}"), "short", stacked=True),
+    graph("Library", "Bytes of all files in the library.",
+          query("sum(punchcast_library_bytes@)", "bytes"), "bytes"),
+]
+
 PROCESS = [
     row("Process and feedback"),
     states("Ready", "What /readyz says: registered with a rendezvous, and a source that gives pictures. Not ready: see "
@@ -320,4 +340,4 @@ def overview():
         "Is everybody watching, who loses packets, is it them or us, what was done about it, and how "
         "much uplink is left.",
         VARIABLES, SELECTORS,
-        WATCHING + LOSING + THEM_OR_US + REPAIR + UPLINK + ENCODER + PROCESS)
+        WATCHING + LOSING + THEM_OR_US + REPAIR + UPLINK + ENCODER + STORED + PROCESS)

@@ -40,6 +40,11 @@ impl Hold {
         self.waiting.insert(packet.index, packet);
     }
 
+    /// Whether packets wait for others in front of them.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
     /// The next packet that may go, where `hoped_for` is the lowest index that may still come.
     pub(crate) fn next(&mut self, hoped_for: PacketIndex) -> Option<Packet> {
         self.joined |= hoped_for >= self.live_from;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use protocol::candidate::CandidateKind;
-use protocol::control::{Admission, Notice, Refusal, Request, Response};
+use protocol::control::{Admission, Notice, Refusal, Request, Response, UNKNOWN_CAPTURE};
 use protocol::feedback::Times;
 use protocol::library::Take;
 use protocol::link::{Link, Target};
@@ -38,6 +38,11 @@ const ANSWER: Duration = Duration::from_secs(12);
 /// lost reports do not look like silence.
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Nothing new for so long where something should have come, and where perhaps nothing was to come: then
+/// another take is asked for.
+const STALLED: Duration = Duration::from_millis(900);
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// How long what is missing of a stored file is waited for.
 const TAKE_PATIENCE: Duration = Duration::from_secs(10);
@@ -106,6 +111,8 @@ struct Stored {
     ends: Option<Vec<PacketIndex>>,
     /// Nothing is expected to come.
     is_idle: bool,
+    /// The path failed since then.
+    was_broken: bool,
 }
 
 /// What a watch request came to.
@@ -274,7 +281,8 @@ impl Session {
     /// What comes is a take of a stored file: it is handed on in order, and what is missing is waited for.
     pub(crate) fn hold_all(&mut self) {
         let now = Instant::now();
-        self.stored = Some(Stored { progress_at: now, ends: None, is_idle: false });
+        self.stored =
+            Some(Stored { progress_at: now, ends: None, is_idle: false, was_broken: false });
         self.holds.iter_mut().for_each(|hold| hold.live_from(PacketIndex::MAX));
         self.patience = TAKE_PATIENCE;
         self.receiver.set_patience(self.patience + extra(self.adaptation.as_ref()));
@@ -335,10 +343,13 @@ impl Session {
         ends.iter().enumerate().all(all_of)
     }
 
-    /// How long nothing was handed to the player.
-    pub(crate) fn stalled_for(&self, now: Instant) -> Duration {
-        let since = self.stored.as_ref().map(|stored| stored.progress_at);
-        since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    /// Whether the take does not go on by itself. A file may have one picture in many seconds: that nothing
+    /// comes means something only where packets are missing, or the path has failed.
+    pub(crate) fn is_stalled(&self, now: Instant) -> bool {
+        let Some(stored) = &self.stored else { return false };
+        let is_due = stored.was_broken || self.holds.iter().any(Hold::is_waiting);
+        let patience = if is_due { STALLED } else { SILENCE };
+        now.saturating_duration_since(stored.progress_at) >= patience
     }
 
     /// The latency to begin with.
@@ -410,6 +421,7 @@ impl Session {
             if verdict != Verdict::Fresh {
                 return;
             }
+            timeline.learn(track, timestamp, local_now);
             if is_newest && is_live {
                 timeline.observe(track, timestamp, local_now);
             }
@@ -448,6 +460,7 @@ impl Session {
             player.push(track, Bytes::from(packet.bytes), arrival);
             if let Some(stored) = &mut self.stored {
                 stored.progress_at = Instant::now();
+                stored.was_broken = false;
             }
         }
     }
@@ -514,6 +527,9 @@ impl Session {
     /// Does something about media that stalls, and about a path that could be better.
     fn mend(&mut self, rtt: Duration, stats: &mut Stats, now: Instant) {
         let answered = self.met.opening.state() == opening::State::Open;
+        if let Some(stored) = &mut self.stored {
+            stored.was_broken |= self.outage.is_broken();
+        }
         let step = if self.is_idle() { None } else { self.outage.step(answered, rtt, now) };
         match step {
             Some(Step::Doubt) => self.met.opening.doubt(),
@@ -698,7 +714,9 @@ impl Reception {
         );
         let mut tracks = Vec::new();
         for (at, track) in admission.tracks.iter().enumerate() {
-            let place = timeline.place(at, track.rtp_timestamp).unwrap_or(local_now);
+            let is_known = track.captured_us != UNKNOWN_CAPTURE;
+            let place = timeline.place(at, track.rtp_timestamp).filter(|_| is_known);
+            let place = place.unwrap_or(local_now);
             let expected_from = place_track(placed, at, track, place);
             tracks.push(Track { expected_from, ..Track::from(track) });
         }

@@ -119,8 +119,8 @@ pub struct JoinedTrack {
     pub position: TrackPosition,
     /// A recent RTP timestamp …
     pub rtp_timestamp: u32,
-    /// … and when it was captured, on the capture clock.
-    pub captured: Duration,
+    /// … and when it was captured, on the capture clock; `None` before the track's first unit.
+    pub captured: Option<Duration>,
 }
 
 /// A handle to the fan-out. When all handles are gone, the thread ends.

@@ -392,13 +392,10 @@ impl Worker {
 
     fn joined(&self, positions: &[TrackPosition]) -> Joined {
         let now = Instant::now();
-        let tracks = positions.iter().zip(&self.latest).map(|(&position, latest)| {
-            let captured_at = latest.map_or(now, |latest| latest.captured_at);
-            JoinedTrack {
-                position,
-                rtp_timestamp: latest.map_or(0, |latest| latest.rtp_timestamp),
-                captured: self.on_capture_clock(captured_at),
-            }
+        let tracks = positions.iter().zip(&self.latest).map(|(&position, latest)| JoinedTrack {
+            position,
+            rtp_timestamp: latest.map_or(0, |latest| latest.rtp_timestamp),
+            captured: latest.map(|latest| self.on_capture_clock(latest.captured_at)),
         });
         let lags = self.latest.iter().flatten().map(|latest| latest.lag);
         Joined {

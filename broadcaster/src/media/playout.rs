@@ -48,6 +48,9 @@ const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 const FURTHER_BACK: [Duration; 4] =
     [Duration::ZERO, Duration::from_secs(5), Duration::from_secs(30), Duration::MAX];
 
+/// Pictures behind the position that are read, at most, for the first of a track that begins late.
+const MOST_BEYOND: usize = 300;
+
 /// Positions are this exact: containers round them to milliseconds.
 const ROUNDING: i64 = 1_000_000;
 
@@ -294,7 +297,11 @@ impl Reading {
         let mut first: Vec<Placed> = Vec::new();
         let mut beyond = 0;
         let mut ended = None;
-        while beyond <= REORDERED || first.is_empty() {
+        let all_there = |first: &[Placed]| {
+            let has = |track| first.iter().any(|placed| placed.unit.track == track);
+            (0..kinds.len()).all(has)
+        };
+        while beyond <= REORDERED || (beyond < MOST_BEYOND && !all_there(&first)) {
             match self.playout.next(is_late) {
                 Next::Unit(placed) => {
                     let line = *lock(&self.line);
@@ -308,9 +315,7 @@ impl Reading {
                         first.clear();
                     }
                     first.push(placed);
-                    let all_there = (0..kinds.len())
-                        .all(|track| first.iter().any(|placed| placed.unit.track == track));
-                    if position >= enough && all_there {
+                    if position >= enough && all_there(&first) {
                         break;
                     }
                 }

@@ -27,7 +27,7 @@ const PAGE_BYTES: usize = 48 * 1024;
 const MOST_FETCHES_EACH: usize = 4;
 
 /// How long a file may take to open.
-const OPEN_PATIENCE: Duration = Duration::from_secs(45);
+const OPEN_PATIENCE: Duration = Duration::from_secs(11);
 
 /// A take as it was asked for.
 pub(super) struct Wanted {

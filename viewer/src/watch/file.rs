@@ -23,9 +23,6 @@ use crate::media::{Player, PlayerEvent, Take, TakeTrack};
 use crate::session::{Begun, Session, ask_on, play};
 use crate::stats::{Playback, State};
 
-/// Without anything new for so long, another take is asked for.
-const STALLED: Duration = Duration::from_millis(900);
-
 /// How often it is looked at what is shown.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -206,6 +203,7 @@ impl Watcher {
         let mut asking: Option<Asking> = None;
         let mut asks_again = false;
         let mut is_completed = false;
+        let mut notices_ended = false;
         let mut looks = tokio::time::interval(LOOK);
         loop {
             let Self {
@@ -253,7 +251,10 @@ impl Watcher {
                             retake = true;
                         }
                         Ok(mut begun) => {
+                            // Asked to stand still meanwhile: once there is something to see.
+                            file.pauses_when_shown |= std::mem::take(&mut file.is_paused);
                             is_completed = false;
+                            notices_ended = false;
                             stats.end_session();
                             let running_time = self.begin_take(&mut begun)?;
                             session.begin_take(begun, running_time, &mut self.placed);
@@ -266,7 +267,7 @@ impl Watcher {
                         Err(failure) => return Err(failure),
                     }
                 }
-                notice = session.notices.next::<Notice>() => match notice {
+                notice = session.notices.next::<Notice>(), if !notices_ended => match notice {
                     Ok(Notice::Finished { ends, damaged }) => {
                         if let Some(reason) = damaged {
                             tracing::warn!("the file is damaged: {reason}; it ends early");
@@ -275,10 +276,14 @@ impl Watcher {
                     }
                     Ok(notice) => {
                         if !session.notice(notice)? {
-                            return Ok(End::Broadcast);
+                            return Err(stopped(file));
                         }
                     }
-                    Err(ReadError::Finished) => return Ok(End::Broadcast),
+                    // The take before ends where another one begins.
+                    Err(ReadError::Finished) if asking.is_some() || session.is_idle() => {
+                        notices_ended = true;
+                    }
+                    Err(ReadError::Finished) => return Err(stopped(file)),
                     Err(error) => return Ok(End::PathLost(error.to_string())),
                 },
                 event = player_events.recv() => {
@@ -310,7 +315,7 @@ impl Watcher {
                     let now = Instant::now();
                     let is_shown = file.take.as_ref().and_then(|take| take.shown_at());
                     let is_current = asking.is_none() && !file.is_paused;
-                    if is_current && is_shown.is_some() {
+                    if is_current && is_shown.is_some() && !file.pauses_when_shown {
                         file.position = player.position().unwrap_or(file.position);
                         stats.enter(State::Playing);
                     }
@@ -321,8 +326,8 @@ impl Watcher {
                         file.seek = Some(took);
                     }
                     if asking.is_none() && is_shown.is_some() && std::mem::take(&mut file.pauses_when_shown) {
+                        // At the picture that was sought, and no further.
                         wanted = Some(Command::Pause);
-                        file.position = player.position().unwrap_or(file.position);
                     }
                     if !is_completed && session.is_complete() {
                         is_completed = true;
@@ -334,7 +339,7 @@ impl Watcher {
                         return Ok(End::Broadcast);
                     }
                     let stalls = !file.is_paused && !is_completed && asking.is_none();
-                    if stalls && session.stalled_for(now) >= STALLED {
+                    if stalls && session.is_stalled(now) {
                         tracing::warn!(event = "stalled", "nothing comes; asking again from here on");
                         stats.reconnects += 1;
                         stats.enter(State::Reconnecting);
@@ -402,6 +407,15 @@ fn request(file: &File) -> impl FnOnce(&protocol::link::Link, Duration) -> Reque
         rate_percent,
         sound,
     }
+}
+
+/// The broadcaster has gone in the middle of the file.
+fn stopped(file: &File) -> Failure {
+    let position = Duration::from_secs(file.position.as_secs());
+    let at = humantime::format_duration(position);
+    Failure::runtime(format!(
+        "the broadcaster stopped at {at} of the file; --start {at} goes on there"
+    ))
 }
 
 /// Stands still: nothing more is shown, nor sent.
