@@ -136,7 +136,7 @@ impl Port {
         let bindings = Bindings::new(Arc::clone(&ways));
         let paths = Arc::<Paths>::default();
         let dropped = Arc::<Dropped>::default();
-        let quic = QuicSocket::new(Arc::clone(&ways), Arc::clone(&paths));
+        let quic = QuicSocket::new(Arc::clone(&ways), Arc::clone(&paths), server.is_some());
         let strangers = server.as_ref().is_some_and(|server| server.strangers);
         let config = server.map(|server| {
             let tls = tls::server(server.identity, server.ask_client, server.alpn);

@@ -21,8 +21,10 @@ use crate::repeats::{self, Repeats};
 use crate::socket::Socket;
 use crate::ways::Ways;
 
-/// QUIC datagrams waiting for quinn, at most. Control traffic is thin; more is a flood.
+/// QUIC datagrams waiting for quinn, at most. Control traffic is thin; more is a flood, unless it comes from
+/// whom we asked for a stored file's contents: a whole window may arrive at once then.
 const MOST_WAITING: usize = 1024;
+const MOST_WAITING_OF_CONTENTS: usize = CONTENTS.connection as usize / MAX_DATAGRAM + MOST_WAITING;
 
 /// Handshakes under way at once, at most, and bytes buffered for them.
 const MOST_INCOMING: usize = 256;
@@ -32,16 +34,31 @@ const INCOMING_BUFFER_TOTAL: u64 = 4 << 20;
 /// Without a word from a client that nobody introduced for this long its connection ends.
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Streams a peer may have open at once: one to watch, some copies of files, and further requests.
-const MOST_STREAMS: u32 = 8;
+/// Streams a peer may have open at once: one to watch, and a further request. With whoever has a path there may be
+/// several files' contents on their way as well.
+const MOST_STREAMS: u32 = 4;
+const MOST_STREAMS_OF_PEERS: u32 = 8;
 
-/// What a server holds of what a client sends: control messages are small.
-const STREAM_WINDOW: u32 = 128 * 1024;
-const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// How much may be on its way, in bytes.
+#[derive(Debug, Clone, Copy)]
+struct Windows {
+    /// To us, on one stream.
+    stream: u32,
+    /// To us, on one connection.
+    connection: u32,
+    /// From us, on one connection. It takes memory only where so much is sent.
+    sent: u32,
+}
 
-/// What a client holds of what its server sends, which may be a file's contents: 100 Mbit/s over a round
-/// trip of 300 ms. The server keeps as much of what was not acknowledged.
-const CONTENTS_WINDOW: u32 = 4 << 20;
+/// Control messages are small.
+const CONTROL: Windows = Windows { stream: 128 * 1024, connection: 256 * 1024, sent: 256 * 1024 };
+
+/// What a viewer takes of its broadcaster: 100 Mbit/s of a stored file's contents over a round trip of 300 ms on one
+/// stream.
+const CONTENTS: Windows = Windows { stream: 4 << 20, connection: 8 << 20, ..CONTROL };
+
+/// What a broadcaster sends to a viewer, which sends it no more than anybody does.
+const SERVING: Windows = Windows { sent: 4 << 20, ..CONTROL };
 
 /// What stands between quinn and the socket.
 pub(crate) struct QuicSocket {
@@ -50,6 +67,7 @@ pub(crate) struct QuicSocket {
     inbox: Mutex<Inbox>,
     repeats: Mutex<Repeats>,
     is_insistent: AtomicBool,
+    most_waiting: usize,
 }
 
 #[derive(Default)]
@@ -65,20 +83,23 @@ impl fmt::Debug for QuicSocket {
 }
 
 impl QuicSocket {
-    pub(crate) fn new(ways: Arc<Ways>, paths: Arc<Paths>) -> Arc<Self> {
+    /// On these ways. `is_server` says that others ask here, so that nobody is asked for contents.
+    pub(crate) fn new(ways: Arc<Ways>, paths: Arc<Paths>, is_server: bool) -> Arc<Self> {
+        let most_waiting = if is_server { MOST_WAITING } else { MOST_WAITING_OF_CONTENTS };
         Arc::new(Self {
             ways,
             paths,
             inbox: Mutex::default(),
             repeats: Mutex::default(),
             is_insistent: AtomicBool::new(false),
+            most_waiting,
         })
     }
 
     /// Queues a datagram for quinn. False when there is no room.
     pub(crate) fn deliver(&self, from: SocketAddr, datagram: &[u8]) -> bool {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if inbox.waiting.len() >= MOST_WAITING {
+        if inbox.waiting.len() >= self.most_waiting {
             return false;
         }
         // The family that `local_addr` promised: quinn compares addresses as they are.
@@ -238,7 +259,8 @@ fn transport_config(
     idle_timeout: Option<Duration>,
     keep_alive_interval: Option<Duration>,
     first_rtt: Duration,
-    (stream_window, connection_window, send_window): (u32, u32, u32),
+    windows: Windows,
+    most_streams: u32,
 ) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
     config
@@ -248,18 +270,18 @@ fn transport_config(
         .mtu_discovery_config(None)
         .enable_segmentation_offload(false)
         .initial_rtt(first_rtt)
-        .max_concurrent_bidi_streams(VarInt::from_u32(MOST_STREAMS))
+        .max_concurrent_bidi_streams(VarInt::from_u32(most_streams))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
-        .stream_receive_window(VarInt::from_u32(stream_window))
-        .receive_window(VarInt::from_u32(connection_window))
-        .send_window(u64::from(send_window))
+        .stream_receive_window(VarInt::from_u32(windows.stream))
+        .receive_window(VarInt::from_u32(windows.connection))
+        .send_window(u64::from(windows.sent))
         // Nothing goes in QUIC datagrams.
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0);
     Arc::new(config)
 }
 
-/// Settings of a server, around its TLS.
+/// Settings of a server, around its TLS. One that times nobody out is for peers with a path.
 pub(crate) fn server_config(
     tls: rustls::ServerConfig,
     idle_timeout: Option<Duration>,
@@ -267,9 +289,12 @@ pub(crate) fn server_config(
     let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls)
         .expect("the provider has TLS 1.3's AES-128-GCM");
     let mut config = quinn::ServerConfig::with_crypto(Arc::new(tls));
-    let windows = (STREAM_WINDOW, CONNECTION_WINDOW, CONTENTS_WINDOW);
+    let (windows, most_streams) = match idle_timeout {
+        Some(_) => (CONTROL, MOST_STREAMS),
+        None => (SERVING, MOST_STREAMS_OF_PEERS),
+    };
     config
-        .transport_config(transport_config(idle_timeout, None, USUAL_RTT, windows))
+        .transport_config(transport_config(idle_timeout, None, USUAL_RTT, windows, most_streams))
         .max_incoming(MOST_INCOMING)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
@@ -277,7 +302,7 @@ pub(crate) fn server_config(
 }
 
 /// Settings of a client, around its TLS, how it keeps the connection alive, if it does, and the round trip
-/// that it expects.
+/// that it expects. One that keeps nothing alive is for a peer with a path.
 pub(crate) fn client_config(
     tls: rustls::ClientConfig,
     keep_alive: Option<KeepAlive>,
@@ -288,7 +313,8 @@ pub(crate) fn client_config(
     let mut config = quinn::ClientConfig::new(Arc::new(tls));
     let idle_timeout = keep_alive.map(|keep_alive| keep_alive.idle_timeout);
     let interval = keep_alive.map(|keep_alive| keep_alive.interval);
-    let windows = (CONTENTS_WINDOW, 2 * CONTENTS_WINDOW, CONNECTION_WINDOW);
-    config.transport_config(transport_config(idle_timeout, interval, first_rtt, windows));
+    let windows = if keep_alive.is_some() { CONTROL } else { CONTENTS };
+    let transport = transport_config(idle_timeout, interval, first_rtt, windows, MOST_STREAMS);
+    config.transport_config(transport);
     config
 }

@@ -3,7 +3,7 @@
 //! QUIC sends again what got lost after a time that it doubles each time. On a path that loses a third of
 //! all packets, some handshakes take ten seconds like that. So what an exchange still needs after the time in
 //! which a path without loss has done with it, if it is not a long one, is repeated, a few milliseconds apart:
-//! the other end drops what it has.
+//! the other end drops what it has. Contents of files are no such exchange: what follows a loss tells of it there.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -15,8 +15,10 @@ const USUAL: Duration = Duration::from_millis(200);
 /// What takes longer is no exchange of a few words.
 const LONGEST: Duration = Duration::from_secs(5);
 
-/// Nor is what takes more datagrams than this.
-const MANY: u32 = 200;
+/// So many datagrams are an exchange of a few words, and so many more for each second that it takes. Whoever sends
+/// more sends contents, or says that it received them.
+const WORDS: u32 = 16;
+const WORDS_A_SECOND: u32 = 32;
 
 /// After a silence of this time it is another exchange; keepalives are further apart.
 const QUIET: Duration = Duration::from_millis(900);
@@ -39,7 +41,8 @@ pub(crate) struct Repeats {
 struct Exchange {
     began: Instant,
     last: Instant,
-    datagrams: u32,
+    /// Datagrams so far.
+    sent: u32,
 }
 
 impl Repeats {
@@ -49,15 +52,16 @@ impl Repeats {
             self.exchanges.retain(|_, exchange| now < exchange.last + QUIET);
             self.forget_at = self.exchanges.len() * 2;
         }
-        let new = Exchange { began: now, last: now, datagrams: 0 };
+        let new = Exchange { began: now, last: now, sent: 0 };
         let exchange = self.exchanges.entry(to).or_insert(new);
         if now >= exchange.last + QUIET {
             *exchange = new;
         }
         exchange.last = now;
-        exchange.datagrams = exchange.datagrams.saturating_add(1);
-        exchange.datagrams <= MANY
-            && (USUAL..LONGEST).contains(&now.saturating_duration_since(exchange.began))
+        exchange.sent = exchange.sent.saturating_add(1);
+        let age = now.saturating_duration_since(exchange.began);
+        let words = f64::from(WORDS) + f64::from(WORDS_A_SECOND) * age.as_secs_f64();
+        (USUAL..LONGEST).contains(&age) && f64::from(exchange.sent) <= words
     }
 }
 
@@ -77,6 +81,24 @@ mod tests {
         assert!(!at(2_500, one) && at(2_700, one), "another exchange");
         assert!((1..10).all(|second| !at(10_000 + second * 1_000, one)), "keepalives");
         assert!(!(3..20).any(|part| at(30_000 + part * 500, other) && part > 12), "a long one");
+    }
+
+    #[test]
+    fn contents_are_not_repeated() {
+        // Acknowledgements of 1 Mbit/s, contents of 1 and of 100 Mbit/s, in datagrams a second.
+        for rate in [50, 100, 10_000] {
+            let mut repeats = Repeats::default();
+            let (began, to) = (Instant::now(), ([192, 0, 2, 1], 1).into());
+            let at = |number: u32| began + Duration::from_secs(6) * number / (rate * 6);
+            let repeated = (0..rate * 6).filter(|&number| repeats.note(to, at(number))).count();
+            assert!(repeated <= 60, "{repeated} of {}", rate * 6);
+        }
+        // An exchange that goes on where much is lost.
+        let mut repeats = Repeats::default();
+        let (began, to) = (Instant::now(), ([192, 0, 2, 1], 1).into());
+        let at = |number: u32| began + Duration::from_millis(40) * number;
+        let repeated = |number| repeats.note(to, at(number)) == (number >= 5);
+        assert!((0..120).all(repeated), "25 datagrams a second");
     }
 
     #[test]
