@@ -402,6 +402,7 @@ impl Session {
         let local_now = player.running_time();
         let bytes = datagram.len() as u64;
         let is_limited = self.carries.is_some();
+        let is_stored = self.stored.is_some();
         let Self { receiver, outage, timeline, holds, .. } = self;
         let result = receiver.take(&mut datagram, now, &mut |arrived| {
             let Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp } =
@@ -422,7 +423,8 @@ impl Session {
                 return;
             }
             timeline.learn(track, timestamp, local_now);
-            if is_newest && is_live {
+            // The sender keeps the time of a stored file. Following the path would move pictures in time.
+            if is_newest && is_live && !is_stored {
                 timeline.observe(track, timestamp, local_now);
             }
             if let Some(hold) = holds.get_mut(track) {

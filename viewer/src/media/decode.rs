@@ -183,7 +183,8 @@ impl Release {
             take.sound_later()
         };
         let Some(later) = later else { return };
-        let at = time + Duration::from_nanos(later.max(0).cast_unsigned());
+        let at = nanoseconds(time).saturating_add(later).max(0);
+        let at = Duration::from_nanos(at.cast_unsigned());
         let mut buffer = buffer.copy();
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(clock_time(at));
