@@ -194,6 +194,7 @@ impl Release {
         if self.leads {
             take.shows(position, nanoseconds(at));
         }
+        take.reaches(position + lasts, nanoseconds(at));
         for presenter in &self.presenters {
             if take.is_over() {
                 return;

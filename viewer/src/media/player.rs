@@ -158,6 +158,12 @@ impl Player {
         self.take.as_ref().is_none_or(|take| take.has_played_out(now, self.shared.latency))
     }
 
+    /// The furthest position of the take that went to the outputs, of all tracks.
+    pub fn reached(&self) -> Option<Duration> {
+        let reached = self.take.as_ref()?.reached();
+        Some(Duration::from_nanos(reached.max(0).cast_unsigned()))
+    }
+
     /// Position in the file of what is shown now.
     pub fn position(&self) -> Option<Duration> {
         let take = self.take.as_ref()?;

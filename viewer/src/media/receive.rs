@@ -261,16 +261,20 @@ impl Tap {
             Kind::Video => counters.frames_decoded.fetch_add(1, Relaxed),
             Kind::Audio => counters.audio_buffers_decoded.fetch_add(1, Relaxed),
         };
-        if self.leads {
-            if let Some((take, track)) = &self.take
-                && let Some(time) = buffer.pts().map(Duration::from)
-                && let Some(position) = take.position(*track, time)
-                && !take.is_before(position)
-            {
-                // Passed on is as good as shown.
-                let now = self.shared.running_time().saturating_sub(self.shared.latency);
-                take.shows(position, i64::try_from(now.as_nanos()).unwrap_or(i64::MAX));
+        if let Some((take, track)) = &self.take
+            && let Some(time) = buffer.pts().map(Duration::from)
+            && let Some(position) = take.position(*track, time)
+            && !take.is_before(position)
+        {
+            // Passed on is as good as shown.
+            let now = self.shared.running_time().saturating_sub(self.shared.latency);
+            let now = i64::try_from(now.as_nanos()).unwrap_or(i64::MAX);
+            take.reaches(position, now);
+            if self.leads {
+                take.shows(position, now);
             }
+        }
+        if self.leads {
             if let Some(time) = buffer.pts() {
                 let since = self.shared.running_time().saturating_sub(time.into());
                 counters.released_after(since);

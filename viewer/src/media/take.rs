@@ -57,6 +57,8 @@ struct Shown {
     /// Position of the last picture that went to the outputs, and the running time at which it arrived, as
     /// it were.
     last: Option<(i64, i64)>,
+    /// The furthest of all tracks: position, and running time of arrival.
+    reached: Option<(i64, i64)>,
 }
 
 #[derive(Debug)]
@@ -170,6 +172,20 @@ impl Take {
         shown.last = Some((position, arrival));
     }
 
+    /// Something of any track went to the outputs, that ends at this position and running time.
+    pub(super) fn reaches(&self, position: i64, arrival: i64) {
+        let mut shown = lock(&self.shown);
+        let furthest = shown
+            .reached
+            .map_or((position, arrival), |(before, at)| (before.max(position), at.max(arrival)));
+        shown.reached = Some(furthest);
+    }
+
+    /// The furthest position that went to the outputs, in nanoseconds.
+    pub(super) fn reached(&self) -> i64 {
+        lock(&self.shown).reached.map_or(self.target, |(position, _)| position)
+    }
+
     /// When the first picture went to the outputs.
     pub fn shown_at(&self) -> Option<Instant> {
         lock(&self.shown).first_at
@@ -192,8 +208,8 @@ impl Take {
         if self.ended.load(Ordering::SeqCst) < self.tracks.len() {
             return false;
         }
-        let last = lock(&self.shown).last;
-        last.is_none_or(|(_, arrival)| nanoseconds(now) >= arrival + nanoseconds(latency) + LATE)
+        let reached = lock(&self.shown).reached;
+        reached.is_none_or(|(_, arrival)| nanoseconds(now) >= arrival + nanoseconds(latency) + LATE)
     }
 }
 
@@ -256,6 +272,7 @@ mod tests {
         let at = |ms: u64| Duration::from_millis(ms);
         assert_eq!(take.showing(at(0), latency), 7_000 * MS);
         take.shows(7_400 * MS, 120_000 * MS);
+        take.reaches(7_400 * MS, 120_000 * MS);
         assert_eq!(take.showing(at(120_150), latency), 7_350 * MS);
         assert_eq!(take.showing(at(120_500), latency), 7_400 * MS);
         take.track_ended();

@@ -26,6 +26,9 @@ use crate::stats::{Playback, State};
 /// How often it is looked at what is shown.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A take that ends so long before the file does ends early.
+const EARLY: Duration = Duration::from_secs(1);
+
 /// A position this close to a file's end is its end.
 const LEAST_REST: Duration = Duration::from_millis(1);
 
@@ -46,6 +49,8 @@ pub(super) struct File {
     /// Since when a picture is waited for that a command asked for.
     asked_at: Option<Instant>,
     seek: Option<Duration>,
+    /// Where a take ended long before the file's end.
+    ended_at: Option<Duration>,
     take: Option<Arc<Take>>,
 }
 
@@ -64,6 +69,7 @@ impl File {
             commands: commands::listen(),
             asked_at: None,
             seek: None,
+            ended_at: None,
             take: None,
         })
     }
@@ -334,9 +340,22 @@ impl Watcher {
                         player.complete_take();
                     }
                     if is_completed && !file.is_paused && asking.is_none() && player.has_played_out() {
-                        file.position = file.duration.unwrap_or(file.position);
-                        stats.playback = Some(file.playback());
-                        return Ok(End::Broadcast);
+                        let reached = player.reached().unwrap_or(file.position);
+                        let is_early = file.duration.is_some_and(|all| reached + EARLY < all);
+                        let is_further = file.ended_at.is_none_or(|at| reached > at + EARLY / 2);
+                        if is_early && is_further {
+                            tracing::warn!("the file ended early; asking whether there is more");
+                            file.ended_at = Some(reached);
+                            is_completed = false;
+                            retake = true;
+                        } else {
+                            if is_early {
+                                tracing::warn!("the file ends earlier than it says");
+                            }
+                            file.position = if is_early { reached } else { file.duration.unwrap_or(reached) };
+                            stats.playback = Some(file.playback());
+                            return Ok(End::Broadcast);
+                        }
                     }
                     let stalls = !file.is_paused && !is_completed && asking.is_none();
                     if stalls && session.is_stalled(now) {
