@@ -17,14 +17,13 @@ use protocol::media::Kind;
 use protocol::seal::{Epoch, MasterKey};
 use protocol::srtcp::FeedbackKey;
 use protocol::units::Bitrate;
-use rand::RngExt;
 
 use crate::audience::{Audience, Seat};
 use crate::fanout::{self, Burst, FanOut, Target};
 use crate::media::{
     AudioConfig, MediaError, Next, Opened, Placed, Playout, PlayoutConfig, VideoConfig,
 };
-use crate::shared::{LiveChannel, micros};
+use crate::shared::{LiveChannel, choose_ssrcs, micros};
 
 /// Bursts handed over before it is waited for them to be sealed: fewer than the fan-out drops.
 const AT_ONCE: usize = 128;
@@ -240,12 +239,11 @@ impl Joined {
     /// # Errors
     ///
     /// Where no thread can be had.
-    pub(crate) fn run(self, seat: Arc<Seat>) -> std::io::Result<(LiveChannel, Running)> {
+    pub(crate) fn run(self, seat: Arc<Seat>) -> std::io::Result<Running> {
         let stop = Arc::<Stop>::default();
         let stopped = Arc::clone(&stop);
-        let channel = self.channel.clone();
-        let Self { playout, rest, joinable, schedule, file, .. } = self;
-        let fan_out = channel.fan_out.clone();
+        let Self { channel, playout, rest, joinable, schedule, file, .. } = self;
+        let fan_out = channel.fan_out;
         let run = move || {
             let _file = file;
             let publish = |placed: Placed| {
@@ -277,7 +275,7 @@ impl Joined {
             }
         };
         thread::Builder::new().name("playout".into()).spawn(run)?;
-        Ok((channel, Running(stop)))
+        Ok(Running(stop))
     }
 }
 
@@ -320,12 +318,8 @@ impl Workshop {
             element: "the playout's channel".into(),
             reason: error.to_string(),
         };
-        let mut rng = rand::rng();
-        let key = MasterKey::random(Epoch::FIRST, &mut rng);
-        let first: u32 = rng.random();
-        let ssrcs: Arc<[u32]> = (0..opened.formats.len() as u32)
-            .map(|at| first.wrapping_add(at) & (u32::MAX >> 1))
-            .collect();
+        let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
+        let ssrcs = choose_ssrcs(opened.formats.len());
         let pacing = JoinPacing { each: self.join_rate, total: None };
         let mut channel = Channel::new(&key, &ssrcs, History::default(), pacing);
         let kinds: Vec<_> = opened.formats.iter().map(|format| format.kind).collect();

@@ -19,7 +19,6 @@ use protocol::signalling::Update;
 use protocol::units::Bitrate;
 use protocol::uplink::Budget;
 use quinn::VarInt;
-use rand::RngExt;
 use service::exit::Failure;
 use service::listener::{Readiness, Shown};
 use tokio::sync::{Semaphore, watch};
@@ -42,7 +41,7 @@ use crate::offering::Offering;
 use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
-use crate::shared::{LiveChannel, Places, Shared};
+use crate::shared::{LiveChannel, Places, Shared, choose_ssrcs};
 use crate::source::{Feed, Start};
 use crate::status::Status;
 use crate::surroundings::{Seen, Surroundings};
@@ -388,12 +387,8 @@ fn channel_starter(
     };
     let key_log = config.key_log.clone();
     Ok(Box::new(move |formats: Arc<[Format]>| {
-        let mut rng = rand::rng();
-        let key = MasterKey::random(Epoch::FIRST, &mut rng);
-        // Neighbours differ, whatever the first is; the highest bit is repair packets'.
-        let first: u32 = rng.random();
-        let ssrcs: Arc<[u32]> =
-            (0..formats.len() as u32).map(|at| first.wrapping_add(at) & (u32::MAX >> 1)).collect();
+        let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
+        let ssrcs = choose_ssrcs(formats.len());
         if let Some(path) = &key_log {
             log_keys(path, &key, &ssrcs).map_err(|error| {
                 Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))

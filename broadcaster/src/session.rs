@@ -420,14 +420,7 @@ impl Session {
         let Some(admission) = joined else { return };
         let handle = (self.opening.handle().clone(), path.kind.as_str());
         let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
-        self.shared.metrics.admit(self.introduced_at.elapsed());
-        self.shared.metrics.path(None, Some(path.kind));
-        self.record(Happened::ViewerJoined {
-            viewer,
-            path: path.kind.as_str(),
-            remote: path.remote,
-            rtt: connection.rtt(),
-        });
+        self.tell_of_admission(viewer, path, connection);
         if !say(&mut send, &Response::Admitted { admission }).await {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
         }
@@ -438,6 +431,18 @@ impl Session {
             place,
             running: None,
             encoding: None,
+        });
+    }
+
+    /// Counts and tells that the viewer was admitted.
+    fn tell_of_admission(&self, viewer: ViewerId, path: Path, connection: &Connection) {
+        self.shared.metrics.admit(self.introduced_at.elapsed());
+        self.shared.metrics.path(None, Some(path.kind));
+        self.record(Happened::ViewerJoined {
+            viewer,
+            path: path.kind.as_str(),
+            remote: path.remote,
+            rtt: connection.rtt(),
         });
     }
 

@@ -247,6 +247,12 @@ impl Shared {
     }
 }
 
+/// SSRCs for so many tracks. Neighbours differ, whatever the first is; the highest bit is repair packets'.
+pub(crate) fn choose_ssrcs(tracks: usize) -> Arc<[u32]> {
+    let first: u32 = rand::random();
+    (0..tracks as u32).map(|at| first.wrapping_add(at) & (u32::MAX >> 1)).collect()
+}
+
 impl LiveChannel {
     /// Begins to send to a viewer, and says all that it needs to know. `None` when the channel ended.
     pub(crate) async fn join(

@@ -53,7 +53,8 @@
 //! again out of the same history, with Reed-Solomon packets beside them where little time is left
 //! ([`repair`]). A path that does not carry the stream is found by [`congestion`], and sent less.
 //! [`timeline`] says when each packet, old or live, belongs
-//! on the viewer's clock; [`rtp`] and [`media`] are the formats in between, and [`units`] rates as
+//! on the viewer's clock. Stored files are played the same way, each take of one as a channel made for one viewer
+//! ([`library`]). [`rtp`] and [`media`] are the formats in between, and [`units`] rates as
 //! people write them.
 
 pub mod address;

@@ -20,9 +20,9 @@ use service::exit::{Code, Failure};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
+use crate::asking::{ask_on, not_asked, refused};
 use crate::config::Fetch;
 use crate::meeting::Viewer;
-use crate::session::{ask_on, refused};
 
 /// Files copied at once.
 const AT_ONCE: usize = 3;
@@ -276,10 +276,7 @@ async fn copy(
             let text = format!("'{path}' cannot be read: {}", printable(&reason));
             return Err(Outcome::Failed(Failure::runtime(text)));
         }
-        _ => {
-            let text = "the broadcaster answered what was not asked";
-            return Err(Outcome::Failed(Failure::runtime(text)));
-        }
+        _ => return Err(Outcome::Failed(not_asked())),
     };
     let goes_on = part.as_ref().is_some_and(|part| part.there == from && digest == Some(whole));
     let part = match part {

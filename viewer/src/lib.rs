@@ -7,6 +7,7 @@
 //! [`session`] receives, and [`media`] plays. [`opener`] goes the first half of that way alone, for
 //! measuring.
 
+mod asking;
 mod check;
 mod clock;
 mod commands;

@@ -12,10 +12,10 @@ use quinn::VarInt;
 use serde_json::{Value, json};
 use service::exit::Failure;
 
+use crate::asking::{ask, not_asked, refused};
 use crate::config::List;
 use crate::fetch::printable;
 use crate::meeting::{Met, Viewer};
-use crate::session::{ask, refused};
 
 /// Most files that are listed.
 const MOST_FILES: usize = 100_000;
@@ -36,10 +36,6 @@ pub(crate) async fn run(config: List) -> Result<(), Failure> {
     let _ = std::io::stdout().write_all(text.as_bytes());
     viewer.port.endpoint().wait_idle().await;
     Ok(())
-}
-
-fn not_asked() -> Failure {
-    Failure::runtime("the broadcaster answered what was not asked; try again")
 }
 
 async fn channels(met: &Met, link: &Link) -> Result<Vec<ChannelEntry>, Failure> {

@@ -17,10 +17,11 @@ use rand::RngExt;
 use service::exit::{Code, Failure};
 use transport::stream::{ReadError, Reader};
 
+use crate::asking::{self, refused};
 use crate::config::{DEFAULT_LATENCY, Target};
 use crate::feedback::Feedback;
 use crate::meeting::{Met, Viewer};
-use crate::session::{self, FIRST_UPGRADE, LONGEST_UPGRADE, refused};
+use crate::session::{FIRST_UPGRADE, LONGEST_UPGRADE};
 use receiver::Receiver;
 pub use receiver::{Arrived, Tap};
 
@@ -148,7 +149,7 @@ impl Opener {
     pub async fn watch(&mut self, target: &Target) -> Result<(), Failure> {
         self.receiver.ask();
         let (send, receive, admission) =
-            session::request(&self.met, &target.link, self.latency).await?;
+            asking::watch(&self.met, &target.link, self.latency).await?;
         let handle = self.met.opening.handle().clone();
         let paths = Arc::clone(self.viewer.port.paths());
         self.receiver.admit(&admission, handle.clone(), paths, self.latency);

@@ -6,20 +6,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use protocol::candidate::CandidateKind;
-use protocol::control::{Admission, Notice, Refusal, Request, Response, UNKNOWN_CAPTURE};
+use protocol::control::{Admission, Notice, Refusal, UNKNOWN_CAPTURE};
 use protocol::feedback::Times;
-use protocol::library::Take;
-use protocol::link::{Link, Target};
 use protocol::opening::{self, Event, Path};
 use protocol::receiver::{Arrived, Receiver, Track};
 use protocol::reception::Verdict;
 use protocol::seal::PacketIndex;
 use protocol::timeline::{Timeline, TrackClock};
-use quinn::{Connection, RecvStream, SendStream};
-use service::exit::{Code, Failure};
+use quinn::{RecvStream, SendStream};
+use service::exit::Failure;
 use transport::paths::Paths;
-use transport::stream::{self, Reader};
+use transport::stream::Reader;
 
+use crate::asking::{Begun, refused};
 use crate::clock::CaptureClock;
 use crate::continuity::Continuity;
 use crate::feedback::Feedback;
@@ -30,9 +29,6 @@ use crate::meeting::{Datagram, Met};
 use crate::outage::{Outage, Step};
 use crate::renewal::Renewed;
 use crate::stats::{State, Stats};
-
-/// How long the broadcaster may take to answer a request: its source may only be starting.
-const ANSWER: Duration = Duration::from_secs(12);
 
 /// From one report to the next: on a clean path, and while packets get lost. Frequent enough that
 /// lost reports do not look like silence.
@@ -113,127 +109,6 @@ struct Stored {
     is_idle: bool,
     /// The path failed since then.
     was_broken: bool,
-}
-
-/// What a watch request came to.
-pub(crate) async fn request(
-    met: &Met,
-    link: &Link,
-    latency: Duration,
-) -> Result<(SendStream, RecvStream, Admission), Failure> {
-    let Target::Channel(channel) = &link.target else {
-        return Err(Failure::usage("the link names a stored file, and no channel"));
-    };
-    let broken = |error: &dyn std::fmt::Display| {
-        Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
-    };
-    let watch = Request::Watch {
-        channel: channel.clone(),
-        secret: link.secret.clone(),
-        latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
-    };
-    let (send, receive, response) = ask(met, &watch).await?;
-    match response {
-        Response::Admitted { admission } => Ok((send, receive, admission)),
-        Response::Refused { reason } => Err(refused(reason, channel)),
-        _ => Err(broken(&"it answered what was not asked")),
-    }
-}
-
-/// A take that begins.
-pub(crate) struct Begun {
-    pub(crate) send: SendStream,
-    pub(crate) receive: RecvStream,
-    pub(crate) admission: Admission,
-    pub(crate) take: Take,
-}
-
-/// Asks for a take.
-pub(crate) async fn play(
-    connection: Connection,
-    request: Request,
-    link: &Link,
-) -> Result<Begun, Failure> {
-    let path = match &link.target {
-        Target::File(path) | Target::Channel(path) => path,
-    };
-    let (send, receive, response) = ask_on(&connection, &request).await?;
-    match response {
-        Response::Playing { admission, take } => Ok(Begun { send, receive, admission, take }),
-        Response::Refused { reason } => Err(refused(reason, path)),
-        // Trying again does not help.
-        Response::Unplayable { reason } => {
-            Err(Failure::new(Code::Unknown, format!("'{path}' cannot be played: {reason}")))
-        }
-        _ => Err(Failure::runtime("the broadcaster answered what was not asked; try again")),
-    }
-}
-
-/// Asks the broadcaster, and waits for its answer.
-pub(crate) async fn ask(
-    met: &Met,
-    request: &Request,
-) -> Result<(SendStream, RecvStream, Response), Failure> {
-    ask_on(&met.connection, request).await
-}
-
-/// Asks the broadcaster on a connection to it, and waits for its answer.
-pub(crate) async fn ask_on(
-    connection: &Connection,
-    request: &Request,
-) -> Result<(SendStream, RecvStream, Response), Failure> {
-    let broken = |error: &dyn std::fmt::Display| {
-        Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
-    };
-    let asking = async {
-        let (mut send, mut receive) = connection.open_bi().await.map_err(|error| broken(&error))?;
-        stream::write(&mut send, request).await.map_err(|error| broken(&error))?;
-        let response = stream::read(&mut receive).await.map_err(|error| broken(&error))?;
-        Ok((send, receive, response))
-    };
-    let answer = tokio::time::timeout(ANSWER, asking).await;
-    answer.map_err(|_| broken(&format_args!("no answer within {ANSWER:?}")))?
-}
-
-/// A refusal as the user reads it.
-pub(crate) fn refused(reason: Refusal, channel: &str) -> Failure {
-    let (code, text) = match reason {
-        Refusal::UnknownChannel => (
-            Code::Unknown,
-            format!(
-                "the broadcaster has no channel '{channel}'; punchcast-viewer list shows what it has"
-            ),
-        ),
-        Refusal::Secret => (
-            Code::Refused,
-            "the broadcaster refused: the link's secret is wrong or missing; ask for a new link"
-                .into(),
-        ),
-        Refusal::Full => (
-            Code::Refused,
-            "the broadcaster refused: the broadcast is full; try again later".into(),
-        ),
-        Refusal::Removed => {
-            (Code::Refused, "the broadcaster refused: its operator removed this viewer".into())
-        }
-        Refusal::NotReady => {
-            (Code::Runtime, "the broadcaster's source has not started yet; try again".into())
-        }
-        Refusal::UnknownFile => (
-            Code::Unknown,
-            format!(
-                "the broadcaster has no stored file '{channel}'; punchcast-viewer list shows what it has"
-            ),
-        ),
-        Refusal::TooMany => (
-            Code::Refused,
-            "the broadcaster refused: that is more at once than one viewer may have".into(),
-        ),
-        Refusal::Malformed => {
-            (Code::Runtime, "the broadcaster did not understand; are both of one version?".into())
-        }
-    };
-    Failure::new(code, text)
 }
 
 impl Session {

@@ -14,12 +14,13 @@ use tokio::sync::mpsc;
 use tokio::time::Interval;
 use transport::stream::ReadError;
 
+use crate::asking;
 use crate::config::Watch;
 use crate::media::{Output, Player, PlayerError, PlayerEvent, check_environment, preload};
 use crate::meeting::{Datagram, Met, Viewer};
 use crate::metrics::Metrics;
 use crate::printer::Printer;
-use crate::session::{self, Placed, Session};
+use crate::session::{Placed, Session};
 use crate::stats::{State, Stats};
 
 /// From a lost path to the first try, growing to the longest.
@@ -256,7 +257,7 @@ impl Watcher {
     /// One stay with the broadcaster, from introduction to end.
     async fn session(&mut self, again: bool) -> Result<End, Failure> {
         let link = self.config.target.link.clone();
-        let request = async |met: &Met, latency| session::request(met, &link, latency).await;
+        let request = async |met: &Met, latency| asking::watch(met, &link, latency).await;
         let (met, mut admission): (_, Admitted) = match self.meet(again, request).await {
             Ok(met) => met,
             Err(failure) if again && is_passing(&failure) => return Ok(End::NotBack(failure)),
@@ -278,24 +279,21 @@ impl Watcher {
             self.stats.reconnects += 1;
         }
         self.stats.enter(State::Playing);
+        self.take_early(&mut session);
+        say_playing(&session);
+        let result = self.play(&mut session).await;
+        close_after(&session, &result);
+        result
+    }
+
+    /// Takes what came before its announcement.
+    fn take_early(&mut self, session: &mut Session) {
         let Self { media, player, placed, stats, .. } = self;
         if let Some(player) = player {
             let early = std::iter::from_fn(|| media.try_recv().ok());
             session.receive_early(early, player, placed, stats);
             session.update(player, stats);
         }
-        tracing::info!(
-            event = "playing",
-            path = session.met.path.kind.as_str(),
-            remote = %session.met.path.remote,
-            rtt_ms = session.met.path.rtt.as_millis() as u64,
-            "playing"
-        );
-        let result = self.play(&mut session).await;
-        let is_over = !matches!(result, Ok(End::PathLost(_)));
-        let code = if is_over { close::DONE } else { close::CONSENT_EXPIRED };
-        session.met.connection.close(VarInt::from_u32(code), b"");
-        result
     }
 
     async fn play(&mut self, session: &mut Session) -> Result<End, Failure> {
@@ -429,6 +427,23 @@ impl Watcher {
         let _ = tokio::time::timeout(GOODBYE, endpoint.wait_idle()).await;
         result.and(stopped.map_err(Failure::runtime))
     }
+}
+
+fn say_playing(session: &Session) {
+    tracing::info!(
+        event = "playing",
+        path = session.met.path.kind.as_str(),
+        remote = %session.met.path.remote,
+        rtt_ms = session.met.path.rtt.as_millis() as u64,
+        "playing"
+    );
+}
+
+/// Tells the broadcaster why the viewer goes.
+fn close_after(session: &Session, result: &Result<End, Failure>) {
+    let is_over = !matches!(result, Ok(End::PathLost(_)));
+    let code = if is_over { close::DONE } else { close::CONSENT_EXPIRED };
+    session.met.connection.close(VarInt::from_u32(code), b"");
 }
 
 /// Whether trying again may help.

@@ -346,10 +346,7 @@ impl Reading {
         let target = match target {
             Some(target) => target.shown_at,
             // The file begins later than at 0.
-            None if config.position.is_zero() => {
-                shown().map(|placed| placed.shown_at).min().unwrap_or(0)
-            }
-            None if self.starts_at_beginning() => {
+            None if config.position.is_zero() || self.starts_at_beginning() => {
                 shown().map(|placed| placed.shown_at).min().unwrap_or(0)
             }
             None => return Err(unplayable(config, "there is no picture to begin with")),

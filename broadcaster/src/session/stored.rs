@@ -11,7 +11,7 @@ use protocol::units::Bitrate;
 use quinn::{Connection, SendStream, VarInt};
 use transport::stream;
 
-use super::{Happened, Session, Watching, say};
+use super::{Session, Watching, say};
 use crate::audience::MOST_LATENCY;
 use crate::contents::{self, Contents};
 use crate::library::{FileError, Library, StoredFile};
@@ -195,25 +195,17 @@ impl Session {
         let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
         if is_first {
             self.shared.metrics.stored.playouts.inc();
-            self.shared.metrics.admit(self.introduced_at.elapsed());
-            self.shared.metrics.path(None, Some(path.kind));
-            self.record(Happened::ViewerJoined {
-                viewer,
-                path: path.kind.as_str(),
-                remote: path.remote,
-                rtt: connection.rtt(),
-            });
+            self.tell_of_admission(viewer, path, connection);
         }
         self.shared.metrics.stored.take_begun();
         tracing::debug!(%viewer, file = %joined.channel.name, take = ?joined.take, "take");
         let response =
             Response::Playing { admission: joined.admission.clone(), take: joined.take.clone() };
         let said = say(&mut send, &response).await;
-        let running = joined.run(Arc::clone(&seat));
-        if !said || running.is_err() {
+        let running = joined.run(Arc::clone(&seat)).ok();
+        if !said || running.is_none() {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
         }
-        let running = running.ok().map(|(_, running)| running);
         self.watching =
             Some(Watching { seat, send, paused_at: Vec::new(), place, running, encoding });
     }

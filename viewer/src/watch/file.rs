@@ -9,18 +9,18 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::control::{Notice, Request, close};
+use protocol::control::{Notice, Request};
 use protocol::link::Target;
 use protocol::media::Format;
-use quinn::VarInt;
 use service::exit::Failure;
 use tokio::sync::mpsc;
 use transport::stream::ReadError;
 
-use super::{End, Watcher, is_passing, player_event};
+use super::{End, Watcher, close_after, is_passing, player_event, say_playing};
+use crate::asking::{Begun, ask_on, play};
 use crate::commands::{self, Command};
 use crate::media::{Player, PlayerEvent, Take, TakeTrack};
-use crate::session::{Begun, Session, ask_on, play};
+use crate::session::Session;
 use crate::stats::{Playback, State};
 
 /// How often it is looked at what is shown.
@@ -131,17 +131,9 @@ impl Watcher {
         }
         self.stats.enter(State::Playing);
         self.take_early(&mut session);
-        tracing::info!(
-            event = "playing",
-            path = session.met.path.kind.as_str(),
-            remote = %session.met.path.remote,
-            rtt_ms = session.met.path.rtt.as_millis() as u64,
-            "playing"
-        );
+        say_playing(&session);
         let result = self.play_file(&mut session).await;
-        let is_over = !matches!(result, Ok(End::PathLost(_)));
-        let code = if is_over { close::DONE } else { close::CONSENT_EXPIRED };
-        session.met.connection.close(VarInt::from_u32(code), b"");
+        close_after(&session, &result);
         result
     }
 
@@ -193,16 +185,6 @@ impl Watcher {
         let since = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         admission.capture_now_us = admission.capture_now_us.saturating_add(since);
         Ok(self.player.as_ref().map_or(Duration::ZERO, Player::running_time))
-    }
-
-    /// Takes what came before its announcement.
-    fn take_early(&mut self, session: &mut Session) {
-        let Self { media, player, placed, stats, .. } = self;
-        if let Some(player) = player {
-            let early = std::iter::from_fn(|| media.try_recv().ok());
-            session.receive_early(early, player, placed, stats);
-            session.update(player, stats);
-        }
     }
 
     async fn play_file(&mut self, session: &mut Session) -> Result<End, Failure> {
@@ -375,11 +357,7 @@ impl Watcher {
             }
             match wanted {
                 Some(Command::Quit) => return Ok(End::Closed),
-                Some(Command::Pause) if !file.is_paused => {
-                    file.is_paused = true;
-                    pause(player, session);
-                }
-                Some(Command::Toggle) if !file.is_paused => {
+                Some(Command::Pause | Command::Toggle) if !file.is_paused => {
                     file.is_paused = true;
                     pause(player, session);
                 }

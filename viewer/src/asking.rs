@@ -1,0 +1,139 @@
+//! What a viewer asks of the broadcaster over their connection, and refusals in words.
+
+use std::time::Duration;
+
+use protocol::control::{Admission, Refusal, Request, Response};
+use protocol::library::Take;
+use protocol::link::{Link, Target};
+use quinn::{Connection, RecvStream, SendStream};
+use service::exit::{Code, Failure};
+use transport::stream;
+
+use crate::meeting::Met;
+
+/// How long the broadcaster may take to answer a request: its source may only be starting.
+const ANSWER: Duration = Duration::from_secs(12);
+
+fn broken(error: impl std::fmt::Display) -> Failure {
+    Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
+}
+
+/// The broadcaster answered something else.
+pub(crate) fn not_asked() -> Failure {
+    broken("it answered what was not asked")
+}
+
+/// Asks to be admitted to a live channel.
+pub(crate) async fn watch(
+    met: &Met,
+    link: &Link,
+    latency: Duration,
+) -> Result<(SendStream, RecvStream, Admission), Failure> {
+    let Target::Channel(channel) = &link.target else {
+        return Err(Failure::usage("the link names a stored file, and no channel"));
+    };
+    let watch = Request::Watch {
+        channel: channel.clone(),
+        secret: link.secret.clone(),
+        latency_ms: u32::try_from(latency.as_millis()).unwrap_or(u32::MAX),
+    };
+    let (send, receive, response) = ask(met, &watch).await?;
+    match response {
+        Response::Admitted { admission } => Ok((send, receive, admission)),
+        Response::Refused { reason } => Err(refused(reason, channel)),
+        _ => Err(not_asked()),
+    }
+}
+
+/// A take that begins.
+pub(crate) struct Begun {
+    pub(crate) send: SendStream,
+    pub(crate) receive: RecvStream,
+    pub(crate) admission: Admission,
+    pub(crate) take: Take,
+}
+
+/// Asks for a take.
+pub(crate) async fn play(
+    connection: Connection,
+    request: Request,
+    link: &Link,
+) -> Result<Begun, Failure> {
+    let path = match &link.target {
+        Target::File(path) | Target::Channel(path) => path,
+    };
+    let (send, receive, response) = ask_on(&connection, &request).await?;
+    match response {
+        Response::Playing { admission, take } => Ok(Begun { send, receive, admission, take }),
+        Response::Refused { reason } => Err(refused(reason, path)),
+        // Trying again does not help.
+        Response::Unplayable { reason } => {
+            Err(Failure::new(Code::Unknown, format!("'{path}' cannot be played: {reason}")))
+        }
+        _ => Err(not_asked()),
+    }
+}
+
+/// Asks the broadcaster, and waits for its answer.
+pub(crate) async fn ask(
+    met: &Met,
+    request: &Request,
+) -> Result<(SendStream, RecvStream, Response), Failure> {
+    ask_on(&met.connection, request).await
+}
+
+/// Asks the broadcaster on a connection to it, and waits for its answer.
+pub(crate) async fn ask_on(
+    connection: &Connection,
+    request: &Request,
+) -> Result<(SendStream, RecvStream, Response), Failure> {
+    let asking = async {
+        let (mut send, mut receive) = connection.open_bi().await.map_err(broken)?;
+        stream::write(&mut send, request).await.map_err(broken)?;
+        let response = stream::read(&mut receive).await.map_err(broken)?;
+        Ok((send, receive, response))
+    };
+    let answer = tokio::time::timeout(ANSWER, asking).await;
+    answer.map_err(|_| broken(format_args!("no answer within {ANSWER:?}")))?
+}
+
+/// A refusal as the user reads it.
+pub(crate) fn refused(reason: Refusal, channel: &str) -> Failure {
+    let (code, text) = match reason {
+        Refusal::UnknownChannel => (
+            Code::Unknown,
+            format!(
+                "the broadcaster has no channel '{channel}'; punchcast-viewer list shows what it has"
+            ),
+        ),
+        Refusal::Secret => (
+            Code::Refused,
+            "the broadcaster refused: the link's secret is wrong or missing; ask for a new link"
+                .into(),
+        ),
+        Refusal::Full => (
+            Code::Refused,
+            "the broadcaster refused: the broadcast is full; try again later".into(),
+        ),
+        Refusal::Removed => {
+            (Code::Refused, "the broadcaster refused: its operator removed this viewer".into())
+        }
+        Refusal::NotReady => {
+            (Code::Runtime, "the broadcaster's source has not started yet; try again".into())
+        }
+        Refusal::UnknownFile => (
+            Code::Unknown,
+            format!(
+                "the broadcaster has no stored file '{channel}'; punchcast-viewer list shows what it has"
+            ),
+        ),
+        Refusal::TooMany => (
+            Code::Refused,
+            "the broadcaster refused: that is more at once than one viewer may have".into(),
+        ),
+        Refusal::Malformed => {
+            (Code::Runtime, "the broadcaster did not understand; are both of one version?".into())
+        }
+    };
+    Failure::new(code, text)
+}
