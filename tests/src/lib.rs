@@ -1,7 +1,8 @@
 //! What whole-system tests are made of. [`lab`] builds networks with real NAT out of network
 //! namespaces and runs real programs in them; [`stage`] is the network that most tests play on;
 //! [`renewal`] breaks paths in it, and [`matrix`] sets all kinds of NAT against each other; [`coturn`]
-//! is a relay that is not ours; [`clip`] looks at recordings and [`traffic`] at captures; [`prometheus`] and [`browser`] are those that
+//! is a relay that is not ours; [`clip`] looks at recordings and [`traffic`] at captures; [`stored`] makes
+//! clips whose pictures and sounds tell when they are to be shown and heard; [`prometheus`] and [`browser`] are those that
 //! operators use; [`load`] is thousands of viewers in a
 //! process, and [`mod@bench`] what benches have in common.
 
@@ -16,4 +17,5 @@ pub mod matrix;
 pub mod prometheus;
 pub mod renewal;
 pub mod stage;
+pub mod stored;
 pub mod traffic;

@@ -1,0 +1,193 @@
+//! A screen that tests can see: an X server without a display, and its memory.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Error, Result};
+use std::os::unix::fs::FileExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use super::mark::{BLOCK, BLOCKS, HEIGHT, MARK_LINES, WIDTH, number_in, sync_bit};
+
+/// How often it is looked at while something is awaited.
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// Pixels brighter than this may be white, others black.
+const MIDDLE: u8 = 128;
+
+/// A running X server, on which windows are watched. Dropping it ends it.
+pub struct Screen {
+    child: Child,
+    display: String,
+    memory: Memory,
+    /// Where the picture was seen last: its left upper corner.
+    picture_at: Option<(usize, usize)>,
+    _folder: TempDir,
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Screen {
+    /// Starts one of 640 by 480 pixels, under a name that is free.
+    ///
+    /// # Errors
+    ///
+    /// Where Xvfb is not installed, or does not start.
+    pub fn start() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        // It chooses its name itself, and tells it once it is ready.
+        let mut child = Command::new("Xvfb")
+            .args(["-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp", "-fbdir"])
+            .arg(folder.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| Error::other(format!("Xvfb (Debian package xvfb): {error}")))?;
+        let started = Self::first_line(&mut child)
+            .and_then(|display| Ok((display, Memory::open(folder.path())?)));
+        match started {
+            Ok((display, memory)) => {
+                Ok(Self { child, display, memory, picture_at: None, _folder: folder })
+            }
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(error)
+            }
+        }
+    }
+
+    fn first_line(child: &mut Child) -> Result<String> {
+        let mut line = String::new();
+        if let Some(stdout) = child.stdout.take() {
+            BufReader::new(stdout).read_line(&mut line)?;
+        }
+        match line.trim() {
+            "" => Err(Error::other("Xvfb ends without a display")),
+            number => Ok(format!(":{number}")),
+        }
+    }
+
+    /// What `DISPLAY` is to be for programs that open windows on it.
+    pub fn display(&self) -> &str {
+        &self.display
+    }
+
+    /// The number in the picture that is shown now, at its own size, anywhere on the screen. None where there is no
+    /// picture, or it is just being drawn.
+    pub fn number(&mut self) -> Option<u16> {
+        if let Some((left, top)) = self.picture_at
+            && let Some(number) = self.number_at(left, top)
+        {
+            return Some(number);
+        }
+        let (left, top) = self.memory.find_picture()?;
+        let number = self.number_at(left, top)?;
+        self.picture_at = Some((left, top));
+        Some(number)
+    }
+
+    fn number_at(&self, left: usize, top: usize) -> Option<u16> {
+        let lines = self.memory.lines(top, MARK_LINES).ok()?;
+        let stride = self.memory.width;
+        number_in(lines.get(left..)?, WIDTH, HEIGHT, stride)
+    }
+
+    /// Waits until the picture shows a number that is wanted, and returns it; None when time is up.
+    pub fn wait_for(
+        &mut self,
+        mut is_wanted: impl FnMut(u16) -> bool,
+        timeout: Duration,
+    ) -> Option<u16> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(number) = self.number().filter(|&number| is_wanted(number)) {
+                return Some(number);
+            }
+            if Instant::now() >= deadline {
+                return None;
+            }
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+    }
+}
+
+/// What the X server draws into, a window dump (XWD) that it keeps mapped.
+struct Memory {
+    file: File,
+    pixels_at: usize,
+    width: usize,
+    height: usize,
+    stride: usize,
+}
+
+/// Bytes of a pixel: blue, green, red and nothing.
+const PIXEL: usize = 4;
+
+impl Memory {
+    fn open(folder: &std::path::Path) -> Result<Self> {
+        // Of XWDFileHeader: 25 numbers, the most significant byte first; then a name, then colours of 12 bytes.
+        const FIELDS: usize = 25;
+        let file = File::open(folder.join("Xvfb_screen0"))?;
+        let mut header = [0; 4 * FIELDS];
+        file.read_exact_at(&mut header, 0)?;
+        let field = |at: usize| {
+            let bytes = header[4 * at..4 * at + 4].iter();
+            bytes.fold(0, |number, &byte| number << 8 | usize::from(byte))
+        };
+        let (header_size, version, bits, colors) = (field(0), field(1), field(11), field(19));
+        if version != 7 || bits != 8 * PIXEL {
+            let what = format!("a window dump of version {version} with {bits} bits a pixel");
+            return Err(Error::other(what));
+        }
+        let (width, height, stride) = (field(4), field(5), field(12));
+        Ok(Self { file, pixels_at: header_size + 12 * colors, width, height, stride })
+    }
+
+    /// Lines as they are now, in grey, as it were: green is most of what the eye sees.
+    fn lines(&self, top: usize, count: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; count * self.stride];
+        self.file.read_exact_at(&mut bytes, (self.pixels_at + top * self.stride) as u64)?;
+        let lines = bytes.chunks_exact(self.stride);
+        Ok(lines
+            .flat_map(|line| line[..PIXEL * self.width].iter().skip(1).step_by(PIXEL))
+            .copied()
+            .collect())
+    }
+
+    /// Where a picture is. Looking at the middle of its blocks, it looks right from all places that are less than
+    /// half a block off, and it is in the middle of those.
+    fn find_picture(&self) -> Option<(usize, usize)> {
+        const HALF: usize = BLOCK / 2;
+        let gray = self.lines(0, self.height).ok()?;
+        let looks_right = |&(x, y): &(usize, usize)| {
+            let row = &gray[y * self.width + x..];
+            (0..BLOCKS).all(|column| (row[column * BLOCK] > MIDDLE) == sync_bit(column))
+        };
+        // Where the middle of the first block may be, and half a block around.
+        let columns = 0..(self.width + BLOCK).checked_sub(WIDTH)?;
+        let lines = 0..(self.height + BLOCK).checked_sub(HEIGHT)?;
+        let all = lines.flat_map(|y| columns.clone().map(move |x| (x, y)));
+        let right: Vec<_> = all.filter(looks_right).collect();
+        let place = |&(x, y): &(usize, usize)| {
+            // What else looks right by chance is elsewhere.
+            let near =
+                right.iter().filter(|at| at.0.abs_diff(x) < BLOCK && at.1.abs_diff(y) < BLOCK);
+            let (count, sum_x, sum_y) =
+                near.fold((0, 0, 0), |(count, x, y), at| (count + 1, x + at.0, y + at.1));
+            // A block has as many columns before its middle as from there on.
+            ((sum_x / count + 1).saturating_sub(HALF), (sum_y / count + 1).saturating_sub(HALF))
+        };
+        let is_one = |&(left, top): &(usize, usize)| {
+            let from = gray.get(top * self.width + left..);
+            from.is_some_and(|from| number_in(from, WIDTH, HEIGHT, self.width).is_some())
+        };
+        right.iter().map(place).find(is_one)
+    }
+}
