@@ -265,7 +265,7 @@ impl Joined {
                     }
                     Next::Stopped => return,
                     Next::End(damaged) => {
-                        let Some(ends) = fan_out.settle() else { return };
+                        let Some(ends) = fan_out.ends() else { return };
                         if !stopped.is_stopped() {
                             seat.tell(Notice::Finished { ends, damaged });
                         }

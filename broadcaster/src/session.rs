@@ -351,7 +351,7 @@ impl Session {
             Ok(Ok(Request::Thumbnail { path, secret })) => {
                 stored::thumbnail(&self.shared, secret.as_ref(), &path)
             }
-            Ok(Ok(Request::Pause)) => self.pause_take(),
+            Ok(Ok(Request::Pause { ssrc })) => self.pause_take(ssrc),
             Ok(Ok(Request::Fetch { path, secret, offset, digest })) => {
                 return self.fetch(connection, send, (path, secret), (offset, digest)).await;
             }

@@ -201,10 +201,11 @@ impl Shared {
         place.ok_or(Refusal::Full)
     }
 
-    /// A place for one more file that is encoded anew: one for each core.
+    /// A place for one more file that is encoded anew: two for each core, which 720p30 in real time leaves
+    /// room for.
     pub(crate) fn place_to_encode(&self) -> Option<Place> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        self.encoding.reserve(|taken| taken < cores)
+        self.encoding.reserve(|taken| taken < 2 * cores)
     }
 
     /// A place for one more file whose contents are sent.

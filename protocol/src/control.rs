@@ -85,9 +85,13 @@ pub enum Request {
         #[n(5)]
         sound: u32,
     },
-    /// Send nothing more of the take that I have.
+    /// Send nothing more of this take. It means nothing to one that has begun since.
     #[n(5)]
-    Pause,
+    Pause {
+        /// SSRC of the take's first track.
+        #[n(0)]
+        ssrc: u32,
+    },
     /// Send me the contents of this stored file, on this stream behind the answer.
     #[n(6)]
     Fetch {

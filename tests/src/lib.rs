@@ -2,8 +2,8 @@
 //! namespaces and runs real programs in them; [`stage`] is the network that most tests play on;
 //! [`renewal`] breaks paths in it, and [`matrix`] sets all kinds of NAT against each other; [`coturn`]
 //! is a relay that is not ours; [`clip`] looks at recordings and [`traffic`] at captures; [`stored`] makes
-//! clips whose pictures and sounds tell when they are to be shown and heard; [`prometheus`] and [`browser`] are those that
-//! operators use; [`load`] is thousands of viewers in a
+//! clips whose pictures and sounds tell when they are to be shown and heard, and [`offer`] offers such;
+//! [`prometheus`] and [`browser`] are those that operators use; [`load`] is thousands of viewers in a
 //! process, and [`mod@bench`] what benches have in common.
 
 pub mod bench;
@@ -14,6 +14,7 @@ pub mod lab;
 pub mod load;
 pub mod local;
 pub mod matrix;
+pub mod offer;
 pub mod prometheus;
 pub mod renewal;
 pub mod stage;

@@ -1,6 +1,6 @@
 //! Stored files with known contents, and what tells them from what comes back.
 //!
-//! [`make`] fills a folder with clips in all containers and codecs, and with what files are like that were cut,
+//! [`make()`] fills a folder with clips in all containers and codecs, and with what files are like that were cut,
 //! renamed or never were clips. Their pictures carry a number ([`number_in`]), and once a second, where the
 //! number is a multiple of 25, a block flashes and a tone of 1 kHz begins at the same time.
 //!

@@ -1,17 +1,15 @@
 //! Stored files on demand, between two firewalls, with real programs.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use nix::sys::stat::Mode;
-use nix::unistd::mkfifo;
 use serde_json::Value;
 use tests::clip::{self, SAME_PICTURE};
-use tests::lab::{self, Impairment, Link, Process, Rate, Result, Signal};
-use tests::stage::{Broadcast, Stage, Watching, ms};
+use tests::lab::{self, Impairment, Link, Rate, Result, Signal};
+use tests::offer::{Commanded, Offered, is_playing_beyond};
+use tests::stage::{Stage, ms};
 
 /// Frames a second of all that is made here.
 const RATE: usize = 25;
@@ -31,61 +29,6 @@ fn make(path: &Path, seconds: usize, more: &[&str]) {
     ffmpeg.args(["-c:a", "aac", "-shortest"]).args(more).arg(path);
     let status = ffmpeg.status().expect("Debian's ffmpeg is installed");
     assert!(status.success(), "{ffmpeg:?}: {status}");
-}
-
-/// A library in the lab's folder, and a broadcaster that offers it.
-struct Offered {
-    folder: PathBuf,
-    broadcast: Broadcast,
-    _rendezvous: Process,
-}
-
-impl Offered {
-    fn new(stage: &Stage, fill: impl FnOnce(&Path)) -> Result<Self> {
-        let folder = stage.path("library");
-        fs::create_dir_all(folder.join("sub")).expect("the lab's folder can be written");
-        fill(&folder);
-        let rendezvous = stage.start_rendezvous()?;
-        let settings = format!("library: {}\n", folder.display());
-        let broadcast = stage.broadcast("cam", "test", &settings)?;
-        Ok(Self { folder, broadcast, _rendezvous: rendezvous })
-    }
-
-    /// The link of a file.
-    fn link(&self, path: &str) -> String {
-        let (front, _) = self.broadcast.link.rsplit_once('/').expect("a link has slashes");
-        format!("{front}/library/{path}")
-    }
-}
-
-/// A viewer that takes commands.
-struct Commanded {
-    watching: Watching,
-    commands: File,
-}
-
-impl Commanded {
-    fn start(stage: &Stage, viewer: usize, link: &str, flags: &[&str]) -> Result<Self> {
-        let pipe = stage.path(&format!("commands{viewer}"));
-        mkfifo(&pipe, Mode::S_IRUSR | Mode::S_IWUSR).expect("the lab's folder can be written");
-        // For both, so that neither end waits for the other to be opened.
-        let commands = OpenOptions::new().read(true).write(true).open(&pipe);
-        let commands = commands.expect("a pipe opens");
-        let mut command = Command::new("sh");
-        let script = format!("exec \"$@\" < {}", pipe.display());
-        command.args(["-c", &script, "sh"]).arg(lab::binary("punchcast-viewer")?);
-        command.args(["watch", link, "--stats", "json"]).args(flags);
-        let process = stage.viewers[viewer].1.spawn(&format!("watch{viewer}"), &command)?;
-        Ok(Self { watching: Watching { process }, commands })
-    }
-
-    fn say(&mut self, command: &str) {
-        writeln!(self.commands, "{command}").expect("the viewer reads");
-    }
-}
-
-fn is_playing_beyond(seconds: f64) -> impl Fn(&Value) -> bool {
-    move |stats| stats["position_ms"].as_f64().is_some_and(|position| position > seconds * 1e3)
 }
 
 /// Every frame of a recording is the source's frame, from `first` on, in turn.

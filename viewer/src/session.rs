@@ -105,10 +105,17 @@ struct Stored {
     progress_at: Instant,
     /// The index behind the last packet of each track, once all were sent.
     ends: Option<Vec<PacketIndex>>,
+    /// SSRC of its first track.
+    ssrc: u32,
     /// Nothing is expected to come.
     is_idle: bool,
     /// The path failed since then.
     was_broken: bool,
+}
+
+/// SSRC of the first track of an admission.
+pub(crate) fn first_ssrc(admission: &Admission) -> u32 {
+    admission.tracks.first().map_or(0, |track| track.ssrc)
 }
 
 impl Session {
@@ -154,10 +161,11 @@ impl Session {
     }
 
     /// What comes is a take of a stored file: it is handed on in order, and what is missing is waited for.
-    pub(crate) fn hold_all(&mut self) {
+    /// `ssrc` is its first track's.
+    pub(crate) fn hold_all(&mut self, ssrc: u32) {
         let now = Instant::now();
         self.stored =
-            Some(Stored { progress_at: now, ends: None, is_idle: false, was_broken: false });
+            Some(Stored { progress_at: now, ends: None, ssrc, is_idle: false, was_broken: false });
         self.holds.iter_mut().for_each(|hold| hold.live_from(PacketIndex::MAX));
         self.patience = TAKE_PATIENCE;
         self.receiver.set_patience(self.patience + extra(self.adaptation.as_ref()));
@@ -172,6 +180,7 @@ impl Session {
     ) {
         let Begun { send, receive, admission, .. } = begun;
         let now = Instant::now();
+        let ssrc = first_ssrc(&admission);
         let rtt = self.rtt();
         let Reception { receiver, timeline, holds } =
             Reception::new(&admission, local_now, self.patience, rtt, placed, now);
@@ -185,7 +194,7 @@ impl Session {
         self.carries = None;
         self.outage = Outage::new(now);
         self.report_at = now;
-        self.hold_all();
+        self.hold_all(ssrc);
     }
 
     /// All packets of the take have been sent.
@@ -195,11 +204,12 @@ impl Session {
         }
     }
 
-    /// Nothing comes until another take begins.
-    pub(crate) fn set_idle(&mut self) {
-        if let Some(stored) = &mut self.stored {
+    /// Nothing comes until another take begins. Returns the SSRC of this one's first track.
+    pub(crate) fn set_idle(&mut self) -> u32 {
+        self.stored.as_mut().map_or(0, |stored| {
             stored.is_idle = true;
-        }
+            stored.ssrc
+        })
     }
 
     /// Whether nothing is expected to come.

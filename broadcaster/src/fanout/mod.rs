@@ -46,14 +46,37 @@ const MOST_REQUESTS_WAITING: usize = 4096;
 enum Command {
     Publish(Burst),
     Uplink(Option<Budget>),
-    Join { viewer: ViewerId, to: Target, latency: Duration, reply: oneshot::Sender<Joined> },
-    Move { viewer: ViewerId, to: Target },
-    Leave { viewer: ViewerId },
-    Standing { reply: oneshot::Sender<Vec<PacketIndex>> },
-    Wish { viewer: ViewerId, wish: Wish },
-    Condition { viewer: ViewerId, condition: Condition },
+    Join {
+        viewer: ViewerId,
+        to: Target,
+        latency: Duration,
+        reply: oneshot::Sender<Joined>,
+    },
+    Move {
+        viewer: ViewerId,
+        to: Target,
+    },
+    Leave {
+        viewer: ViewerId,
+    },
+    /// Where each track stands: behind all that there is, or behind what was sent.
+    Standing {
+        whole: bool,
+        reply: oneshot::Sender<Vec<PacketIndex>>,
+    },
+    Wish {
+        viewer: ViewerId,
+        wish: Wish,
+    },
+    Condition {
+        viewer: ViewerId,
+        condition: Condition,
+    },
     Margins(bool),
-    Limit { viewer: ViewerId, rate: Option<Bitrate> },
+    Limit {
+        viewer: ViewerId,
+        rate: Option<Bitrate>,
+    },
 }
 
 /// What the fan-out tells.
@@ -194,8 +217,18 @@ impl FanOut {
     /// Waits until everything handed over so far is sealed, and says the index of each track's next packet.
     /// Not to be called where nothing may block. `None` when the channel has ended.
     pub fn settle(&self) -> Option<Vec<PacketIndex>> {
+        self.stands(false)
+    }
+
+    /// The index behind each track's last packet, of all that was handed over so far, though it may be sent a
+    /// little later. Not to be called where nothing may block. `None` when the channel has ended.
+    pub fn ends(&self) -> Option<Vec<PacketIndex>> {
+        self.stands(true)
+    }
+
+    fn stands(&self, whole: bool) -> Option<Vec<PacketIndex>> {
         let (reply, standing) = oneshot::channel();
-        self.tell(Command::Standing { reply });
+        self.tell(Command::Standing { whole, reply });
         standing.blocking_recv().ok()
     }
 
@@ -232,7 +265,7 @@ impl FanOut {
     /// The index of each track's next packet that is sent to live viewers. `None` when the channel has ended.
     pub async fn standing(&self) -> Option<Vec<PacketIndex>> {
         let (reply, standing) = oneshot::channel();
-        self.tell(Command::Standing { reply });
+        self.tell(Command::Standing { whole: false, reply });
         standing.await.ok()
     }
 

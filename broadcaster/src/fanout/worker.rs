@@ -175,9 +175,10 @@ impl Worker {
                 }
             }
             Command::Leave { viewer } => self.leave(viewer),
-            Command::Standing { reply } => {
+            Command::Standing { whole, reply } => {
                 // What waits to ride was sent to nobody yet. Who asked may be gone.
-                let position = self.riders.first().unwrap_or(self.channel.history().end());
+                let waiting = self.riders.first().filter(|_| !whole);
+                let position = waiting.unwrap_or(self.channel.history().end());
                 let _ = reply.send(self.channel.standing(position));
             }
             Command::Wish { viewer, wish } => {

@@ -36,6 +36,7 @@ pub(crate) mod stored;
 mod tests;
 pub(crate) mod thumbnail;
 mod track;
+mod transport_stream;
 mod unit;
 
 pub use config::{AudioConfig, Encoder, MediaConfig, VideoConfig};

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
@@ -24,7 +24,7 @@ use super::gate::Gate;
 use super::plan::Plan;
 use super::producer::{Counters, Event};
 use super::spec::SourceSpec;
-use super::stored::keep_to_the_file;
+use super::stored::{self, keep_to_the_file};
 use super::track::{Live, cannot_build, stop_at_final_form};
 use super::unit::{Epoch, Unit};
 
@@ -53,6 +53,9 @@ const MOST_BEYOND: usize = 300;
 
 /// Positions are this exact: containers round them to milliseconds.
 const ROUNDING: i64 = 1_000_000;
+
+/// Parsers are this exact with times that they count up themselves.
+const ROUNDED: gst::ClockTime = gst::ClockTime::from_useconds(10);
 
 /// What is to be played, and how.
 #[derive(Debug, Clone)]
@@ -161,6 +164,9 @@ struct Reading {
     playout: Playout,
     /// How the pictures' running times relate to positions, or the sound's.
     line: Arc<Mutex<Line>>,
+    container: Arc<OnceLock<Container>>,
+    /// Position from which on it is read.
+    from: Duration,
     is_encoded_anew: Arc<Mutex<Vec<Kind>>>,
     duration: Option<Duration>,
 }
@@ -174,6 +180,19 @@ struct Line {
 }
 
 impl Line {
+    fn learn(&mut self, segment: &Segment, kind: Kind) {
+        let Some(start) = segment.start() else { return };
+        let (position, running) = (segment.to_stream_time(start), segment.to_running_time(start));
+        let counts = kind == Kind::Video || !self.of_pictures;
+        if let (true, Some(position), Some(running)) = (counts, position, running) {
+            *self = Self {
+                running: running.nseconds().cast_signed(),
+                position: position.nseconds().cast_signed(),
+                of_pictures: kind == Kind::Video,
+            };
+        }
+    }
+
     fn position(self, running: i64, rate_percent: u32) -> i64 {
         self.position + (running - self.running) * i64::from(rate_percent) / 100
     }
@@ -210,10 +229,21 @@ impl Reading {
         pipeline.add_many([&source, &decoder]).map_err(cannot_build)?;
         source.link(&decoder).map_err(cannot_build)?;
 
+        let container = Arc::<OnceLock<Container>>::default();
+        let found = container.clone();
+        pipeline.connect_deep_element_added(move |_, _, element| {
+            let name = element.factory().map(|factory| factory.name());
+            if let Some(container) = name.and_then(|name| Container::of_demultiplexer(&name)) {
+                // Streams within streams have times of their own, and the outermost counts.
+                let _ = found.set(container);
+            }
+        });
+        let container_of_pads = container.clone();
         let line = Arc::<Mutex<Line>>::default();
         let is_encoded_anew = Arc::<Mutex<Vec<Kind>>>::default();
         let (live_of_pads, line_of_pads, anew) =
             (live.clone(), line.clone(), is_encoded_anew.clone());
+        let begun = ahead.clone();
         let (seen, sounds) = (AtomicBool::new(false), AtomicUsize::new(0));
         let wanted = (config.rate_percent == 100).then_some(config.sound);
         decoder.connect_pad_added(move |_, pad| {
@@ -234,7 +264,12 @@ impl Reading {
                     if plan == Plan::Encode(kind) {
                         lock(&anew).push(kind);
                     }
-                    watch_segment(pad, kind, &line_of_pads);
+                    let times = match container_of_pads.get() {
+                        Some(Container::Matroska | Container::Mpeg) => Times::Raw,
+                        None => Times::OfSegments,
+                    };
+                    watch_segment(pad, kind, times, &line_of_pads);
+                    watch_beginning(pad, kind, &begun);
                     live_of_pads.attach_unpaced(pad, &caps)
                 }
                 None => live_of_pads.leave_out(pad),
@@ -273,12 +308,16 @@ impl Reading {
         } else {
             pipeline.set_state(gst::State::Paused).map_err(refused)?;
             playout.ahead.wait_for_tracks().map_err(|reason| unplayable(config, &reason))?;
-            seek(&decoder, from, config.rate_percent)
+            // What a Matroska demultiplexer meets first, it takes for the file's beginning: not what a seek led to.
+            playout.ahead.wait_for_data().map_err(|reason| unplayable(config, &reason))?;
+            let begins_at = begins_at(&container, &playout.ahead).unsigned_abs();
+            seek(&decoder, from + Duration::from_nanos(begins_at), config.rate_percent)
                 .map_err(|reason| unplayable(config, reason))?;
             pipeline.set_state(gst::State::Playing).map_err(refused)?;
         }
-        let duration = pipeline.query_duration::<gst::ClockTime>().map(Duration::from);
-        Ok(Self { playout, line, is_encoded_anew, duration })
+        let said = pipeline.query_duration::<gst::ClockTime>().map(Duration::from);
+        let duration = stored::duration(&config.location, said);
+        Ok(Self { playout, line, container, from, is_encoded_anew, duration })
     }
 
     /// Reads until all is there that the frame at the position needs.
@@ -289,6 +328,7 @@ impl Reading {
             self.playout.ahead.formats(is_late).map_err(|why| unplayable(config, &why))?;
         let kinds: Vec<Kind> = formats.iter().map(|format| format.kind).collect();
         let leading = kinds.iter().position(|kind| *kind == Kind::Video).unwrap_or(0);
+        let begins_at = begins_at(&self.container, &self.playout.ahead);
         let wanted = i64::try_from(config.position.as_nanos()).unwrap_or(i64::MAX);
         let enough = wanted
             .saturating_add(config.lead.as_nanos().try_into().unwrap_or(AHEAD))
@@ -305,13 +345,13 @@ impl Reading {
             match self.playout.next(is_late) {
                 Next::Unit(placed) => {
                     let line = *lock(&self.line);
-                    let position = line.position(placed.shown_at, config.rate_percent);
+                    let position = line.position(placed.shown_at, config.rate_percent) - begins_at;
                     if placed.unit.track == leading && position > wanted + ROUNDING {
                         beyond += 1;
                     }
                     // Whole GOPs in front of the position are of no use.
                     let is_start = placed.unit.track == leading && placed.unit.keyframe;
-                    if is_start && position <= wanted + ROUNDING {
+                    if is_start && position <= wanted + ROUNDING && !config.position.is_zero() {
                         first.clear();
                     }
                     first.push(placed);
@@ -327,7 +367,8 @@ impl Reading {
             }
         }
         let line = *lock(&self.line);
-        let position = |placed: &Placed| line.position(placed.shown_at, config.rate_percent);
+        let position =
+            |placed: &Placed| line.position(placed.shown_at, config.rate_percent) - begins_at;
         let start =
             first.iter().position(|placed| placed.unit.track == leading && placed.unit.keyframe);
         let Some(start) = start else {
@@ -337,8 +378,14 @@ impl Reading {
                 damaged.as_deref().unwrap_or("there is no picture to begin with"),
             ));
         };
-        // What is in front of the first keyframe cannot be decoded, and sound alone is of no use there.
-        let mut first = first.split_off(start);
+        // What is in front of the first keyframe cannot be decoded, and sound alone is of no use there, but
+        // where the file begins with it.
+        let rest = first.split_off(start);
+        let mut sound = std::mem::replace(&mut first, rest);
+        if config.position.is_zero() {
+            sound.retain(|placed| kinds[placed.unit.track] == Kind::Audio);
+            first.splice(1..1, sound);
+        }
         let shown = || first.iter().filter(|placed| placed.unit.track == leading);
         let target = shown()
             .filter(|placed| position(placed) <= wanted + ROUNDING)
@@ -346,7 +393,7 @@ impl Reading {
         let target = match target {
             Some(target) => target.shown_at,
             // The file begins later than at 0.
-            None if config.position.is_zero() || self.starts_at_beginning() => {
+            None if config.position.is_zero() || self.from.is_zero() => {
                 shown().map(|placed| placed.shown_at).min().unwrap_or(0)
             }
             None => return Err(unplayable(config, "there is no picture to begin with")),
@@ -369,14 +416,10 @@ impl Reading {
                 Kind::Audio => "sound as Opus",
             })
             .collect();
-        let position = line.position(target, config.rate_percent).max(0);
+        let position = (line.position(target, config.rate_percent) - begins_at).max(0);
         let transcoded = anew.join(", ");
         let Self { playout, duration, .. } = self;
         Ok(Opened { playout, formats, first, complete_at, target, position, duration, transcoded })
-    }
-
-    fn starts_at_beginning(&self) -> bool {
-        lock(&self.line).position <= ROUNDING
     }
 }
 
@@ -404,46 +447,95 @@ fn seek(decoder: &gst::Element, to: Duration, rate_percent: u32) -> Result<(), &
     }
 }
 
+/// Containers whose demultiplexers have times of their own kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Container {
+    Matroska,
+    /// MPEG transport and program streams, which begin at any time.
+    Mpeg,
+}
+
+impl Container {
+    fn of_demultiplexer(name: &str) -> Option<Self> {
+        match name {
+            "matroskademux" => Some(Self::Matroska),
+            "tsdemux" | "mpegpsdemux" => Some(Self::Mpeg),
+            _ => None,
+        }
+    }
+}
+
+/// Time of the first picture, where a file may begin at any; in nanoseconds.
+fn begins_at(container: &OnceLock<Container>, ahead: &Ahead) -> i64 {
+    match container.get() {
+        Some(Container::Mpeg) => ahead.begins_at(),
+        Some(Container::Matroska) | None => 0,
+    }
+}
+
+/// Tells of a pad's first buffer.
+fn watch_beginning(pad: &gst::Pad, kind: Kind, ahead: &Arc<Ahead>) {
+    ahead.expect(kind);
+    let ahead = Arc::clone(ahead);
+    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
+        let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else {
+            return gst::PadProbeReturn::Ok;
+        };
+        let Some(time) = buffer.pts() else { return gst::PadProbeReturn::Ok };
+        ahead.begun(kind, time.nseconds().cast_signed());
+        gst::PadProbeReturn::Remove
+    });
+}
+
+/// What a demultiplexer's times are worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Times {
+    /// Segments say how running times relate to positions.
+    OfSegments,
+    /// Buffers are stamped with positions, and segments mean nothing. Demultiplexers take what they meet first for
+    /// the beginning, and that may be a picture behind the first sound: then that of Matroska changes its mind, and
+    /// what it said of running times before, and that of MPEG leaves the sound in front of the segment.
+    Raw,
+}
+
+type Segment = gst::FormattedSegment<gst::ClockTime>;
+
 /// Notes how running times relate to positions, by pictures where there are any. What lies outside of what
 /// the file wants to be played is dropped.
-fn watch_segment(pad: &gst::Pad, kind: Kind, line: &Arc<Mutex<Line>>) {
+fn watch_segment(pad: &gst::Pad, kind: Kind, times: Times, line: &Arc<Mutex<Line>>) {
     let line = line.clone();
     let wanted = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER;
-    pad.add_probe(wanted, move |pad, info| {
-        let segment_of =
-            |event: &gst::event::Segment| event.segment().downcast_ref::<gst::ClockTime>().cloned();
-        match &info.data {
-            Some(gst::PadProbeData::Event(event)) => {
-                if let gst::EventView::Segment(event) = event.view()
-                    && let Some(segment) = segment_of(event)
-                    && let Some(start) = segment.start()
-                {
-                    let mut line = lock(&line);
-                    let time = segment.to_stream_time(start);
-                    let running = segment.to_running_time(start);
-                    if let (true, Some(time), Some(running)) =
-                        (kind == Kind::Video || !line.of_pictures, time, running)
-                    {
-                        *line = Line {
-                            running: running.nseconds() as i64,
-                            position: time.nseconds() as i64,
-                            of_pictures: kind == Kind::Video,
-                        };
-                    }
-                }
-                gst::PadProbeReturn::Ok
-            }
-            Some(gst::PadProbeData::Buffer(buffer)) => {
-                let event = pad.sticky_event::<gst::event::Segment>(0);
-                let segment = event.as_ref().and_then(|event| segment_of(event));
-                let starts = segment.and_then(|segment| segment.start());
-                match (starts, buffer.pts()) {
-                    (Some(start), Some(pts)) if pts < start => gst::PadProbeReturn::Drop,
-                    _ => gst::PadProbeReturn::Ok,
+    let segment_of =
+        |event: &gst::event::Segment| event.segment().downcast_ref::<gst::ClockTime>().cloned();
+    pad.add_probe(wanted, move |pad, info| match &info.data {
+        Some(gst::PadProbeData::Event(event)) => {
+            let gst::EventView::Segment(event) = event.view() else {
+                return gst::PadProbeReturn::Ok;
+            };
+            let Some(segment) = segment_of(event) else { return gst::PadProbeReturn::Ok };
+            match times {
+                Times::OfSegments => lock(&line).learn(&segment, kind),
+                Times::Raw => {
+                    let mut whole = Segment::new();
+                    whole.set_rate(segment.rate());
+                    lock(&line).learn(&whole, kind);
+                    let seqnum = event.seqnum();
+                    let event = gst::event::Segment::builder(&whole).seqnum(seqnum).build();
+                    info.data = Some(gst::PadProbeData::Event(event));
                 }
             }
-            _ => gst::PadProbeReturn::Ok,
+            gst::PadProbeReturn::Ok
         }
+        Some(gst::PadProbeData::Buffer(buffer)) if times == Times::OfSegments => {
+            let event = pad.sticky_event::<gst::event::Segment>(0);
+            let segment = event.as_ref().and_then(|event| segment_of(event));
+            let starts = segment.and_then(|segment| segment.start());
+            match (starts, buffer.pts()) {
+                (Some(start), Some(pts)) if pts + ROUNDED < start => gst::PadProbeReturn::Drop,
+                _ => gst::PadProbeReturn::Ok,
+            }
+        }
+        _ => gst::PadProbeReturn::Ok,
     });
 }
 
@@ -464,6 +556,9 @@ struct State {
     formats: Option<Vec<Format>>,
     tracks: Vec<Waiting>,
     tracks_known: bool,
+    /// Kinds of the tracks that are read, and of those of which something was, where that is.
+    expected: Vec<Kind>,
+    begun: Vec<(Kind, i64)>,
     ended: Option<Option<String>>,
     closed: bool,
 }
@@ -490,6 +585,21 @@ impl Ahead {
 
     fn tracks_known(&self) {
         self.change(|state| state.tracks_known = true);
+    }
+
+    /// A track of this kind is read.
+    fn expect(&self, kind: Kind) {
+        self.change(|state| state.expected.push(kind));
+    }
+
+    /// The first that was read of such a track is stamped with this time.
+    fn begun(&self, kind: Kind, time: i64) {
+        self.change(|state| state.begun.push((kind, time)));
+    }
+
+    /// Time of the first picture, or of the first sound where there are no pictures.
+    fn begins_at(&self) -> i64 {
+        self.lock().beginning().unwrap_or(0)
     }
 
     fn end(&self, damaged: Option<String>) {
@@ -523,21 +633,28 @@ impl Ahead {
     /// Waits until all tracks are known.
     fn wait_for_tracks(&self) -> Result<(), String> {
         let deadline = Instant::now() + OPEN_TIMEOUT;
-        let is_late = || Instant::now() > deadline;
-        self.wait(is_late, |state| match &state.ended {
-            _ if state.tracks_known => Some(Ok(())),
-            Some(reason) => {
-                Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned())))
-            }
-            None => None,
-        })
-        .unwrap_or_else(|| Err("it takes too long to open".to_owned()))
+        self.known(|| Instant::now() > deadline, |state| state.tracks_known.then_some(()))
+    }
+
+    /// Waits until the first picture was read, or the first sound where there are no pictures.
+    fn wait_for_data(&self) -> Result<i64, String> {
+        let deadline = Instant::now() + OPEN_TIMEOUT;
+        self.known(|| Instant::now() > deadline, |state| state.beginning())
     }
 
     /// Waits until all tracks are described.
     fn formats(&self, is_late: impl Fn() -> bool) -> Result<Vec<Format>, String> {
-        self.wait(is_late, |state| match (&state.formats, &state.ended) {
-            (Some(formats), _) => Some(Ok(formats.clone())),
+        self.known(is_late, |state| state.formats.clone())
+    }
+
+    /// Waits until something is known of the file, unless it ends before.
+    fn known<T>(
+        &self,
+        is_late: impl Fn() -> bool,
+        look: impl Fn(&State) -> Option<T>,
+    ) -> Result<T, String> {
+        self.wait(is_late, |state| match (look(state), &state.ended) {
+            (Some(found), _) => Some(Ok(found)),
             (None, Some(reason)) => {
                 Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned())))
             }
@@ -601,6 +718,14 @@ impl Ahead {
 }
 
 impl State {
+    fn beginning(&self) -> Option<i64> {
+        let leading = match self.expected.contains(&Kind::Video) {
+            true => Kind::Video,
+            false => Kind::Audio,
+        };
+        self.begun.iter().find(|(kind, _)| *kind == leading).map(|(_, position)| *position)
+    }
+
     fn is_full(&self, track: usize) -> bool {
         let is_starving =
             self.ended.is_none() && self.tracks.iter().any(|other| other.units.is_empty());
@@ -631,4 +756,81 @@ impl Waiting {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    /// Frames of the clip, 25 a second, with a keyframe every 25.
+    const FRAMES: i64 = 150;
+    const STEP: i64 = 40_000_000;
+
+    fn open(location: &std::path::Path, position: Duration) -> Opened {
+        Playout::open(&PlayoutConfig {
+            location: location.to_owned(),
+            position,
+            rate_percent: 100,
+            sound: 0,
+            lead: Duration::from_millis(300),
+            video: VideoConfig::default(),
+            audio: AudioConfig::default(),
+        })
+        .expect("it can be played")
+    }
+
+    /// When pictures are shown, in positions, in order.
+    fn pictures(opened: Opened) -> Vec<i64> {
+        let Opened { playout, first, target, position, .. } = opened;
+        let read = std::iter::from_fn(|| match playout.next(|| false) {
+            Next::Unit(placed) => Some(placed),
+            Next::End(damaged) => {
+                assert_eq!(damaged, None);
+                None
+            }
+            Next::Stopped => panic!("nobody stops it"),
+        });
+        let mut shown: Vec<i64> = first
+            .into_iter()
+            .chain(read)
+            .filter(|placed| placed.unit.track == 0)
+            .map(|placed| placed.shown_at - target + position)
+            .collect();
+        shown.sort_unstable();
+        shown
+    }
+
+    #[test]
+    fn positions_are_right_however_busy_the_processor_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["clip.mkv", "clip.mp4", "clip.ts"] {
+            let file = folder.path().join(name);
+            let mut ffmpeg = Command::new("ffmpeg");
+            ffmpeg.args(["-v", "error", "-f", "lavfi", "-i", "testsrc2=size=64x64:rate=25"]);
+            ffmpeg.args(["-f", "lavfi", "-i", "sine", "-frames:v", "150", "-t", "6"]);
+            ffmpeg.args(["-c:v", "libx264", "-g", "25", "-bf", "2", "-c:a", "aac"]).arg(&file);
+            assert!(ffmpeg.status().expect("ffmpeg runs").success());
+            let begins = pictures(open(&file, Duration::ZERO))[0];
+            assert!(begins < STEP, "{name} begins at {begins} ns");
+            let run = |thread: u64| {
+                let (file, mut state) = (file.clone(), thread);
+                move || {
+                    for _ in 0..25 {
+                        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        let frame = i64::try_from(state >> 33).expect("31 bits") % FRAMES;
+                        let wanted = begins + frame * STEP + STEP / 2;
+                        let opened = open(&file, Duration::from_nanos(wanted.unsigned_abs()));
+                        let off = opened.position - (begins + frame * STEP);
+                        assert!(off.abs() <= ROUNDING, "{frame} is off by {off} ns");
+                        let shown = pictures(opened);
+                        assert_eq!(shown.len() as i64, FRAMES - frame / 25 * 25, "from {frame}");
+                    }
+                }
+            };
+            let threads: Vec<_> = (1..=8).map(|at| std::thread::spawn(run(at))).collect();
+            threads.into_iter().for_each(|thread| thread.join().expect("all are right"));
+        }
+    }
 }

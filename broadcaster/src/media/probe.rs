@@ -16,7 +16,7 @@ use protocol::media::Kind;
 use super::elements::{init, make};
 use super::error::{MediaError, one_line};
 use super::plan::Plan;
-use super::stored::{keep_to_the_file, passes_through};
+use super::stored::{self, keep_to_the_file, passes_through};
 use super::track::cannot_build;
 
 /// How long a file may take to show its tracks.
@@ -44,7 +44,11 @@ const MOST_WORDS: usize = 80;
 pub(crate) fn probe(location: &Path, stopped: &dyn Fn() -> bool) -> Result<StoredMedia, String> {
     let mut probe = Probe::start(location).map_err(|error| error.to_string())?;
     probe.wait(stopped)?;
-    probe.media()
+    let mut media = probe.media()?;
+    let said = media.duration_us.map(Duration::from_micros);
+    media.duration_us = stored::duration(location, said)
+        .map(|duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+    Ok(media)
 }
 
 /// What a running probe tells.

@@ -219,6 +219,13 @@ fn captured_at(sample: &gst::Sample, buffer: &gst::BufferRef, epoch: Epoch) -> I
     let running_time = sample
         .segment()
         .and_then(|segment| segment.downcast_ref::<gst::ClockTime>())
-        .and_then(|segment| segment.to_running_time(buffer.pts()?));
-    running_time.map_or_else(Instant::now, |running_time| epoch.instant_at(running_time))
+        .and_then(|segment| segment.to_running_time_full(buffer.pts()?));
+    match running_time {
+        Some(gst::Signed::Positive(running_time)) => epoch.instant_at(running_time),
+        // Parsers round times.
+        Some(gst::Signed::Negative(early)) if early < gst::ClockTime::MSECOND => {
+            epoch.instant_at(gst::ClockTime::ZERO)
+        }
+        Some(gst::Signed::Negative(_)) | None => Instant::now(),
+    }
 }

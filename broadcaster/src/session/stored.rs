@@ -210,11 +210,13 @@ impl Session {
             Some(Watching { seat, send, paused_at: Vec::new(), place, running, encoding });
     }
 
-    /// Stops the take that the viewer has; nothing else changes for it.
-    pub(super) fn pause_take(&mut self) -> Response {
+    /// Stops the take that the viewer has, if it is the one that begins with this SSRC.
+    pub(super) fn pause_take(&mut self, ssrc: u32) -> Response {
         match &self.watching {
-            Some(Watching { running: Some(running), .. }) => {
-                running.stop();
+            Some(Watching { running: Some(running), seat, .. }) => {
+                if seat.channel.ssrcs.first() == Some(&ssrc) {
+                    running.stop();
+                }
                 Response::Paused
             }
             _ => Response::Refused { reason: Refusal::Malformed },

@@ -1,17 +1,25 @@
 //! A screen that tests can see: an X server without a display, and its memory.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Error, Result};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
 use tempfile::TempDir;
+
+use crate::lab::eventually;
 
 use super::mark::{BLOCK, BLOCKS, HEIGHT, MARK_LINES, WIDTH, number_in, sync_bit};
 
 /// How often it is looked at while something is awaited.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How long a server that is asked to end may take.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Pixels brighter than this may be white, others black.
 const MIDDLE: u8 = 128;
@@ -28,22 +36,54 @@ pub struct Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        end(&mut self.child);
+    }
+}
+
+/// Asks a server to end, so that it takes its socket with it, and makes sure that it does.
+fn end(child: &mut Child) {
+    let pid = i32::try_from(child.id()).map(Pid::from_raw);
+    let asked = pid.is_ok_and(|pid| signal::kill(pid, Signal::SIGTERM).is_ok());
+    let has_ended = asked && eventually(PATIENCE, || matches!(child.try_wait(), Ok(Some(_))));
+    if !has_ended {
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
 impl Screen {
-    /// Starts one of 640 by 480 pixels, under a name that is free.
+    /// Starts one of 640 by 480 pixels, under a name that is free, for programs in any network namespace.
     ///
     /// # Errors
     ///
     /// Where Xvfb is not installed, or does not start.
     pub fn start() -> Result<Self> {
+        let screen = Self::start_one()?;
+        let socket = format!("/tmp/.X11-unix/X{}", screen.display.trim_start_matches(':'));
+        if UnixStream::connect(&socket).is_ok() {
+            return Ok(screen);
+        }
+        // One that was killed left it behind, and nobody listens to it.
+        drop(screen);
+        fs::remove_file(&socket)?;
+        Self::start_one()
+    }
+
+    fn start_one() -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        // It chooses its name itself, and tells it once it is ready.
+        // It chooses its name itself, and tells it once it is ready. It stays as it is where programs come and go.
         let mut child = Command::new("Xvfb")
-            .args(["-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp", "-fbdir"])
+            .args([
+                "-displayfd",
+                "1",
+                "-screen",
+                "0",
+                "640x480x24",
+                "-nolisten",
+                "tcp",
+                "-noreset",
+                "-fbdir",
+            ])
             .arg(folder.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -56,8 +96,7 @@ impl Screen {
                 Ok(Self { child, display, memory, picture_at: None, _folder: folder })
             }
             Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
+                end(&mut child);
                 Err(error)
             }
         }

@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn bytes_are_read_from_the_dump() {
-        let track = Track::read(PRINTED).unwrap();
+        let track = Track::read(PRINTED).expect("a track");
         assert_eq!(track.codec, "vp8");
         let mut unit = vec![0, 1, 2, 255, b'1', b'2', b':'];
         unit.extend([b' '; 9]);

@@ -172,7 +172,8 @@ impl Release {
             (Kind::Audio, Some(duration)) => (duration.nseconds() as f64 * take.rate()) as i64,
             _ => 0,
         };
-        if take.is_over() || take.is_before(position + lasts) {
+        let is_wanted = !take.is_before(position + lasts) && !take.stands_still(self.leads);
+        if take.is_over() || !is_wanted {
             return;
         }
         let nanoseconds = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);

@@ -47,6 +47,8 @@ pub struct Take {
     later: Mutex<Option<i64>>,
     known: Condvar,
     is_over: AtomicBool,
+    /// Whether it stands still at its first picture.
+    stands: bool,
     ended: AtomicUsize,
     shown: Mutex<Shown>,
 }
@@ -80,9 +82,21 @@ impl Take {
             later: Mutex::new(None),
             known: Condvar::new(),
             is_over: AtomicBool::new(false),
+            stands: false,
             ended: AtomicUsize::new(0),
             shown: Mutex::default(),
         }
+    }
+
+    /// One of which the first picture is shown, and nothing else.
+    pub fn standing(mut self, stands: bool) -> Self {
+        self.stands = stands;
+        self
+    }
+
+    /// Whether nothing more is to be shown than what was.
+    pub(super) fn stands_still(&self, leads: bool) -> bool {
+        self.stands && (!leads || self.shown_at().is_some())
     }
 
     /// Position of the first picture to show, in nanoseconds.

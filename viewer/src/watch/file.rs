@@ -20,7 +20,7 @@ use super::{End, Watcher, close_after, is_passing, player_event, say_playing};
 use crate::asking::{Begun, ask_on, play};
 use crate::commands::{self, Command};
 use crate::media::{Player, PlayerEvent, Take, TakeTrack};
-use crate::session::Session;
+use crate::session::{Session, first_ssrc};
 use crate::stats::{Playback, State};
 
 /// How often it is looked at what is shown.
@@ -49,8 +49,6 @@ pub(super) struct File {
     /// Since when a picture is waited for that a command asked for.
     asked_at: Option<Instant>,
     seek: Option<Duration>,
-    /// Where a take ended long before the file's end.
-    ended_at: Option<Duration>,
     take: Option<Arc<Take>>,
 }
 
@@ -69,7 +67,6 @@ impl File {
             commands: commands::listen(),
             asked_at: None,
             seek: None,
-            ended_at: None,
             take: None,
         })
     }
@@ -105,7 +102,11 @@ impl File {
 impl Watcher {
     /// One stay with the broadcaster, from introduction to end.
     pub(super) async fn file_session(&mut self, again: bool) -> Result<End, Failure> {
-        let Some(file) = &self.file else { return Err(Failure::runtime("no file is watched")) };
+        let Some(file) = &mut self.file else {
+            return Err(Failure::runtime("no file is watched"));
+        };
+        // What stood still stands still at the same picture.
+        file.pauses_when_shown |= std::mem::take(&mut file.is_paused);
         let request = request(file);
         let link = self.config.target.link.clone();
         let met = self
@@ -122,10 +123,11 @@ impl Watcher {
         let latency = self.config.latency;
         let paths = Arc::clone(self.viewer.port.paths());
         let Begun { send, receive, admission, .. } = begun;
+        let ssrc = first_ssrc(&admission);
         let admission = (send, receive, admission);
         let mut session =
             Session::new(met, paths, admission, running_time, latency, &mut self.placed);
-        session.hold_all();
+        session.hold_all(ssrc);
         if again {
             self.stats.reconnects += 1;
         }
@@ -157,7 +159,8 @@ impl Watcher {
             }
         };
         let tracks: Vec<TakeTrack> = admission.tracks.iter().map(track).collect();
-        let played = Arc::new(Take::new(target, take.rate_percent, &tracks));
+        let played = Take::new(target, take.rate_percent, &tracks).standing(file.pauses_when_shown);
+        let played = Arc::new(played);
         if file.duration.is_none() && !take.transcoded.is_empty() {
             tracing::info!("the broadcaster encodes anew: {}", take.transcoded);
         }
@@ -314,8 +317,9 @@ impl Watcher {
                         file.seek = Some(took);
                     }
                     if asking.is_none() && is_shown.is_some() && std::mem::take(&mut file.pauses_when_shown) {
-                        // At the picture that was sought, and no further.
-                        wanted = Some(Command::Pause);
+                        // Nothing else is shown, and the picture may be on its way to the screen.
+                        file.is_paused = true;
+                        send_nothing(session);
                     }
                     if !is_completed && session.is_complete() {
                         is_completed = true;
@@ -324,20 +328,12 @@ impl Watcher {
                     if is_completed && !file.is_paused && asking.is_none() && player.has_played_out() {
                         let reached = player.reached().unwrap_or(file.position);
                         let is_early = file.duration.is_some_and(|all| reached + EARLY < all);
-                        let is_further = file.ended_at.is_none_or(|at| reached > at + EARLY / 2);
-                        if is_early && is_further {
-                            tracing::warn!("the file ended early; asking whether there is more");
-                            file.ended_at = Some(reached);
-                            is_completed = false;
-                            retake = true;
-                        } else {
-                            if is_early {
-                                tracing::warn!("the file ends earlier than it says");
-                            }
-                            file.position = if is_early { reached } else { file.duration.unwrap_or(reached) };
-                            stats.playback = Some(file.playback());
-                            return Ok(End::Broadcast);
+                        if is_early {
+                            tracing::warn!("the file ends earlier than it says");
                         }
+                        file.position = if is_early { reached } else { file.duration.unwrap_or(reached) };
+                        stats.playback = Some(file.playback());
+                        return Ok(End::Broadcast);
                     }
                     let stalls = !file.is_paused && !is_completed && asking.is_none();
                     if stalls && session.is_stalled(now) {
@@ -357,9 +353,19 @@ impl Watcher {
             }
             match wanted {
                 Some(Command::Quit) => return Ok(End::Closed),
+                // The picture that was sought is still to come, and is to be stood still at or not.
+                Some(Command::Play | Command::Toggle) if file.pauses_when_shown => {
+                    file.pauses_when_shown = false;
+                    if asking.is_none() {
+                        file.asked_at = Some(Instant::now());
+                        retake = true;
+                    }
+                }
+                Some(Command::Pause) if file.pauses_when_shown => {}
                 Some(Command::Pause | Command::Toggle) if !file.is_paused => {
                     file.is_paused = true;
-                    pause(player, session);
+                    player.freeze();
+                    send_nothing(session);
                 }
                 Some(Command::Play | Command::Toggle) if file.is_paused => {
                     file.is_paused = false;
@@ -415,14 +421,13 @@ fn stopped(file: &File) -> Failure {
     ))
 }
 
-/// Stands still: nothing more is shown, nor sent.
-fn pause(player: &Player, session: &mut Session) {
-    player.freeze();
-    session.set_idle();
+/// Has the broadcaster send nothing more of the take.
+fn send_nothing(session: &mut Session) {
+    let ssrc = session.set_idle();
     let connection = session.met.connection.clone();
     tokio::spawn(async move {
         // Where that does not arrive, what is sent is thrown away here.
-        if let Err(error) = ask_on(&connection, &Request::Pause).await {
+        if let Err(error) = ask_on(&connection, &Request::Pause { ssrc }).await {
             tracing::debug!(%error, "the broadcaster was not told to pause");
         }
     });
