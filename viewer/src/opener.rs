@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use protocol::behaviour::Behaviour;
 use protocol::candidate::CandidateKind;
-use protocol::control::{Notice, close};
+use protocol::control::{Notice, Request, close};
 use protocol::feedback::Totals;
+use protocol::link::Target as Named;
 use protocol::opening::{Event, Path};
 use quinn::{SendStream, VarInt};
 use rand::RngExt;
@@ -141,15 +142,29 @@ impl Opener {
         self.introduced_at.elapsed()
     }
 
-    /// Asks to watch the link's channel. Media comes from then on.
+    /// Asks to watch the link's channel, or its stored file from the beginning. Media comes from then on.
     ///
     /// # Errors
     ///
     /// Where the broadcaster refuses or breaks off.
     pub async fn watch(&mut self, target: &Target) -> Result<(), Failure> {
         self.receiver.ask();
-        let (send, receive, admission) =
-            asking::watch(&self.met, &target.link, self.latency).await?;
+        let link = &target.link;
+        let (send, receive, admission) = match &link.target {
+            Named::File(path) => {
+                let request = Request::Play {
+                    path: path.clone(),
+                    secret: link.secret.clone(),
+                    latency_ms: u32::try_from(self.latency.as_millis()).unwrap_or(u32::MAX),
+                    position_us: 0,
+                    rate_percent: 100,
+                    sound: 0,
+                };
+                let begun = asking::play(self.met.connection.clone(), request, link).await?;
+                (begun.send, begun.receive, begun.admission)
+            }
+            Named::Channel(_) => asking::watch(&self.met, link, self.latency).await?,
+        };
         let handle = self.met.opening.handle().clone();
         let paths = Arc::clone(self.viewer.port.paths());
         self.receiver.admit(&admission, handle.clone(), paths, self.latency);

@@ -1,5 +1,6 @@
 //! The real rendezvous and broadcaster, as anybody would run them, and what they use.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -59,6 +60,16 @@ impl Broadcast {
     /// Starts both on a stored stream, with their files in `folder`. With `timing` each access unit is
     /// logged, as added latency needs it.
     pub(crate) fn start(folder: &Path, clip: &Path, timing: bool) -> Result<Self> {
+        Self::start_with(folder, clip, None, timing)
+    }
+
+    /// As [`Self::start`], with the stored files of a folder beside the stream.
+    pub(crate) fn start_with(
+        folder: &Path,
+        clip: &Path,
+        library: Option<&Path>,
+        timing: bool,
+    ) -> Result<Self> {
         let near = |port: u16| format!("{NEAR}:{port}");
         let (rendezvous_log, log) = (folder.join("rendezvous.log"), folder.join("broadcaster.log"));
         let config = |name: &str, text: &str| -> Result<PathBuf> {
@@ -89,6 +100,11 @@ impl Broadcast {
             .arg(folder.join("state"))
             .arg("--config")
             .arg(config("broadcaster.yaml", BROADCASTER)?)
+            .args(
+                library
+                    .into_iter()
+                    .flat_map(|library| [OsStr::new("--library"), library.as_os_str()]),
+            )
             .env("RUST_LOG", filter)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

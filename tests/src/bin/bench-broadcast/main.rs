@@ -14,6 +14,7 @@ mod latency;
 mod network;
 mod observed;
 mod peers;
+mod playouts;
 mod report;
 mod round;
 
@@ -44,6 +45,8 @@ enum Scenario {
     Isolation,
     /// What it costs to be looked at by Prometheus and by a status page, with 1,000 viewers.
     Observed,
+    /// What 50 viewers of one stored file cost, against GStreamer's share of it alone, and in memory.
+    Playouts,
 }
 
 /// What a whole broadcast costs, and what its viewers get.
@@ -77,6 +80,9 @@ struct Args {
     /// Be the bare loop for this list of messages.
     #[arg(long, hide = true, value_name = "FILE")]
     bare: Option<PathBuf>,
+    /// Be GStreamer alone, with this file.
+    #[arg(long, hide = true, value_name = "FILE")]
+    reference: Option<PathBuf>,
     #[arg(long, hide = true, default_value_t = 1)]
     viewers: u32,
     #[arg(long, hide = true, default_value = network::VIEWERS)]
@@ -111,6 +117,10 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<ExitCode> {
     if let Some(list) = &args.bare {
         println!("{}", serde_json::to_string(&bare::be(list, args.viewers, &args.network)?)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(file) = &args.reference {
+        println!("{}", serde_json::to_string(&playouts::be_reference(file)?)?);
         return Ok(ExitCode::SUCCESS);
     }
     if !args.inside {
@@ -157,6 +167,10 @@ fn measure(args: &Args) -> Result<Report> {
     if wanted(Scenario::Observed) {
         let measured = observed::measure(&network, folder.path(), extent).map_err(&mut note);
         report.observed = measured.ok();
+    }
+    if wanted(Scenario::Playouts) {
+        let measured = playouts::measure(&network, folder.path(), extent).map_err(&mut note);
+        report.playouts = measured.ok();
     }
     if wanted(Scenario::Cost) {
         report.cost = cost::measure(&network, folder.path(), extent, &mut missing);

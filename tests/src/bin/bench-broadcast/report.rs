@@ -25,6 +25,7 @@ pub(crate) struct Report {
     pub(crate) storm: Option<Storm>,
     pub(crate) isolation: Vec<IsolationRow>,
     pub(crate) observed: Option<Observed>,
+    pub(crate) playouts: Option<Playouts>,
 }
 
 /// What one sender costs.
@@ -86,6 +87,19 @@ pub(crate) struct Observed {
     pub(crate) look_ms: Spread,
 }
 
+/// What viewers of one stored file cost.
+#[derive(Debug, Serialize)]
+pub(crate) struct Playouts {
+    pub(crate) viewers: u32,
+    /// Microseconds of the broadcaster's processor for one packet, without what its channel takes.
+    pub(crate) cpu_us_per_packet: Spread,
+    /// Of GStreamer's, which demultiplexes, parses and payloads the file and sends nothing.
+    pub(crate) reference_us_per_packet: Spread,
+    pub(crate) ratio: Spread,
+    /// Resident memory for each viewer, in MiB.
+    pub(crate) resident_mib: Spread,
+}
+
 /// From the payloader to the viewers' sockets.
 #[derive(Debug, Serialize)]
 pub(crate) struct LatencyRow {
@@ -133,6 +147,7 @@ impl Report {
             storm: None,
             isolation: Vec::new(),
             observed: None,
+            playouts: None,
         }
     }
 }
@@ -214,6 +229,27 @@ impl fmt::Display for Report {
                 alone_ms.least,
                 alone_ms.most,
                 look_ms.median / alone_ms.median * 100.0,
+            )?;
+        }
+        if let Some(playouts) = &self.playouts {
+            let Playouts {
+                viewers,
+                cpu_us_per_packet,
+                reference_us_per_packet,
+                ratio,
+                resident_mib,
+            } = playouts;
+            let of = |Spread { median, least, most, .. }: &Spread| {
+                format!("{median:.2} ({least:.2}–{most:.2})")
+            };
+            writeln!(
+                f,
+                "\n| playouts of one file | µs a packet | GStreamer alone, µs a packet | ratio | MiB each |\n\
+                 |---:|---:|---:|---:|---:|\n| {viewers} | {} | {} | {} | {} |",
+                of(cpu_us_per_packet),
+                of(reference_us_per_packet),
+                of(ratio),
+                of(resident_mib),
             )?;
         }
         for what in &self.missing {
