@@ -25,7 +25,10 @@ use crate::media::{
 };
 use crate::shared::{LiveChannel, choose_ssrcs, micros};
 
-/// Bursts handed over before it is waited for them to be sealed: fewer than the fan-out drops.
+/// What is due within so long after something that is sent goes along with it.
+const TOGETHER: Duration = Duration::from_millis(40);
+
+/// Bursts handed over at once, or before it is waited for them to be sealed: fewer than the fan-out drops.
 const AT_ONCE: usize = 128;
 
 /// What a viewer asks for.
@@ -246,25 +249,31 @@ impl Joined {
         let fan_out = channel.fan_out;
         let run = move || {
             let _file = file;
-            let publish = |placed: Placed| {
-                let due = stopped.wait_until(schedule.instant(placed.due_at));
-                if due {
-                    fan_out.publish(burst(placed, schedule, &joinable));
-                }
-                due
+            let mut due = Due {
+                fan_out: &fan_out,
+                schedule,
+                joinable: &joinable,
+                stop: &stopped,
+                until: Instant::now(),
+                together: Vec::new(),
             };
-            if !rest.into_iter().all(publish) {
+            if !rest.into_iter().all(|placed| due.take(placed)) {
                 return;
             }
             loop {
+                // What is there goes out before anything is waited for.
+                if !playout.is_ready() {
+                    due.send();
+                }
                 match playout.next(|| stopped.is_stopped()) {
                     Next::Unit(placed) => {
-                        if !publish(placed) {
+                        if !due.take(placed) {
                             return;
                         }
                     }
                     Next::Stopped => return,
                     Next::End(damaged) => {
+                        due.send();
                         let Some(ends) = fan_out.ends() else { return };
                         if !stopped.is_stopped() {
                             seat.tell(Notice::Finished { ends, damaged });
@@ -276,6 +285,42 @@ impl Joined {
         };
         thread::Builder::new().name("playout".into()).spawn(run)?;
         Ok(Running(stop))
+    }
+}
+
+/// Keeps time: units wait until they are due. What is due soon after goes along, as waking threads costs more than
+/// sealing and sending.
+struct Due<'a> {
+    fan_out: &'a FanOut,
+    schedule: Schedule,
+    joinable: &'a [bool],
+    stop: &'a Stop,
+    /// What is due until then may go.
+    until: Instant,
+    together: Vec<Burst>,
+}
+
+impl Due<'_> {
+    /// Takes the next unit, and waits until it is due. False when it was stopped meanwhile.
+    fn take(&mut self, placed: Placed) -> bool {
+        let at = self.schedule.instant(placed.due_at);
+        if at > self.until || self.together.len() >= AT_ONCE {
+            self.send();
+            if !self.stop.wait_until(at) {
+                return false;
+            }
+            self.until = at.max(Instant::now()) + TOGETHER;
+        }
+        self.together.push(burst(placed, self.schedule, self.joinable));
+        true
+    }
+
+    fn send(&mut self) {
+        // Sound first: it rides with the picture behind it, in the same message.
+        self.together.sort_by_key(|burst| self.joinable.get(burst.track) == Some(&true));
+        if !self.together.is_empty() {
+            self.fan_out.publish_all(std::mem::take(&mut self.together));
+        }
     }
 }
 

@@ -44,7 +44,7 @@ const MOST_REQUESTS_WAITING: usize = 4096;
 
 /// What the fan-out is told.
 enum Command {
-    Publish(Burst),
+    Publish(Vec<Burst>),
     Uplink(Option<Budget>),
     Join {
         viewer: ViewerId,
@@ -234,12 +234,18 @@ impl FanOut {
 
     /// Hands over a burst. Never blocks.
     pub fn publish(&self, burst: Burst) {
+        self.publish_all(vec![burst]);
+    }
+
+    /// Hands over bursts that leave together. Never blocks.
+    pub fn publish_all(&self, bursts: Vec<Burst>) {
+        let count = bursts.len();
         if self.waiting.bursts.load(Ordering::Relaxed) >= MOST_BURSTS_WAITING {
-            self.metrics.bursts_dropped.inc();
+            self.metrics.bursts_dropped.inc_by(count as u64);
             return;
         }
-        self.waiting.bursts.fetch_add(1, Ordering::Relaxed);
-        self.tell(Command::Publish(burst));
+        self.waiting.bursts.fetch_add(count, Ordering::Relaxed);
+        self.tell(Command::Publish(bursts));
     }
 
     /// What the uplink may be filled with from now on; without a limit, nothing waits for another.

@@ -33,10 +33,13 @@ const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A track is far enough ahead with so much time, and never goes further than so many bytes …
 const AHEAD: i64 = 1_000_000_000;
-const MOST_BYTES: usize = 4 << 20;
+const MOST_BYTES: i64 = 4 << 20;
+
+/// … and it is read on once half of that is left: waking threads costs more than what they read.
+const LOW: i64 = 2;
 
 /// … or so much more while another track has nothing: the file is badly interleaved.
-const UNEVEN_FACTOR: usize = 8;
+const UNEVEN_FACTOR: i64 = 8;
 
 /// Pictures that may be out of presentation order (H.264 and H.265 allow 16).
 const REORDERED: usize = 16;
@@ -142,6 +145,11 @@ impl Playout {
             }
         }
         found
+    }
+
+    /// Whether it is known what is due next.
+    pub fn is_ready(&self) -> bool {
+        self.ahead.lock().is_known()
     }
 
     /// What is due next. Blocks until it is known, or `stopped`.
@@ -548,7 +556,10 @@ fn unplayable(config: &PlayoutConfig, reason: &str) -> MediaError {
 #[derive(Default)]
 struct Ahead {
     state: Mutex<State>,
-    changed: Condvar,
+    /// There is more to take or to know.
+    more: Condvar,
+    /// There is room for more.
+    room: Condvar,
 }
 
 #[derive(Default)]
@@ -561,6 +572,8 @@ struct State {
     begun: Vec<(Kind, i64)>,
     ended: Option<Option<String>>,
     closed: bool,
+    /// Whether the taker waits. Waking nobody costs as much as waking somebody.
+    is_awaited: bool,
 }
 
 #[derive(Default)]
@@ -569,6 +582,8 @@ struct Waiting {
     /// With the time at which each is shown.
     units: VecDeque<(i64, Unit)>,
     bytes: usize,
+    /// Whether its reader waits for room.
+    is_full: bool,
 }
 
 impl Ahead {
@@ -624,10 +639,17 @@ impl Ahead {
         let Some(waiting) = state.tracks.get_mut(track) else { return };
         waiting.bytes += unit.packets.bytes();
         waiting.units.push_back((shown_at, unit));
-        self.changed.notify_all();
-        while !state.closed && state.is_full(track) {
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        if std::mem::take(&mut state.is_awaited) {
+            self.more.notify_all();
         }
+        if !state.is_full(track) {
+            return;
+        }
+        state.tracks[track].is_full = true;
+        while !state.closed && state.has_enough(track) {
+            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        state.tracks[track].is_full = false;
     }
 
     /// Waits until all tracks are known.
@@ -665,10 +687,7 @@ impl Ahead {
 
     fn take(&self, stopped: impl Fn() -> bool) -> Next {
         let next = self.wait(stopped, |state| {
-            let is_known = state.ended.is_some()
-                || state.tracks.iter().all(Waiting::is_ready)
-                || (0..state.tracks.len()).any(|track| state.is_full(track));
-            if !is_known {
+            if !state.is_known() {
                 return None;
             }
             let due = |track: &usize| state.tracks[*track].due();
@@ -681,9 +700,12 @@ impl Ahead {
             let due_at = waiting.due()?;
             let (shown_at, unit) = waiting.units.pop_front()?;
             waiting.bytes -= unit.packets.bytes();
+            let has_room = |track: usize| state.tracks[track].is_full && !state.has_enough(track);
+            if (0..state.tracks.len()).any(has_room) {
+                self.room.notify_all();
+            }
             Some(Next::Unit(Placed { unit, shown_at, due_at }))
         });
-        self.changed.notify_all();
         next.unwrap_or(Next::Stopped)
     }
 
@@ -700,8 +722,9 @@ impl Ahead {
             if let Some(found) = look(&mut state) {
                 return Some(found);
             }
+            state.is_awaited = true;
             (state, _) = self
-                .changed
+                .more
                 .wait_timeout(state, STOP_CHECK_INTERVAL)
                 .unwrap_or_else(PoisonError::into_inner);
         }
@@ -709,7 +732,8 @@ impl Ahead {
 
     fn change(&self, change: impl FnOnce(&mut State)) {
         change(&mut self.lock());
-        self.changed.notify_all();
+        self.more.notify_all();
+        self.room.notify_all();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -726,21 +750,37 @@ impl State {
         self.begun.iter().find(|(kind, _)| *kind == leading).map(|(_, position)| *position)
     }
 
+    /// Whether it is known what is due next.
+    fn is_known(&self) -> bool {
+        self.ended.is_some()
+            || self.tracks.iter().all(Waiting::is_ready)
+            || (0..self.tracks.len()).any(|track| self.is_full(track))
+    }
+
     fn is_full(&self, track: usize) -> bool {
+        self.tracks[track].exceeds(self.factor(), 1)
+    }
+
+    fn has_enough(&self, track: usize) -> bool {
+        self.tracks[track].exceeds(self.factor(), LOW)
+    }
+
+    fn factor(&self) -> i64 {
         let is_starving =
             self.ended.is_none() && self.tracks.iter().any(|other| other.units.is_empty());
-        self.tracks[track].exceeds(if is_starving { UNEVEN_FACTOR } else { 1 })
+        if is_starving { UNEVEN_FACTOR } else { 1 }
     }
 }
 
 impl Waiting {
-    fn exceeds(&self, factor: usize) -> bool {
+    /// Whether more waits than so often what is far enough, or that part of it.
+    fn exceeds(&self, factor: i64, part: i64) -> bool {
         let span = match (self.units.front(), self.units.back()) {
             (Some((first, _)), Some((last, _))) => last - first,
             _ => 0,
         };
-        let long = self.units.len() > REORDERED && span > AHEAD * factor as i64;
-        long || self.bytes > MOST_BYTES * factor
+        let long = self.units.len() > REORDERED && span > AHEAD * factor / part;
+        long || self.bytes as i64 > MOST_BYTES * factor / part
     }
 
     /// Whether it is known what is due next.
