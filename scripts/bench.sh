@@ -1,6 +1,6 @@
 #!/bin/bash
-# Measures what sending costs, beside other ways of sending, what a whole broadcast costs, and how soon
-# viewers that join have a picture. Prints tables. Arguments go to bench-fanout; with BROADCAST set, what
+# Measures what sending costs, beside other ways of sending, what a whole broadcast and playouts of a stored file
+# cost, how soon viewers that join have a picture, and how fast files are copied. Prints tables. Arguments go to bench-fanout; with BROADCAST set, what
 # it holds goes to bench-broadcast.
 source "$(dirname "$0")/common.sh"
 
@@ -13,3 +13,4 @@ cargo run --locked --release --package tests --bin bench-broadcast -- \
     --save target/bench/broadcast.json "${broadcast[@]}"
 scripts/plot-fanout.py target/bench/broadcast.json docs/images
 cargo run --locked --release --package tests --bin bench-joining
+cargo run --locked --release --package tests --bin bench-fetch

@@ -274,6 +274,11 @@ impl Config {
                 self.channel
             )));
         }
+        if self.source == SourceSpec::None && self.library.is_none() {
+            return Err(Failure::usage(
+                "source none broadcasts nothing; name a folder of stored files with --library DIR",
+            ));
+        }
         self.rendezvous()?;
         self.secret()?;
         Ok(())

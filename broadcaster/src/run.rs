@@ -106,9 +106,13 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         video: config.video.clone(),
         audio: config.audio.clone(),
     };
-    let producer = Arc::new(Producer::start(media, feed.sink())?);
-    // Nothing else sets it.
-    let _ = keyframes.set(Arc::downgrade(&producer));
+    let is_live = config.source != SourceSpec::None;
+    let producer =
+        is_live.then(|| Producer::start(media, feed.sink()).map(Arc::new)).transpose()?;
+    if let Some(producer) = &producer {
+        // Nothing else sets it.
+        let _ = keyframes.set(Arc::downgrade(producer));
+    }
     let surroundings = Arc::<Surroundings>::default();
     let workshop = Workshop {
         port: Arc::clone(&port),
@@ -129,6 +133,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         uplink: Uplink::new(config.uplink),
         expected: expected_rate(&config),
         allow_private: config.allow_private,
+        is_live,
         channel: told.channel.clone(),
         arrivals: DashMap::new(),
         efforts: DashMap::new(),
@@ -152,7 +157,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         }),
         end = told.ended.recv() => source_result(end, &metrics),
         result = async {
-            let ready = told.channel.wait_for(Option::is_some).await.is_ok();
+            let ready = !is_live || told.channel.wait_for(Option::is_some).await.is_ok();
             if !ready {
                 return Err(Failure::runtime("the source ended before it began"));
             }
@@ -164,7 +169,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 let beside = async {
                     tokio::join!(
                         accept(port.endpoint().clone(), &shared),
-                        watch(&producer, &shared),
+                        watch(producer.as_deref(), &shared),
                         shared.audience.watch_silence(),
                         surroundings.watch_addresses(&port),
                         surroundings.watch_behaviour(seen, &metrics),
@@ -216,7 +221,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             tokio::join!(
                 serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
-                watch(&producer, &shared),
+                watch(producer.as_deref(), &shared),
                 shared.audience.watch_silence(),
                 surroundings.watch_addresses(&port),
                 looking,
@@ -579,13 +584,15 @@ async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
 }
 
 /// Copies the encoder's counters into the metrics, and looks at the viewers and the uplink, each second.
-async fn watch(producer: &Producer, shared: &Shared) {
+async fn watch(producer: Option<&Producer>, shared: &Shared) {
     let metrics = &shared.metrics;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         shared.audience.look();
-        metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
+        if let Some(producer) = producer {
+            metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
+        }
         let channel = shared.channel.borrow().clone();
         let fan_out = channel.as_ref().map(|channel| &channel.fan_out);
         shared.uplink.observe(metrics, &shared.audience, fan_out);

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     /// What the encoders are set to make; 0 where the source may come encoded.
     pub(crate) expected: Bitrate,
     pub(crate) allow_private: bool,
+    /// Whether there is a live channel, and not only stored files.
+    pub(crate) is_live: bool,
     /// The channel, once its source is ready.
     pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
     /// Sessions that wait for their viewer's connection.
@@ -133,6 +135,9 @@ impl Drop for Place {
 impl Shared {
     /// The channel, waited for a while.
     pub(crate) async fn channel(&self) -> Option<LiveChannel> {
+        if !self.is_live {
+            return None;
+        }
         let mut channel = self.channel.clone();
         let ready = tokio::time::timeout(SOURCE_PATIENCE, channel.wait_for(Option::is_some)).await;
         ready.ok()?.ok()?.clone()
@@ -156,7 +161,7 @@ impl Shared {
         if !self.may_enter(shown) {
             return Err(Refusal::Secret);
         }
-        if channel_name != self.name {
+        if channel_name != self.name || !self.is_live {
             return Err(Refusal::UnknownChannel);
         }
         let channel = self.channel().await.ok_or(Refusal::NotReady)?;
@@ -243,6 +248,9 @@ impl Shared {
 
     /// What there is to watch.
     pub(crate) async fn catalogue(&self) -> Vec<ChannelEntry> {
+        if !self.is_live {
+            return Vec::new();
+        }
         let formats = self.channel().await.map(|channel| channel.formats.to_vec());
         vec![ChannelEntry { name: self.name.clone(), formats: formats.unwrap_or_default() }]
     }

@@ -26,12 +26,17 @@ pub struct Offered {
 impl Offered {
     /// Has a folder filled, and offers what is in it.
     pub fn new(stage: &Stage, fill: impl FnOnce(&Path)) -> Result<Self> {
+        Self::beside(stage, "none", fill)
+    }
+
+    /// As [`Self::new`], beside a live source.
+    pub fn beside(stage: &Stage, source: &str, fill: impl FnOnce(&Path)) -> Result<Self> {
         let folder = stage.path("library");
         fs::create_dir_all(folder.join("sub")).expect("the lab's folder can be written");
         fill(&folder);
         let rendezvous = stage.start_rendezvous()?;
         let settings = format!("library: {}\n", folder.display());
-        let broadcast = stage.broadcast("cam", "test", &settings)?;
+        let broadcast = stage.broadcast("cam", source, &settings)?;
         Ok(Self { folder, broadcast, _rendezvous: rendezvous })
     }
 

@@ -61,6 +61,8 @@ fn usage_errors_end_with_2() {
     ends(&broadcast(&["--source", "test"], state.path()), 2, &["--embedded-rendezvous"]);
     assert_eq!(broadcast(&["--source", "telepathy"], state.path()).code, Some(2));
     assert_eq!(broadcast(&["--uplink", "fast"], state.path()).code, Some(2));
+    let nothing = ["--source", "none", "--embedded-rendezvous", "127.0.0.1:0"];
+    ends(&broadcast(&nothing, state.path()), 2, &["--library"]);
 
     let config = state.path().join("wrong.yaml");
     std::fs::write(&config, "channel: live\nchanel: typo\n").expect("written");

@@ -14,8 +14,8 @@ use tests::lab::{self, Impairment, Link, Result};
 use tests::offer::{Commanded, Offered, is_playing_beyond};
 use tests::stage::{Stage, Watching, ms};
 use tests::stored::{
-    self, Container, DURATION, Expect, RATE, Screen, Stored, access_units, beeps, flashes,
-    lip_sync, numbers,
+    self, Container, DURATION, Expect, HEIGHT, RATE, Screen, Stored, WIDTH, access_units, beeps,
+    flashes, lip_sync, numbers,
 };
 
 /// Files that are played at the same time, each by three viewers.
@@ -231,8 +231,10 @@ fn what_cannot_be_played_says_why() -> Result<()> {
         list.args(["list", &offered.broadcast.link, "--json"]);
         Ok(serde_json::from_str(&stage.viewers[0].1.run(&list)?).expect("one JSON object"))
     };
+    let is_known = |entry: &Value| entry["playable"] == true || entry["problem"].is_string();
     let is_whole = |listed: &Value| {
-        listed["files"].as_array().is_some_and(|listed| listed.len() == files.len())
+        let listed = listed["files"].as_array();
+        listed.is_some_and(|listed| listed.len() == files.len() && listed.iter().all(is_known))
     };
     let whole = lab::eventually(Duration::from_secs(60), || list().is_ok_and(|l| is_whole(&l)));
     let listed = list()?;
@@ -301,6 +303,13 @@ fn what_is_sought_is_shown_soon() -> Result<()> {
                 "{name}: {first} is shown at {position} ms, not {wanted}"
             );
         }
+        // While it stands still, the seek bar says how far it is.
+        viewer.say("pause");
+        viewer.say("seek 9030ms");
+        screen.wait_for(|number| number == 225, patience).expect("it is shown");
+        let is_bright = |line: Vec<u8>| line.iter().filter(|pixel| **pixel > 150).count();
+        let bar = screen.line(HEIGHT - HEIGHT / 20 - 1).map(is_bright).expect("a picture");
+        assert!(bar.abs_diff(WIDTH * 9 / 12) <= 8, "{name}: {bar} pixels at 9 s");
         viewer.say("quit");
         let status = viewer.watching.process.wait(Duration::from_secs(10))?;
         assert!(status.success(), "{name}: {status}");

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use protocol::control::{Request, Response, close};
+use protocol::control::{Refusal, Request, Response, close};
 use protocol::library::Digest;
 use protocol::link::{Link, Target};
 use quinn::{Connection, RecvStream, VarInt};
@@ -121,12 +121,19 @@ fn jobs(config: &Fetch) -> Result<Vec<Job>, Failure> {
                 target.display()
             )));
         }
-        if !config.force && fs::symlink_metadata(&target).is_ok() {
-            return Err(exists(&target));
-        }
         jobs.push(Job { path, target, force: config.force });
     }
-    Ok(jobs)
+    let is_there = |job: &Job| !config.force && fs::symlink_metadata(&job.target).is_ok();
+    // Of several, the same command goes on with those that it had not copied yet.
+    let (there, left): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_there);
+    if let (Some(job), true) = (there.first(), left.is_empty()) {
+        return Err(exists(&job.target));
+    }
+    for job in there {
+        let target = printable(&job.target.display().to_string());
+        tracing::warn!("{target} exists and is left as it is; --force overwrites it");
+    }
+    Ok(left)
 }
 
 fn exists(target: &Path) -> Failure {
@@ -269,7 +276,12 @@ async fn copy(
     let (length, whole, from) = match response {
         Response::Contents { length, digest, offset } => (length, digest, offset),
         Response::Refused { reason } => {
-            return Err(Outcome::Failed(refused(reason, &printable(&job.path))));
+            let failure = refused(reason, &printable(&job.path));
+            return Err(match reason {
+                // Others end.
+                Refusal::Full | Refusal::TooMany => Outcome::Broken(failure.to_string()),
+                _ => Outcome::Failed(failure),
+            });
         }
         Response::Unplayable { reason } => {
             let path = printable(&job.path);
@@ -566,6 +578,38 @@ mod tests {
             assert_eq!(base_name(path), None, "{path:?}");
         }
         assert_eq!(printable("a\u{1b}[2Jb"), "a?[2Jb");
+    }
+
+    #[test]
+    fn of_several_only_those_are_copied_that_are_not_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("b.mp4"), "there").expect("room");
+        let link = format!("punchcast://a.example:1/{}/live", "AQ".repeat(21) + "E");
+        let target = |files: &[&str], force| {
+            let config = Fetch {
+                target: crate::config::Target {
+                    link: link.parse().expect("a link"),
+                    by_hand: None,
+                    receive_port: None,
+                    allow_private: false,
+                    port_mapping: false,
+                    use_relay: false,
+                    relay: None,
+                    log_format: service::log::LogFormat::Text,
+                },
+                files: files.iter().map(|file| (*file).to_owned()).collect(),
+                output: Some(folder.path().to_owned()),
+                force,
+            };
+            jobs(&config).map(|jobs| jobs.into_iter().map(|job| job.path).collect::<Vec<_>>())
+        };
+        assert_eq!(
+            target(&["a.mp4", "b.mp4", "x/c.mp4"], false).expect("some"),
+            ["a.mp4", "x/c.mp4"]
+        );
+        assert_eq!(target(&["a.mp4", "b.mp4"], true).expect("all"), ["a.mp4", "b.mp4"]);
+        let refused = target(&["b.mp4"], false).expect_err("nothing is left").to_string();
+        assert!(refused.contains("--force"), "{refused}");
     }
 
     #[test]

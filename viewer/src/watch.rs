@@ -463,7 +463,7 @@ fn player_event(event: PlayerEvent) -> Result<bool, Failure> {
         }
         PlayerEvent::WindowClosed => Ok(true),
         // A live channel cannot be moved in.
-        PlayerEvent::Key(_) | PlayerEvent::Bar(_) => Ok(false),
+        PlayerEvent::Key(_) | PlayerEvent::Bar(_) | PlayerEvent::Motion => Ok(false),
         PlayerEvent::Failed(error) => Err(Failure::runtime(error)),
         PlayerEvent::OutputFailed { output, error } => {
             tracing::error!(%output, %error, "output failed; the others go on");

@@ -312,6 +312,7 @@ impl Reading {
         let refused = |_| unplayable(config, &playout.ahead.failure().unwrap_or_default());
         if from.is_zero() && config.rate_percent == 100 {
             pipeline.set_state(gst::State::Playing).map_err(refused)?;
+            playout.ahead.change(|state| state.flows = true);
             playout.ahead.wait_for_tracks().map_err(|reason| unplayable(config, &reason))?;
         } else {
             pipeline.set_state(gst::State::Paused).map_err(refused)?;
@@ -322,6 +323,7 @@ impl Reading {
             seek(&decoder, from + Duration::from_nanos(begins_at), config.rate_percent)
                 .map_err(|reason| unplayable(config, reason))?;
             pipeline.set_state(gst::State::Playing).map_err(refused)?;
+            playout.ahead.change(|state| state.flows = true);
         }
         let said = pipeline.query_duration::<gst::ClockTime>().map(Duration::from);
         let duration = stored::duration(&config.location, said);
@@ -572,6 +574,8 @@ struct State {
     begun: Vec<(Kind, i64)>,
     ended: Option<Option<String>>,
     closed: bool,
+    /// Whether the pipeline has been set going, and readers may be made to wait.
+    flows: bool,
     /// Whether the taker waits. Waking nobody costs as much as waking somebody.
     is_awaited: bool,
 }
@@ -642,7 +646,8 @@ impl Ahead {
         if std::mem::take(&mut state.is_awaited) {
             self.more.notify_all();
         }
-        if !state.is_full(track) {
+        // Who sets the pipeline going waits for this thread, and takes nothing yet.
+        if !state.flows || !state.is_full(track) {
             return;
         }
         state.tracks[track].is_full = true;
@@ -754,7 +759,9 @@ impl State {
     fn is_known(&self) -> bool {
         self.ended.is_some()
             || self.tracks.iter().all(Waiting::is_ready)
-            || (0..self.tracks.len()).any(|track| self.is_full(track))
+            // Its reader waits, and others may wait for it: nothing comes before something is taken.
+            || (0..self.tracks.len())
+                .any(|track| self.tracks[track].is_full && self.has_enough(track))
     }
 
     fn is_full(&self, track: usize) -> bool {

@@ -225,6 +225,7 @@ impl Producer {
                 None
             }
             SourceSpec::File(path) => Some(file::attach(live, path)?),
+            SourceSpec::None => return Err(unable("there is nothing to broadcast")),
         };
         let bus = self.pipeline.bus().ok_or_else(|| unable("a pipeline without a bus"))?;
         if self.pipeline.set_state(gst::State::Playing).is_err() {

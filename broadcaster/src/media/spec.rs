@@ -21,6 +21,8 @@ pub enum SourceSpec {
     /// `pipeline:FRAGMENT`: a pipeline description in the words of `gst-launch-1.0`; each source
     /// pad that it leaves unlinked is a track.
     Pipeline(String),
+    /// `none`: nothing live, beside stored files.
+    None,
 }
 
 /// A source that can't be broadcast as written.
@@ -44,8 +46,8 @@ pub enum ParseSourceError {
     },
     /// No kind of source at all.
     #[error(
-        "unknown source {given:?}; expected test, camera, camera:DEVICE, file:PATH or \
-         pipeline:FRAGMENT"
+        "unknown source {given:?}; expected test, camera, camera:DEVICE, file:PATH, \
+         pipeline:FRAGMENT or none"
     )]
     Unknown {
         /// What the user wrote.
@@ -67,6 +69,7 @@ impl FromStr for SourceSpec {
         };
         match (scheme, rest) {
             ("test", None) => Ok(Self::Test),
+            ("none", None) => Ok(Self::None),
             ("camera", None) => Ok(Self::Camera(None)),
             ("camera", Some("")) => incomplete("camera or camera:DEVICE"),
             ("camera", Some(device)) => Ok(Self::Camera(Some(device.to_owned()))),
@@ -93,6 +96,7 @@ impl fmt::Display for SourceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Test => f.write_str("test"),
+            Self::None => f.write_str("none"),
             Self::Camera(None) => f.write_str("camera"),
             Self::Camera(Some(device)) => write!(f, "camera:{device}"),
             Self::File(path) => write!(f, "file:{}", path.display()),
@@ -121,9 +125,14 @@ mod tests {
 
     #[test]
     fn sources_come_back_as_written() {
-        for written in
-            ["test", "camera", "camera:/dev/video2", "file:a b.mp4", "pipeline:a ! b name=x:y"]
-        {
+        for written in [
+            "test",
+            "none",
+            "camera",
+            "camera:/dev/video2",
+            "file:a b.mp4",
+            "pipeline:a ! b name=x:y",
+        ] {
             let spec: SourceSpec = written.parse().expect(written);
             assert_eq!(spec.to_string(), written);
         }

@@ -132,6 +132,13 @@ impl Screen {
         Some(number)
     }
 
+    /// A line of the picture that was seen last, in grey. None where none was seen.
+    pub fn line(&self, line: usize) -> Option<Vec<u8>> {
+        let (left, top) = self.picture_at?;
+        let gray = self.memory.lines(top + line, 1).ok()?;
+        gray.get(left..left + WIDTH).map(<[u8]>::to_vec)
+    }
+
     fn number_at(&self, left: usize, top: usize) -> Option<u16> {
         let lines = self.memory.lines(top, MARK_LINES).ok()?;
         let stride = self.memory.width;

@@ -14,6 +14,7 @@
 //!
 //! GStreamer stays behind this module: nothing outside names one of its types.
 
+mod bar;
 mod codec;
 mod counters;
 mod decode;

@@ -147,6 +147,17 @@ impl Player {
         self.presenters.iter().for_each(|(_, presenter)| presenter.flush());
     }
 
+    /// Shows that share of the file as played in the window's seek bar; no bar for `None`.
+    pub fn show_bar(&self, share: Option<f64>) {
+        for (_, presenter) in &self.presenters {
+            let is_news = presenter.show_bar(share);
+            // Where nothing else is shown, what stands is drawn again.
+            if is_news && self.take.as_ref().is_some_and(|take| take.is_over()) {
+                presenter.redraw(self.shared.running_time().saturating_sub(self.shared.latency));
+            }
+        }
+    }
+
     /// The take is complete: plays what there is of it.
     pub fn complete_take(&self) {
         self.receivers.iter().for_each(Receiver::end);

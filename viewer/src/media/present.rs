@@ -1,8 +1,8 @@
 //! Showing one decoded track on one output, at its time: `appsrc ! sink` in a pipeline of its own,
 //! so that a window that breaks takes nothing else with it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gstreamer as gst;
@@ -10,9 +10,10 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use protocol::media::Kind;
 
+use super::bar::{self, Bar};
 use super::error::PlayerError;
 use super::output::Output;
-use super::shared::{Notice, Part, Shared, chain, clock_time, halt, make, pad, play};
+use super::shared::{Notice, Part, Shared, chain, clock_time, halt, lock, make, pad, play};
 use super::supervise::PlayerEvent;
 use super::window;
 
@@ -37,6 +38,16 @@ pub(super) struct Presenter {
     source: gst_app::AppSrc,
     kind: Kind,
     halted: Arc<AtomicBool>,
+    /// What a window has besides.
+    window: Option<Arc<Window>>,
+}
+
+/// A window with pictures.
+#[derive(Debug, Default)]
+struct Window {
+    bar: Bar,
+    /// What went there last, to be drawn again.
+    last: Mutex<Option<gst::Sample>>,
 }
 
 impl Presenter {
@@ -79,10 +90,14 @@ impl Presenter {
         elements.push(sink.clone());
         chain(&pipeline, &elements.iter().collect::<Vec<_>>())?;
         watch_release(shared, &sink, track, kind)?;
+        let mut window = None;
         if *output == Output::Window && kind == Kind::Video {
             hear_input(shared, &source);
+            let opened = Arc::<Window>::default();
+            draw_bar(&source, &opened)?;
+            window = Some(opened);
         }
-        let presenter = Self { pipeline, source, kind, halted: Arc::default() };
+        let presenter = Self { pipeline, source, kind, halted: Arc::default(), window };
         if *output == Output::Window && kind == Kind::Audio {
             // Looking for a sound device can take seconds, and the picture shouldn't wait.
             let (presenter, shared) = (presenter.clone(), shared.clone());
@@ -107,7 +122,27 @@ impl Presenter {
     /// Queues the sample for its time. Blocks while enough wait, until one is shown or the
     /// presenter halts.
     pub(super) fn present(&self, sample: &gst::Sample) {
+        if let Some(window) = &self.window {
+            *lock(&window.last) = Some(sample.clone());
+        }
         let _ = self.source.push_sample(sample);
+    }
+
+    /// Shows that share as played in a window's seek bar; no bar for `None`. True where it appears or goes.
+    pub(super) fn show_bar(&self, share: Option<f64>) -> bool {
+        self.window.as_ref().is_some_and(|window| window.bar.show(share))
+    }
+
+    /// Shows the last picture once more, at this running time.
+    pub(super) fn redraw(&self, at: Duration) {
+        let last = self.window.as_ref().and_then(|window| lock(&window.last).clone());
+        let Some(last) = last else { return };
+        let (Some(mut buffer), Some(caps)) = (last.buffer_owned(), last.caps_owned()) else {
+            return;
+        };
+        buffer.make_mut().set_pts(clock_time(at));
+        let _ =
+            self.source.push_sample(&gst::Sample::builder().buffer(&buffer).caps(&caps).build());
     }
 
     /// Throws away what waits for its time. What is shown stays.
@@ -127,8 +162,17 @@ impl Presenter {
     }
 }
 
-/// Share of the picture's height, from below, in which a click means a position.
-const BAR: f64 = 0.12;
+/// Draws the seek bar into pictures on their way.
+fn draw_bar(source: &gst_app::AppSrc, window: &Arc<Window>) -> Result<(), PlayerError> {
+    let window = window.clone();
+    pad(source.upcast_ref(), "src")?.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
+        if let (Some(caps), Some(buffer)) = (pad.current_caps(), info.buffer_mut()) {
+            window.bar.draw(buffer, &caps);
+        }
+        gst::PadProbeReturn::Ok
+    });
+    Ok(())
+}
 
 /// Tells of keys and clicks in the window, which come up from its sink.
 fn hear_input(shared: &Arc<Shared>, source: &gst_app::AppSrc) {
@@ -147,13 +191,14 @@ fn hear_input(shared: &Arc<Shared>, source: &gst_app::AppSrc) {
 
 fn of_input(pad: &gst::Pad, input: &gst::StructureRef) -> Option<PlayerEvent> {
     match input.get::<&str>("event").ok()? {
+        "mouse-move" => Some(PlayerEvent::Motion),
         "key-press" => Some(PlayerEvent::Key(input.get::<String>("key").ok()?)),
         "mouse-button-press" => {
             let caps = pad.current_caps()?;
             let size = |side| caps.structure(0)?.get::<i32>(side).ok().map(f64::from);
             let at = |axis| input.get::<f64>(axis).ok();
             let (x, y) = (at("pointer_x")? / size("width")?, at("pointer_y")? / size("height")?);
-            (y >= 1.0 - BAR).then_some(PlayerEvent::Bar(x.clamp(0.0, 1.0)))
+            (y >= 1.0 - bar::CLICKS).then_some(PlayerEvent::Bar(x.clamp(0.0, 1.0)))
         }
         _ => None,
     }

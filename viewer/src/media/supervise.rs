@@ -25,6 +25,8 @@ pub enum PlayerEvent {
     Key(String),
     /// The seek bar was clicked at this share of its length, 0 to 1.
     Bar(f64),
+    /// The pointer moved over the window.
+    Motion,
     /// Nothing can be played any more.
     Failed(PlayerError),
     /// One output broke; the others go on.

@@ -26,6 +26,9 @@ use crate::stats::{Playback, State};
 /// How often it is looked at what is shown.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// How long the seek bar stays after something was done in the window.
+const BAR: Duration = Duration::from_secs(2);
+
 /// A take that ends so long before the file does ends early.
 const EARLY: Duration = Duration::from_secs(1);
 
@@ -49,6 +52,8 @@ pub(super) struct File {
     /// Since when a picture is waited for that a command asked for.
     asked_at: Option<Instant>,
     seek: Option<Duration>,
+    /// Until when the seek bar is shown.
+    bar_until: Option<Instant>,
     take: Option<Arc<Take>>,
 }
 
@@ -67,6 +72,7 @@ impl File {
             commands: commands::listen(),
             asked_at: None,
             seek: None,
+            bar_until: None,
             take: None,
         })
     }
@@ -80,6 +86,15 @@ impl File {
             rate: f64::from(self.rate_percent) / 100.0,
             seek: self.seek,
         }
+    }
+
+    /// How much has been played, where the seek bar is to be shown.
+    fn bar(&self) -> Option<f64> {
+        let is_shown = self.is_paused
+            || self.pauses_when_shown
+            || self.bar_until.is_some_and(|until| Instant::now() < until);
+        let duration = self.duration.filter(|duration| is_shown && !duration.is_zero())?;
+        Some(self.position.as_secs_f64() / duration.as_secs_f64())
     }
 
     /// Takes what is wanted. True where that needs another take.
@@ -279,11 +294,17 @@ impl Watcher {
                 },
                 event = player_events.recv() => {
                     let is_closed = match event {
+                        Some(PlayerEvent::Motion) => {
+                            file.bar_until = Some(Instant::now() + BAR);
+                            false
+                        }
                         Some(PlayerEvent::Key(key)) => {
+                            file.bar_until = Some(Instant::now() + BAR);
                             wanted = Command::of_key(&key);
                             false
                         }
                         Some(PlayerEvent::Bar(share)) => {
+                            file.bar_until = Some(Instant::now() + BAR);
                             let to = file.duration.map(|duration| duration.mul_f64(share));
                             wanted = to.map(Command::Seek);
                             false
@@ -335,6 +356,7 @@ impl Watcher {
                         stats.playback = Some(file.playback());
                         return Ok(End::Broadcast);
                     }
+                    player.show_bar(file.bar());
                     let stalls = !file.is_paused && !is_completed && asking.is_none();
                     if stalls && session.is_stalled(now) {
                         tracing::warn!(event = "stalled", "nothing comes; asking again from here on");
