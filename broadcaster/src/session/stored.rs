@@ -135,7 +135,10 @@ impl Session {
         let ask = Ask {
             path: format!("library/{}", wanted.path),
             latency,
-            position: wanted.position,
+            // Behind the end is its last picture, and not a search through the whole file.
+            position: duration.map_or(wanted.position, |us| {
+                wanted.position.min(Duration::from_micros(us))
+            }),
             rate_percent: wanted.rate_percent,
             sound: wanted.sound as usize,
             needed,
