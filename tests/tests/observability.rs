@@ -139,6 +139,8 @@ fn an_operator_sees_who_loses_packets_and_when_that_is_over() -> Result<()> {
     stage.viewers[LOSSY].0.impair(&Link::delay(ONE_WAY))?;
     let clears = eventually(CLEARS, || prometheus.firing().is_empty());
     assert!(clears, "{:?}", prometheus.firing());
+    // The broadcaster looks at a longer while than the alert.
+    broadcast.process.wait_for_log_line(CLEARS, |line| line.contains("event=\"loss_over\""))?;
     let log = broadcast.process.stderr().text();
     for event in ["loss_high", "loss_over", "viewer_joined", "viewer_left", "path_opened"] {
         assert!(log.contains(&format!("event=\"{event}\"")), "no {event} in:\n{log}");

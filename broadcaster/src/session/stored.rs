@@ -136,9 +136,8 @@ impl Session {
             path: format!("library/{}", wanted.path),
             latency,
             // Behind the end is its last picture, and not a search through the whole file.
-            position: duration.map_or(wanted.position, |us| {
-                wanted.position.min(Duration::from_micros(us))
-            }),
+            position: duration
+                .map_or(wanted.position, |us| wanted.position.min(Duration::from_micros(us))),
             rate_percent: wanted.rate_percent,
             sound: wanted.sound as usize,
             needed,
