@@ -44,7 +44,8 @@ const MOST_REQUESTS_WAITING: usize = 4096;
 
 /// What the fan-out is told.
 enum Command {
-    Publish(Vec<Burst>),
+    Publish(Burst),
+    PublishAll(Vec<Burst>),
     Uplink(Option<Budget>),
     Join {
         viewer: ViewerId,
@@ -234,18 +235,26 @@ impl FanOut {
 
     /// Hands over a burst. Never blocks.
     pub fn publish(&self, burst: Burst) {
-        self.publish_all(vec![burst]);
+        if self.admits(1) {
+            self.tell(Command::Publish(burst));
+        }
     }
 
     /// Hands over bursts that leave together. Never blocks.
     pub fn publish_all(&self, bursts: Vec<Burst>) {
-        let count = bursts.len();
+        if self.admits(bursts.len()) {
+            self.tell(Command::PublishAll(bursts));
+        }
+    }
+
+    /// Whether so many more may wait; they are counted.
+    fn admits(&self, count: usize) -> bool {
         if self.waiting.bursts.load(Ordering::Relaxed) >= MOST_BURSTS_WAITING {
             self.metrics.bursts_dropped.inc_by(count as u64);
-            return;
+            return false;
         }
         self.waiting.bursts.fetch_add(count, Ordering::Relaxed);
-        self.tell(Command::Publish(bursts));
+        true
     }
 
     /// What the uplink may be filled with from now on; without a limit, nothing waits for another.

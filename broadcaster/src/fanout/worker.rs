@@ -144,7 +144,11 @@ impl Worker {
 
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Publish(bursts) => {
+            Command::Publish(burst) => {
+                self.waiting.bursts.fetch_sub(1, Ordering::Relaxed);
+                self.publish(burst);
+            }
+            Command::PublishAll(bursts) => {
                 self.waiting.bursts.fetch_sub(bursts.len(), Ordering::Relaxed);
                 bursts.into_iter().for_each(|burst| self.publish(burst));
             }

@@ -7,10 +7,9 @@
 //!
 //! Nothing waits for a clock here: who takes the units keeps time. Reading stops when enough is ahead.
 
-use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use gstreamer as gst;
@@ -28,24 +27,14 @@ use super::stored::{self, keep_to_the_file};
 use super::track::{Live, cannot_build, stop_at_final_form};
 use super::unit::{Epoch, Unit};
 
+mod ahead;
+mod times;
+
+use ahead::{AHEAD, Ahead, REORDERED};
+use times::{Container, Line, Times, begins_at, watch_beginning, watch_segment};
+
 /// How long a file may take until its tracks are known, and until the first of each track is there.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A track is far enough ahead with so much time, and never goes further than so many bytes …
-const AHEAD: i64 = 1_000_000_000;
-const MOST_BYTES: i64 = 4 << 20;
-
-/// … and it is read on once half of that is left: waking threads costs more than what they read.
-const LOW: i64 = 2;
-
-/// … or so much more while another track has nothing: the file is badly interleaved.
-const UNEVEN_FACTOR: i64 = 8;
-
-/// Pictures that may be out of presentation order (H.264 and H.265 allow 16).
-const REORDERED: usize = 16;
-
-/// How often a waiting taker looks whether it should stop.
-const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Where a file that has no keyframe at the position sought is sought again: so much further in front.
 const FURTHER_BACK: [Duration; 4] =
@@ -56,9 +45,6 @@ const MOST_BEYOND: usize = 300;
 
 /// Positions are this exact: containers round them to milliseconds.
 const ROUNDING: i64 = 1_000_000;
-
-/// Parsers are this exact with times that they count up themselves.
-const ROUNDED: gst::ClockTime = gst::ClockTime::from_useconds(10);
 
 /// What is to be played, and how.
 #[derive(Debug, Clone)]
@@ -149,7 +135,7 @@ impl Playout {
 
     /// Whether it is known what is due next.
     pub fn is_ready(&self) -> bool {
-        self.ahead.lock().is_known()
+        self.ahead.is_known()
     }
 
     /// What is due next. Blocks until it is known, or `stopped`.
@@ -177,33 +163,6 @@ struct Reading {
     from: Duration,
     is_encoded_anew: Arc<Mutex<Vec<Kind>>>,
     duration: Option<Duration>,
-}
-
-/// Running time and position of one moment, in nanoseconds, and positions per running time in percent.
-#[derive(Debug, Default, Clone, Copy)]
-struct Line {
-    running: i64,
-    position: i64,
-    of_pictures: bool,
-}
-
-impl Line {
-    fn learn(&mut self, segment: &Segment, kind: Kind) {
-        let Some(start) = segment.start() else { return };
-        let (position, running) = (segment.to_stream_time(start), segment.to_running_time(start));
-        let counts = kind == Kind::Video || !self.of_pictures;
-        if let (true, Some(position), Some(running)) = (counts, position, running) {
-            *self = Self {
-                running: running.nseconds().cast_signed(),
-                position: position.nseconds().cast_signed(),
-                of_pictures: kind == Kind::Video,
-            };
-        }
-    }
-
-    fn position(self, running: i64, rate_percent: u32) -> i64 {
-        self.position + (running - self.running) * i64::from(rate_percent) / 100
-    }
 }
 
 impl Reading {
@@ -312,7 +271,7 @@ impl Reading {
         let refused = |_| unplayable(config, &playout.ahead.failure().unwrap_or_default());
         if from.is_zero() && config.rate_percent == 100 {
             pipeline.set_state(gst::State::Playing).map_err(refused)?;
-            playout.ahead.change(|state| state.flows = true);
+            playout.ahead.flows();
             playout.ahead.wait_for_tracks().map_err(|reason| unplayable(config, &reason))?;
         } else {
             pipeline.set_state(gst::State::Paused).map_err(refused)?;
@@ -323,7 +282,7 @@ impl Reading {
             seek(&decoder, from + Duration::from_nanos(begins_at), config.rate_percent)
                 .map_err(|reason| unplayable(config, reason))?;
             pipeline.set_state(gst::State::Playing).map_err(refused)?;
-            playout.ahead.change(|state| state.flows = true);
+            playout.ahead.flows();
         }
         let said = pipeline.query_duration::<gst::ClockTime>().map(Duration::from);
         let duration = stored::duration(&config.location, said);
@@ -457,348 +416,9 @@ fn seek(decoder: &gst::Element, to: Duration, rate_percent: u32) -> Result<(), &
     }
 }
 
-/// Containers whose demultiplexers have times of their own kind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Container {
-    Matroska,
-    /// MPEG transport and program streams, which begin at any time.
-    Mpeg,
-}
-
-impl Container {
-    fn of_demultiplexer(name: &str) -> Option<Self> {
-        match name {
-            "matroskademux" => Some(Self::Matroska),
-            "tsdemux" | "mpegpsdemux" => Some(Self::Mpeg),
-            _ => None,
-        }
-    }
-}
-
-/// Time of the first picture, where a file may begin at any; in nanoseconds.
-fn begins_at(container: &OnceLock<Container>, ahead: &Ahead) -> i64 {
-    match container.get() {
-        Some(Container::Mpeg) => ahead.begins_at(),
-        Some(Container::Matroska) | None => 0,
-    }
-}
-
-/// Tells of a pad's first buffer.
-fn watch_beginning(pad: &gst::Pad, kind: Kind, ahead: &Arc<Ahead>) {
-    ahead.expect(kind);
-    let ahead = Arc::clone(ahead);
-    pad.add_probe(gst::PadProbeType::BUFFER, move |_, info| {
-        let Some(gst::PadProbeData::Buffer(buffer)) = &info.data else {
-            return gst::PadProbeReturn::Ok;
-        };
-        let Some(time) = buffer.pts() else { return gst::PadProbeReturn::Ok };
-        ahead.begun(kind, time.nseconds().cast_signed());
-        gst::PadProbeReturn::Remove
-    });
-}
-
-/// What a demultiplexer's times are worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Times {
-    /// Segments say how running times relate to positions.
-    OfSegments,
-    /// Buffers are stamped with positions, and segments mean nothing. Demultiplexers take what they meet first for
-    /// the beginning, and that may be a picture behind the first sound: then that of Matroska changes its mind, and
-    /// what it said of running times before, and that of MPEG leaves the sound in front of the segment.
-    Raw,
-}
-
-type Segment = gst::FormattedSegment<gst::ClockTime>;
-
-/// Notes how running times relate to positions, by pictures where there are any. What lies outside of what
-/// the file wants to be played is dropped.
-fn watch_segment(pad: &gst::Pad, kind: Kind, times: Times, line: &Arc<Mutex<Line>>) {
-    let line = line.clone();
-    let wanted = gst::PadProbeType::EVENT_DOWNSTREAM | gst::PadProbeType::BUFFER;
-    let segment_of =
-        |event: &gst::event::Segment| event.segment().downcast_ref::<gst::ClockTime>().cloned();
-    pad.add_probe(wanted, move |pad, info| match &info.data {
-        Some(gst::PadProbeData::Event(event)) => {
-            let gst::EventView::Segment(event) = event.view() else {
-                return gst::PadProbeReturn::Ok;
-            };
-            let Some(segment) = segment_of(event) else { return gst::PadProbeReturn::Ok };
-            match times {
-                Times::OfSegments => lock(&line).learn(&segment, kind),
-                Times::Raw => {
-                    let mut whole = Segment::new();
-                    whole.set_rate(segment.rate());
-                    lock(&line).learn(&whole, kind);
-                    let seqnum = event.seqnum();
-                    let event = gst::event::Segment::builder(&whole).seqnum(seqnum).build();
-                    info.data = Some(gst::PadProbeData::Event(event));
-                }
-            }
-            gst::PadProbeReturn::Ok
-        }
-        Some(gst::PadProbeData::Buffer(buffer)) if times == Times::OfSegments => {
-            let event = pad.sticky_event::<gst::event::Segment>(0);
-            let segment = event.as_ref().and_then(|event| segment_of(event));
-            let starts = segment.and_then(|segment| segment.start());
-            match (starts, buffer.pts()) {
-                (Some(start), Some(pts)) if pts + ROUNDED < start => gst::PadProbeReturn::Drop,
-                _ => gst::PadProbeReturn::Ok,
-            }
-        }
-        _ => gst::PadProbeReturn::Ok,
-    });
-}
-
 fn unplayable(config: &PlayoutConfig, reason: &str) -> MediaError {
     let reason = if reason.is_empty() { "it cannot be opened" } else { reason };
     MediaError::Unplayable { path: config.location.clone(), reason: reason.to_owned() }
-}
-
-/// Units that were read and not taken yet.
-#[derive(Default)]
-struct Ahead {
-    state: Mutex<State>,
-    /// There is more to take or to know.
-    more: Condvar,
-    /// There is room for more.
-    room: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    formats: Option<Vec<Format>>,
-    tracks: Vec<Waiting>,
-    tracks_known: bool,
-    /// Kinds of the tracks that are read, and of those of which something was, where that is.
-    expected: Vec<Kind>,
-    begun: Vec<(Kind, i64)>,
-    ended: Option<Option<String>>,
-    closed: bool,
-    /// Whether the pipeline has been set going, and readers may be made to wait.
-    flows: bool,
-    /// Whether the taker waits. Waking nobody costs as much as waking somebody.
-    is_awaited: bool,
-}
-
-#[derive(Default)]
-struct Waiting {
-    is_video: bool,
-    /// With the time at which each is shown.
-    units: VecDeque<(i64, Unit)>,
-    bytes: usize,
-    /// Whether its reader waits for room.
-    is_full: bool,
-}
-
-impl Ahead {
-    fn ready(&self, formats: Vec<Format>) {
-        self.change(|state| {
-            let waiting = |format: &Format| Waiting {
-                is_video: format.kind == Kind::Video,
-                ..Waiting::default()
-            };
-            state.tracks = formats.iter().map(waiting).collect();
-            state.formats = Some(formats);
-        });
-    }
-
-    fn tracks_known(&self) {
-        self.change(|state| state.tracks_known = true);
-    }
-
-    /// A track of this kind is read.
-    fn expect(&self, kind: Kind) {
-        self.change(|state| state.expected.push(kind));
-    }
-
-    /// The first that was read of such a track is stamped with this time.
-    fn begun(&self, kind: Kind, time: i64) {
-        self.change(|state| state.begun.push((kind, time)));
-    }
-
-    /// Time of the first picture, or of the first sound where there are no pictures.
-    fn begins_at(&self) -> i64 {
-        self.lock().beginning().unwrap_or(0)
-    }
-
-    fn end(&self, damaged: Option<String>) {
-        self.change(|state| {
-            state.ended.get_or_insert(damaged);
-        });
-    }
-
-    fn close(&self) {
-        self.change(|state| state.closed = true);
-    }
-
-    /// Why reading failed, if it did.
-    fn failure(&self) -> Option<String> {
-        self.lock().ended.clone().flatten()
-    }
-
-    /// Puts a unit behind the others of its track, and waits until there is room for more.
-    fn put(&self, shown_at: i64, unit: Unit) {
-        let mut state = self.lock();
-        let track = unit.track;
-        let Some(waiting) = state.tracks.get_mut(track) else { return };
-        waiting.bytes += unit.packets.bytes();
-        waiting.units.push_back((shown_at, unit));
-        if std::mem::take(&mut state.is_awaited) {
-            self.more.notify_all();
-        }
-        // Who sets the pipeline going waits for this thread, and takes nothing yet.
-        if !state.flows || !state.is_full(track) {
-            return;
-        }
-        state.tracks[track].is_full = true;
-        while !state.closed && state.has_enough(track) {
-            state = self.room.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-        state.tracks[track].is_full = false;
-    }
-
-    /// Waits until all tracks are known.
-    fn wait_for_tracks(&self) -> Result<(), String> {
-        let deadline = Instant::now() + OPEN_TIMEOUT;
-        self.known(|| Instant::now() > deadline, |state| state.tracks_known.then_some(()))
-    }
-
-    /// Waits until the first picture was read, or the first sound where there are no pictures.
-    fn wait_for_data(&self) -> Result<i64, String> {
-        let deadline = Instant::now() + OPEN_TIMEOUT;
-        self.known(|| Instant::now() > deadline, |state| state.beginning())
-    }
-
-    /// Waits until all tracks are described.
-    fn formats(&self, is_late: impl Fn() -> bool) -> Result<Vec<Format>, String> {
-        self.known(is_late, |state| state.formats.clone())
-    }
-
-    /// Waits until something is known of the file, unless it ends before.
-    fn known<T>(
-        &self,
-        is_late: impl Fn() -> bool,
-        look: impl Fn(&State) -> Option<T>,
-    ) -> Result<T, String> {
-        self.wait(is_late, |state| match (look(state), &state.ended) {
-            (Some(found), _) => Some(Ok(found)),
-            (None, Some(reason)) => {
-                Some(Err(reason.clone().unwrap_or_else(|| "nothing is in it".to_owned())))
-            }
-            (None, None) => None,
-        })
-        .unwrap_or_else(|| Err("it takes too long to open".to_owned()))
-    }
-
-    fn take(&self, stopped: impl Fn() -> bool) -> Next {
-        let next = self.wait(stopped, |state| {
-            if !state.is_known() {
-                return None;
-            }
-            let due = |track: &usize| state.tracks[*track].due();
-            let first =
-                (0..state.tracks.len()).filter(|track| due(track).is_some()).min_by_key(due);
-            let Some(track) = first else {
-                return state.ended.clone().map(Next::End);
-            };
-            let waiting = &mut state.tracks[track];
-            let due_at = waiting.due()?;
-            let (shown_at, unit) = waiting.units.pop_front()?;
-            waiting.bytes -= unit.packets.bytes();
-            let has_room = |track: usize| state.tracks[track].is_full && !state.has_enough(track);
-            if (0..state.tracks.len()).any(has_room) {
-                self.room.notify_all();
-            }
-            Some(Next::Unit(Placed { unit, shown_at, due_at }))
-        });
-        next.unwrap_or(Next::Stopped)
-    }
-
-    fn wait<T>(
-        &self,
-        stopped: impl Fn() -> bool,
-        mut look: impl FnMut(&mut State) -> Option<T>,
-    ) -> Option<T> {
-        let mut state = self.lock();
-        loop {
-            if stopped() {
-                return None;
-            }
-            if let Some(found) = look(&mut state) {
-                return Some(found);
-            }
-            state.is_awaited = true;
-            (state, _) = self
-                .more
-                .wait_timeout(state, STOP_CHECK_INTERVAL)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn change(&self, change: impl FnOnce(&mut State)) {
-        change(&mut self.lock());
-        self.more.notify_all();
-        self.room.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
-    }
-}
-
-impl State {
-    fn beginning(&self) -> Option<i64> {
-        let leading = match self.expected.contains(&Kind::Video) {
-            true => Kind::Video,
-            false => Kind::Audio,
-        };
-        self.begun.iter().find(|(kind, _)| *kind == leading).map(|(_, position)| *position)
-    }
-
-    /// Whether it is known what is due next.
-    fn is_known(&self) -> bool {
-        self.ended.is_some()
-            || self.tracks.iter().all(Waiting::is_ready)
-            // Its reader waits, and others may wait for it: nothing comes before something is taken.
-            || (0..self.tracks.len())
-                .any(|track| self.tracks[track].is_full && self.has_enough(track))
-    }
-
-    fn is_full(&self, track: usize) -> bool {
-        self.tracks[track].exceeds(self.factor(), 1)
-    }
-
-    fn has_enough(&self, track: usize) -> bool {
-        self.tracks[track].exceeds(self.factor(), LOW)
-    }
-
-    fn factor(&self) -> i64 {
-        let is_starving =
-            self.ended.is_none() && self.tracks.iter().any(|other| other.units.is_empty());
-        if is_starving { UNEVEN_FACTOR } else { 1 }
-    }
-}
-
-impl Waiting {
-    /// Whether more waits than so often what is far enough, or that part of it.
-    fn exceeds(&self, factor: i64, part: i64) -> bool {
-        let span = match (self.units.front(), self.units.back()) {
-            (Some((first, _)), Some((last, _))) => last - first,
-            _ => 0,
-        };
-        let long = self.units.len() > REORDERED && span > AHEAD * factor / part;
-        long || self.bytes as i64 > MOST_BYTES * factor / part
-    }
-
-    /// Whether it is known what is due next.
-    fn is_ready(&self) -> bool {
-        self.units.len() > if self.is_video { REORDERED } else { 0 }
-    }
-
-    fn due(&self) -> Option<i64> {
-        let reordered = if self.is_video { REORDERED } else { 0 };
-        self.units.iter().take(reordered + 1).map(|(shown_at, _)| *shown_at).min()
-    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
