@@ -25,5 +25,5 @@ bench-repair: ## Measure repair beside SRT and RIST, over links that lose and de
 nat: ## Try which paths open between which NATs, and write the tables of docs/nat.md
 	@scripts/nat.sh $(ARGS)
 
-soak: ## Give random bytes to every parser for a minute each, and break paths a hundred times
+soak: ## Give random bytes to every parser for a minute each, break paths a hundred times, stand still for an hour
 	@scripts/soak.sh

@@ -1,7 +1,7 @@
 #!/bin/bash
 # The long runs: every fuzz target for a minute (or for the seconds given), ten million simulated packets
 # on each lossy path, five minutes of real programs on them, and routers that forget and change under running
-# streams.
+# streams, and a stored file that stands still for an hour.
 source "$(dirname "$0")/common.sh"
 
 scripts/install.sh build run test
@@ -16,3 +16,5 @@ say "five minutes on lossy links"
 WATCH_SECONDS=300 cargo test --locked --package tests --test repair -- --nocapture
 say "routers that forget and change under running streams"
 cargo run --locked --package tests --bin soak-renewal
+say "an hour's pause in a stored file"
+PAUSE_SECONDS=3600 cargo test --locked --package tests --test library a_viewer_seeks -- --nocapture

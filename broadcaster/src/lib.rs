@@ -16,6 +16,7 @@ mod library;
 pub mod media;
 mod metrics;
 mod offering;
+mod places;
 mod playout;
 mod registration;
 mod run;

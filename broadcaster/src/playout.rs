@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use protocol::channel::{Channel, History, JoinPacing, ViewerId};
 use protocol::control::{Admission, Notice};
-use protocol::library::Take;
+use protocol::library::{StoredMedia, Take};
 use protocol::media::Kind;
 use protocol::seal::{Epoch, MasterKey};
 use protocol::srtcp::FeedbackKey;
@@ -30,6 +30,9 @@ const TOGETHER: Duration = Duration::from_millis(40);
 
 /// Bursts handed over at once, or before it is waited for them to be sealed: fewer than the fan-out drops.
 const AT_ONCE: usize = 128;
+
+/// What a file is taken to need of the uplink that says nothing of itself: as much as a camera's picture in 1080p.
+const ASSUMED: Bitrate = Bitrate::bits_per_second(8_000_000);
 
 /// What a viewer asks for.
 #[derive(Debug, Clone)]
@@ -352,6 +355,32 @@ fn burst(placed: Placed, schedule: Schedule, joinable: &[bool]) -> Burst {
 }
 
 impl Workshop {
+    /// What playing a file of so many bytes needs of the uplink, as far as the catalogue says.
+    pub(crate) fn needed(
+        &self,
+        media: Option<&StoredMedia>,
+        bytes: u64,
+        rate_percent: u32,
+    ) -> Bitrate {
+        let rate = f64::from(rate_percent) / 100.0;
+        let is_encoded = |media: &StoredMedia| {
+            let mut pictures = media.tracks.iter().filter(|track| track.kind == Kind::Video);
+            pictures.next().is_some_and(|track| !track.passes_through)
+        };
+        if media.is_some_and(is_encoded) {
+            let rates = [self.video.bitrate, self.audio.bitrate];
+            let sum = rates.into_iter().map(Bitrate::as_bits_per_second).sum();
+            return Bitrate::bits_per_second(sum);
+        }
+        match media.and_then(|media| media.duration_us).filter(|us| *us > 0) {
+            Some(us) => {
+                let seconds = us as f64 / 1e6;
+                Bitrate::bits_per_second((bytes as f64 * 8.0 / seconds * rate) as u64)
+            }
+            None => ASSUMED.scaled(rate),
+        }
+    }
+
     /// A channel for one viewer of a file.
     fn channel(
         &self,
@@ -367,6 +396,7 @@ impl Workshop {
         let ssrcs = choose_ssrcs(opened.formats.len());
         let pacing = JoinPacing { each: self.join_rate, total: None };
         let mut channel = Channel::new(&key, &ssrcs, History::default(), pacing);
+        channel.set_recorded();
         let kinds: Vec<_> = opened.formats.iter().map(|format| format.kind).collect();
         channel.set_sound(kinds.iter().map(|kind| *kind == Kind::Audio).collect());
         let metrics = Arc::new(self.metrics.channel.for_playout());

@@ -38,10 +38,11 @@ use crate::library::Library;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
 use crate::offering::Offering;
+use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
-use crate::shared::{LiveChannel, Places, Shared, choose_ssrcs};
+use crate::shared::{LiveChannel, Shared, choose_ssrcs};
 use crate::source::{Feed, Start};
 use crate::status::Status;
 use crate::surroundings::{Seen, Surroundings};
@@ -142,7 +143,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         places: Places::default(),
         library,
         workshop,
-        on_demand: Places::default(),
+        on_demand: Bookings::default(),
         encoding: Places::default(),
         pace: Arc::new(Pace::new()),
         fetches: Places::default(),

@@ -22,9 +22,10 @@ use crate::audience::{MOST_LATENCY, Seat};
 use crate::events::Event as Happened;
 use crate::fanout::Target;
 use crate::metrics::Departure;
+use crate::places::{Held, Place, Places};
 use crate::playout::Running;
 use crate::registration::Introduced;
-use crate::shared::{Admitted, Place, Places, Shared};
+use crate::shared::{Admitted, Shared};
 
 mod stored;
 
@@ -146,7 +147,7 @@ struct Watching {
     send: SendStream,
     /// Where the channel's tracks stood when media was paused.
     paused_at: Vec<PacketIndex>,
-    place: Place,
+    held: Held,
     /// The take under way, of a stored file.
     running: Option<Running>,
     /// The place of a file that is encoded anew.
@@ -390,6 +391,7 @@ impl Session {
 
     /// Says the answer to a request.
     async fn answer(&mut self, connection: &Connection, mut send: SendStream, response: Response) {
+        self.refusals += u32::from(matches!(response, Response::Unplayable { .. }));
         if let Response::Refused { reason } = response {
             self.shared.metrics.refuse(reason);
             self.refusals += 1;
@@ -428,7 +430,7 @@ impl Session {
             seat,
             send,
             paused_at: Vec::new(),
-            place,
+            held: Held::Live { _place: place },
             running: None,
             encoding: None,
         });
@@ -479,6 +481,7 @@ impl Session {
         self.shared.metrics.paused.dec();
         self.record(Happened::MediaResumed { viewer: seat.viewer });
         if seat.channel.on_demand.is_some() {
+            seat.tell(Notice::Interrupted);
             return;
         }
         // It knows the channel already, and is told what it was not sent: that is not lost.
@@ -526,7 +529,8 @@ impl Session {
             Notice::Key { .. }
             | Notice::Carries { .. }
             | Notice::LeftOut { .. }
-            | Notice::Finished { .. } => (!said).then(|| End::of_connection(connection)),
+            | Notice::Finished { .. }
+            | Notice::Interrupted => (!said).then(|| End::of_connection(connection)),
         }
     }
 

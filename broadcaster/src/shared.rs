@@ -1,7 +1,7 @@
 //! What all sessions of a broadcaster share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -25,6 +25,7 @@ use crate::contents::Pace;
 use crate::fanout::{FanOut, Target};
 use crate::library::Library;
 use crate::metrics::{ChannelMetrics, Metrics};
+use crate::places::{Booked, Booking, Bookings, Place, Places};
 use crate::playout::Workshop;
 use crate::surroundings::Surroundings;
 use crate::uplink::Uplink;
@@ -82,8 +83,8 @@ pub(crate) struct Shared {
     pub(crate) library: Option<Arc<Library>>,
     /// What their playouts are made with.
     pub(crate) workshop: Workshop,
-    /// Places of viewers of stored files.
-    pub(crate) on_demand: Places,
+    /// Places of viewers of stored files, and what they need.
+    pub(crate) on_demand: Bookings,
     /// Playouts that are encoded anew.
     pub(crate) encoding: Places,
     /// How fast contents are sent.
@@ -103,33 +104,6 @@ pub(crate) struct Admitted {
     pub(crate) id: ViewerId,
     pub(crate) channel: LiveChannel,
     pub(crate) place: Place,
-}
-
-/// Counts admitted viewers, so that those who come at once cannot all take the last place.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Places(Arc<AtomicUsize>);
-
-/// One viewer's place, free again when dropped.
-#[derive(Debug)]
-pub(crate) struct Place(Places);
-
-impl Places {
-    /// How many are taken.
-    pub(crate) fn taken(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn reserve(&self, room: impl Fn(usize) -> bool) -> Option<Place> {
-        let more = |taken| room(taken).then_some(taken + 1);
-        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-        taken.is_ok().then(|| Place(self.clone()))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 impl Shared {
@@ -187,23 +161,31 @@ impl Shared {
     }
 
     fn has_room(&self) -> bool {
-        self.places.taken() + self.on_demand.taken() < self.max_viewers
+        self.places.taken() + self.on_demand.booked().viewers < self.max_viewers
     }
 
     /// A place for one more viewer of a stored file that needs so much. What live viewers need goes first.
-    pub(crate) fn place_on_demand(&self, needed: Bitrate) -> Result<Place, Refusal> {
-        let carries = || {
-            self.uplink.budget().is_none_or(|budget| {
-                let live = self.needed_for_each().as_bits_per_second();
-                let live = live.saturating_mul(self.places.taken() as u64);
-                let others = self.audience.on_demand_rate().as_bits_per_second();
-                let all = live.saturating_add(others).saturating_add(needed.as_bits_per_second());
-                budget.carries(1, Bitrate::bits_per_second(all))
-            })
-        };
-        let place =
-            self.on_demand.reserve(|taken| taken < MOST_ON_DEMAND && self.has_room() && carries());
-        place.ok_or(Refusal::Full)
+    pub(crate) fn book(&self, needed: Bitrate) -> Result<Booking, Refusal> {
+        let booking = self.on_demand.book(needed, |with| {
+            let all = self.places.taken() + with.viewers;
+            with.viewers <= MOST_ON_DEMAND && all <= self.max_viewers && self.carries_beside(with)
+        });
+        booking.ok_or(Refusal::Full)
+    }
+
+    /// A viewer of stored files needs so much from now on. False where the uplink does not carry that.
+    pub(crate) fn rebook(&self, booking: &mut Booking, needed: Bitrate) -> bool {
+        booking.change(needed, |with| self.carries_beside(with))
+    }
+
+    /// Whether the uplink carries what is booked for stored files beside the live viewers.
+    fn carries_beside(&self, booked: Booked) -> bool {
+        self.uplink.budget().is_none_or(|budget| {
+            let live = self.needed_for_each().as_bits_per_second();
+            let live = live.saturating_mul(self.places.taken() as u64);
+            let all = live.saturating_add(booked.bits_per_second);
+            budget.carries(1, Bitrate::bits_per_second(all))
+        })
     }
 
     /// A place for one more file that is encoded anew: two for each core, which 720p30 in real time leaves

@@ -368,6 +368,9 @@ pub enum Notice {
         #[n(1)]
         damaged: Option<String>,
     },
+    /// The take was stopped, as nothing was heard of the viewer for a while: it goes on with another one.
+    #[n(6)]
+    Interrupted,
 }
 
 /// Packets of a track that were not sent to a viewer.

@@ -14,6 +14,9 @@ use crate::meeting::Met;
 /// How long the broadcaster may take to answer a request: its source may only be starting.
 const ANSWER: Duration = Duration::from_secs(12);
 
+/// After so long without an answer people want to know why.
+const WONDER: Duration = Duration::from_secs(3);
+
 fn broken(error: impl std::fmt::Display) -> Failure {
     Failure::runtime(format!("the broadcaster broke off: {error}; try again"))
 }
@@ -87,14 +90,36 @@ pub(crate) async fn ask_on(
     connection: &Connection,
     request: &Request,
 ) -> Result<(SendStream, RecvStream, Response), Failure> {
-    let asking = async {
-        let (mut send, mut receive) = connection.open_bi().await.map_err(broken)?;
-        stream::write(&mut send, request).await.map_err(broken)?;
-        let response = stream::read(&mut receive).await.map_err(broken)?;
-        Ok((send, receive, response))
-    };
-    let answer = tokio::time::timeout(ANSWER, asking).await;
+    let answer = tokio::time::timeout(ANSWER, exchange(connection, request)).await;
     answer.map_err(|_| broken(format_args!("no answer within {ANSWER:?}")))?
+}
+
+/// Asks for what may take the broadcaster long, and waits for as long as the connection lives. `takes_long` is
+/// called where people may wonder.
+pub(crate) async fn ask_for_long(
+    connection: &Connection,
+    request: &Request,
+    takes_long: impl FnOnce(),
+) -> Result<(SendStream, RecvStream, Response), Failure> {
+    let exchange = exchange(connection, request);
+    tokio::pin!(exchange);
+    match tokio::time::timeout(WONDER, &mut exchange).await {
+        Ok(answer) => answer,
+        Err(_) => {
+            takes_long();
+            exchange.await
+        }
+    }
+}
+
+async fn exchange(
+    connection: &Connection,
+    request: &Request,
+) -> Result<(SendStream, RecvStream, Response), Failure> {
+    let (mut send, mut receive) = connection.open_bi().await.map_err(broken)?;
+    stream::write(&mut send, request).await.map_err(broken)?;
+    let response = stream::read(&mut receive).await.map_err(broken)?;
+    Ok((send, receive, response))
 }
 
 /// A refusal as the user reads it.

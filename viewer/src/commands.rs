@@ -1,10 +1,11 @@
 //! What the person watching a stored file wants, as lines on standard input or keys in the window.
 
 use std::fmt;
-use std::io::BufRead;
+use std::io::{BufRead, IsTerminal};
 use std::str::FromStr;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::mpsc;
 
 /// How far the arrow keys go, and with a modifier key.
@@ -28,6 +29,9 @@ pub(crate) enum Command {
     /// End.
     Quit,
 }
+
+/// How often it is tried to read from a terminal in whose background we are.
+const FOREGROUND_CHECK: Duration = Duration::from_secs(1);
 
 /// Why a line is no command.
 #[derive(Debug, PartialEq, thiserror::Error)]
@@ -123,8 +127,22 @@ impl Command {
 pub(crate) fn listen() -> mpsc::UnboundedReceiver<Command> {
     let (tell, told) = mpsc::unbounded_channel();
     let read = move || {
+        // In the background of a terminal, reading stops a whole process, unless this is blocked: then it fails.
+        let mut stop = SigSet::empty();
+        stop.add(Signal::SIGTTIN);
+        if let Err(error) = stop.thread_block() {
+            tracing::warn!(%error, "no commands are taken from standard input");
+            return;
+        }
         for line in std::io::stdin().lock().lines() {
-            let Ok(line) = line else { return };
+            let line = match line {
+                Ok(line) => line,
+                Err(_) if std::io::stdin().is_terminal() => {
+                    std::thread::sleep(FOREGROUND_CHECK);
+                    continue;
+                }
+                Err(_) => return,
+            };
             if line.trim().is_empty() {
                 continue;
             }

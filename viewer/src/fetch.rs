@@ -20,7 +20,7 @@ use service::exit::{Code, Failure};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::asking::{ask_on, not_asked, refused};
+use crate::asking::{ask_for_long, not_asked, refused};
 use crate::config::Fetch;
 use crate::meeting::Viewer;
 
@@ -103,8 +103,8 @@ fn jobs(config: &Fetch) -> Result<Vec<Job>, Failure> {
     if paths.is_empty() {
         return Err(Failure::usage("name a FILE; punchcast-viewer list shows what there is"));
     }
-    if paths.len() > 1 && config.output.as_ref().is_some_and(|output| !output.is_dir()) {
-        return Err(Failure::usage("several files are copied into a folder; -o names none"));
+    if let Some(output) = &config.output {
+        make_folder(output, paths.len() > 1)?;
     }
     let mut jobs: Vec<Job> = Vec::new();
     for path in paths {
@@ -134,6 +134,29 @@ fn jobs(config: &Fetch) -> Result<Vec<Job>, Failure> {
         tracing::warn!("{target} exists and is left as it is; --force overwrites it");
     }
     Ok(left)
+}
+
+/// Makes the folder that files are to be copied into. A single one may be given a name instead, in a folder that
+/// is there.
+fn make_folder(output: &Path, holds_several: bool) -> Result<(), Failure> {
+    let failed = |error: io::Error| Failure::usage(format!("{}: {error}", output.display()));
+    let is_folder = output.as_os_str().as_encoded_bytes().ends_with(b"/");
+    if output.is_dir() {
+        return Ok(());
+    }
+    if holds_several && fs::symlink_metadata(output).is_ok() {
+        return Err(Failure::usage("several files are copied into a folder; -o names none"));
+    }
+    if is_folder || holds_several {
+        return fs::create_dir_all(output).map_err(failed);
+    }
+    let folder = folder(output);
+    match folder.is_dir() {
+        true => Ok(()),
+        false => {
+            Err(Failure::usage(format!("there is no folder {}; make it first", folder.display())))
+        }
+    }
 }
 
 fn exists(target: &Path) -> Failure {
@@ -268,7 +291,11 @@ async fn copy(
     let offset = part.as_ref().map_or(0, |part| part.there);
     let request =
         Request::Fetch { path: job.path.clone(), secret: link.secret.clone(), offset, digest };
-    let asked = ask_on(connection, &request).await;
+    let takes_long = || {
+        let path = printable(&job.path);
+        tracing::info!("{path}: the broadcaster reads it through first, to tell its digest");
+    };
+    let asked = ask_for_long(connection, &request, takes_long).await;
     let (_send, receive, response) = asked.map_err(|failure| match failure.code {
         Code::Runtime => Outcome::Broken(failure.to_string()),
         _ => Outcome::Failed(failure),
@@ -383,10 +410,19 @@ async fn receive_contents(
 
 /// What a part file's name begins with.
 fn part_front(target: &Path) -> String {
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    let end =
-        name.char_indices().map(|(at, c)| at + c.len_utf8()).take_while(|end| *end <= MOST_NAME);
-    format!(".{}.", &name[..end.last().unwrap_or(0)])
+    let name = target.file_name().unwrap_or_default();
+    format!(".{}.", short_name(&name.to_string_lossy(), MOST_NAME))
+}
+
+/// A name of at most so many bytes, of which 17 tell those apart that had to be cut.
+pub(crate) fn short_name(name: &str, most: usize) -> String {
+    if name.len() <= most {
+        return name.to_owned();
+    }
+    let ends = name.char_indices().map(|(at, c)| at + c.len_utf8());
+    let end = ends.take_while(|end| *end <= most.saturating_sub(17)).last().unwrap_or(0);
+    let digest = blake3::hash(name.as_bytes()).to_hex();
+    format!("{}~{}", &name[..end], &digest[..16])
 }
 
 fn folder(target: &Path) -> &Path {
@@ -613,6 +649,23 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_is_made_before_anything_is_copied() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let made = |path: &str, holds_several| {
+            let path = folder.path().join(path);
+            make_folder(&path, holds_several).map(|()| path.is_dir())
+        };
+        assert!(made("a/b/", false).expect("it can be made"));
+        assert!(made("several", true).expect("it can be made"));
+        assert!(!made("a/name", false).expect("its folder is there"));
+        let missing = made("none/name", false).expect_err("no such folder").to_string();
+        assert!(missing.contains("there is no folder"), "{missing}");
+        fs::write(folder.path().join("file"), "mine").expect("room");
+        made("file", true).expect_err("that is no folder");
+        made("file/", false).expect_err("that is no folder");
+    }
+
+    #[test]
     fn what_is_there_is_found_again_and_locked() {
         let folder = tempfile::tempdir().expect("a folder");
         let target = folder.path().join("film.mp4");
@@ -626,7 +679,11 @@ mod tests {
         let (found, part) = find_part(&target).expect("readable").expect("there");
         assert_eq!((found, part.there), (digest, 4));
         assert_eq!(part.hasher.finalize(), blake3::hash(b"half"));
-        // Another file's part is not this one's.
+        // Another file's part is not this one's, however alike their names are.
+        let long = |end: char| folder.path().join("n".repeat(140) + &end.to_string());
+        new_part(&long('a'), digest).expect("a new file");
+        assert!(find_part(&long('b')).expect("readable").is_none());
+        assert!(find_part(&long('a')).expect("readable").is_some());
         assert!(find_part(&folder.path().join("film.mp4.x")).expect("readable").is_none());
     }
 

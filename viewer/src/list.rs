@@ -14,11 +14,14 @@ use service::exit::Failure;
 
 use crate::asking::{ask, not_asked, refused};
 use crate::config::List;
-use crate::fetch::printable;
+use crate::fetch::{printable, short_name};
 use crate::meeting::{Met, Viewer};
 
 /// Most files that are listed.
 const MOST_FILES: usize = 100_000;
+
+/// Longest name of a picture, in bytes, without its ending: file systems take 255.
+const MOST_NAME: usize = 240;
 
 /// Meets the broadcaster, asks, and prints a table or an object.
 pub(crate) async fn run(config: List) -> Result<(), Failure> {
@@ -83,14 +86,26 @@ async fn save_thumbnails(
         let (path, secret) = (file.path.clone(), link.secret.clone());
         match ask(met, &Request::Thumbnail { path, secret }).await?.2 {
             Response::Thumbnail { jpeg: Some(jpeg) } if jpeg.starts_with(&[0xff, 0xd8]) => {
-                let name = format!("{}.jpg", printable(&file.path).replace(['/', '\\'], "_"));
-                std::fs::write(folder.join(name), jpeg).map_err(failed)?;
+                std::fs::write(folder.join(thumbnail_name(&file.path)), jpeg).map_err(failed)?;
             }
             // Gone meanwhile.
             _ => {}
         }
     }
     Ok(())
+}
+
+/// The name of a file's picture: no two files' are the same.
+fn thumbnail_name(path: &str) -> String {
+    let mut name = String::new();
+    for c in path.chars() {
+        match c {
+            '/' | '\\' | '%' => _ = write!(name, "%{:02X}", c as u32),
+            c if c.is_control() => _ = write!(name, "%{:02X}", c as u32),
+            c => name.push(c),
+        }
+    }
+    short_name(&name, MOST_NAME) + ".jpg"
 }
 
 fn table(channels: &[ChannelEntry], files: &[FileEntry]) -> String {
@@ -211,6 +226,18 @@ mod tests {
             problem: Some("it is empty".into()),
             digest: None,
             has_thumbnail: false,
+        }
+    }
+
+    #[test]
+    fn pictures_have_names_of_their_own() {
+        let long = |end| "ä/".repeat(300) + end;
+        let paths = ["a/b", "a_b", "a%2Fb", "a\u{1b}b", &long("a"), &long("b")];
+        let names: std::collections::BTreeSet<String> =
+            paths.iter().map(|path| thumbnail_name(path)).collect();
+        assert_eq!(names.len(), paths.len(), "{names:?}");
+        for name in &names {
+            assert!(name.len() <= 244 && !name.contains(['/', '\u{1b}']), "{name}");
         }
     }
 

@@ -35,10 +35,8 @@ use crate::stats::{State, Stats};
 pub(crate) const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) const LOSSY_REPORT_INTERVAL: Duration = Duration::from_millis(250);
 
-/// Nothing new for so long where something should have come, and where perhaps nothing was to come: then
-/// another take is asked for.
+/// Nothing new for so long where something should have come: then another take is asked for.
 const STALLED: Duration = Duration::from_millis(900);
-const SILENCE: Duration = Duration::from_secs(10);
 
 /// How long what is missing of a stored file is waited for.
 const TAKE_PATIENCE: Duration = Duration::from_secs(10);
@@ -233,8 +231,7 @@ impl Session {
     pub(crate) fn is_stalled(&self, now: Instant) -> bool {
         let Some(stored) = &self.stored else { return false };
         let is_due = stored.was_broken || self.holds.iter().any(Hold::is_waiting);
-        let patience = if is_due { STALLED } else { SILENCE };
-        now.saturating_duration_since(stored.progress_at) >= patience
+        is_due && now.saturating_duration_since(stored.progress_at) >= STALLED
     }
 
     /// The latency to begin with.
@@ -561,7 +558,7 @@ impl Session {
             }
             Notice::Ended => Ok(false),
             // Takes end in their own way.
-            Notice::Finished { .. } => Ok(true),
+            Notice::Finished { .. } | Notice::Interrupted => Ok(true),
             Notice::Removed => Err(refused(Refusal::Removed, "")),
         }
     }

@@ -29,8 +29,10 @@ pub(super) fn digest_asked_for(
     }
     let _asked = Asked::new(&shared.digests_asked_for);
     let digest = compute(file, || !stopped())?;
-    if let Some(digest) = digest {
-        remember(shared, file, digest);
+    match digest {
+        Some(digest) => remember(shared, file, digest),
+        // Whoever asks again finds it known, or at least has not lost what others waited for.
+        None => shared.shelf.postpone_digest(file.path.clone()),
     }
     Ok(digest)
 }

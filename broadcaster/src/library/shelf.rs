@@ -13,7 +13,7 @@ use super::folder::{Stamp, StoredFile};
 /// A file that was changed less long ago may still be growing.
 const STILL: Duration = Duration::from_secs(2);
 
-/// Files longer than this are digested when somebody asks.
+/// Files longer than this are digested once somebody asks.
 const MOST_DIGESTED: u64 = 4 << 30;
 
 /// Bytes of thumbnails that are kept: those of about 10,000 files.
@@ -180,6 +180,8 @@ impl Shelf {
         if state.items.contains_key(&path) {
             state.undigested.insert(path);
         }
+        drop(state);
+        self.changed.notify_all();
     }
 
     /// What was found in a file, if it still looks as it did.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use protocol::channel::{HISTORY_BYTES, HISTORY_PACKETS};
 use protocol::media::{Format, Kind};
 
 use super::config::{AudioConfig, MediaConfig, VideoConfig};
@@ -33,8 +34,16 @@ mod times;
 use ahead::{AHEAD, Ahead, REORDERED};
 use times::{Container, Line, Times, begins_at, watch_beginning, watch_segment};
 
-/// How long a file may take until its tracks are known, and until the first of each track is there.
+/// How long it is tried to open a file, all together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Most bytes and packets that the frame at a position may need: what a channel keeps, less what sealing adds.
+const MOST_NEEDED_BYTES: usize = HISTORY_BYTES / 16 * 15;
+const MOST_NEEDED_PACKETS: usize = HISTORY_PACKETS / 16 * 15;
+
+/// Most bytes that are gathered behind the position for a viewer that wants much in advance, and where a track is
+/// waited for that begins late.
+const MOST_BEHIND_BYTES: usize = 16 << 20;
 
 /// Where a file that has no keyframe at the position sought is sought again: so much further in front.
 const FURTHER_BACK: [Duration; 4] =
@@ -122,11 +131,12 @@ impl Playout {
     /// Where it cannot be played.
     pub fn open(config: &PlayoutConfig) -> Result<Opened, MediaError> {
         init()?;
+        let deadline = Instant::now() + OPEN_TIMEOUT;
         let mut found = Err(unplayable(config, "there is no picture to begin with"));
         for back in FURTHER_BACK {
             let from = config.position.saturating_sub(back);
-            found = Reading::start(config, from)?.gather(config);
-            if found.is_ok() || from.is_zero() {
+            found = Reading::start(config, from, deadline)?.gather(config);
+            if found.is_ok() || from.is_zero() || Instant::now() >= deadline {
                 break;
             }
         }
@@ -161,12 +171,17 @@ struct Reading {
     container: Arc<OnceLock<Container>>,
     /// Position from which on it is read.
     from: Duration,
+    deadline: Instant,
     is_encoded_anew: Arc<Mutex<Vec<Kind>>>,
     duration: Option<Duration>,
 }
 
 impl Reading {
-    fn start(config: &PlayoutConfig, from: Duration) -> Result<Self, MediaError> {
+    fn start(
+        config: &PlayoutConfig,
+        from: Duration,
+        deadline: Instant,
+    ) -> Result<Self, MediaError> {
         let pipeline = gst::Pipeline::new();
         let epoch = Epoch::set(&pipeline);
         let ahead = Arc::<Ahead>::default();
@@ -269,15 +284,16 @@ impl Reading {
         let playout = Playout { pipeline, ahead };
         let pipeline = &playout.pipeline;
         let refused = |_| unplayable(config, &playout.ahead.failure().unwrap_or_default());
+        let is_late = || Instant::now() >= deadline;
         if from.is_zero() && config.rate_percent == 100 {
             pipeline.set_state(gst::State::Playing).map_err(refused)?;
             playout.ahead.flows();
-            playout.ahead.wait_for_tracks().map_err(|reason| unplayable(config, &reason))?;
+            playout.ahead.wait_for_tracks(is_late).map_err(|reason| unplayable(config, &reason))?;
         } else {
             pipeline.set_state(gst::State::Paused).map_err(refused)?;
-            playout.ahead.wait_for_tracks().map_err(|reason| unplayable(config, &reason))?;
+            playout.ahead.wait_for_tracks(is_late).map_err(|reason| unplayable(config, &reason))?;
             // What a Matroska demultiplexer meets first, it takes for the file's beginning: not what a seek led to.
-            playout.ahead.wait_for_data().map_err(|reason| unplayable(config, &reason))?;
+            playout.ahead.wait_for_data(is_late).map_err(|reason| unplayable(config, &reason))?;
             let begins_at = begins_at(&container, &playout.ahead).unsigned_abs();
             seek(&decoder, from + Duration::from_nanos(begins_at), config.rate_percent)
                 .map_err(|reason| unplayable(config, reason))?;
@@ -286,13 +302,13 @@ impl Reading {
         }
         let said = pipeline.query_duration::<gst::ClockTime>().map(Duration::from);
         let duration = stored::duration(&config.location, said);
-        Ok(Self { playout, line, container, from, is_encoded_anew, duration })
+        Ok(Self { playout, line, container, from, deadline, is_encoded_anew, duration })
     }
 
     /// Reads until all is there that the frame at the position needs.
     fn gather(self, config: &PlayoutConfig) -> Result<Opened, MediaError> {
-        let began = Instant::now();
-        let is_late = || began.elapsed() > OPEN_TIMEOUT;
+        let deadline = self.deadline;
+        let is_late = || Instant::now() >= deadline;
         let formats =
             self.playout.ahead.formats(is_late).map_err(|why| unplayable(config, &why))?;
         let kinds: Vec<Kind> = formats.iter().map(|format| format.kind).collect();
@@ -305,12 +321,16 @@ impl Reading {
 
         let mut first: Vec<Placed> = Vec::new();
         let mut beyond = 0;
+        let (mut needed, mut behind) = (Amount::default(), Amount::default());
         let mut ended = None;
         let all_there = |first: &[Placed]| {
             let has = |track| first.iter().any(|placed| placed.unit.track == track);
             (0..kinds.len()).all(has)
         };
         while beyond <= REORDERED || (beyond < MOST_BEYOND && !all_there(&first)) {
+            if behind.bytes > MOST_BEHIND_BYTES && beyond > 0 {
+                break;
+            }
             match self.playout.next(is_late) {
                 Next::Unit(placed) => {
                     let line = *lock(&self.line);
@@ -322,6 +342,14 @@ impl Reading {
                     let is_start = placed.unit.track == leading && placed.unit.keyframe;
                     if is_start && position <= wanted + ROUNDING && !config.position.is_zero() {
                         first.clear();
+                        needed = Amount::default();
+                    }
+                    match position > wanted + ROUNDING {
+                        true => behind.add(&placed),
+                        false => needed.add(&placed),
+                    }
+                    if needed.bytes > MOST_NEEDED_BYTES || needed.packets > MOST_NEEDED_PACKETS {
+                        return Err(unplayable(config, "its keyframes are too far apart for that"));
                     }
                     first.push(placed);
                     if position >= enough && all_there(&first) {
@@ -389,6 +417,20 @@ impl Reading {
         let transcoded = anew.join(", ");
         let Self { playout, duration, .. } = self;
         Ok(Opened { playout, formats, first, complete_at, target, position, duration, transcoded })
+    }
+}
+
+/// How much was gathered.
+#[derive(Debug, Clone, Copy, Default)]
+struct Amount {
+    bytes: usize,
+    packets: usize,
+}
+
+impl Amount {
+    fn add(&mut self, placed: &Placed) {
+        self.bytes += placed.unit.packets.bytes();
+        self.packets += placed.unit.packets.len();
     }
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::control::{Refusal, Response, close};
-use protocol::library::{Digest, MAX_PATH, RATES};
+use protocol::library::{Digest, MAX_PATH, RATES, StoredMedia};
 use protocol::link::Secret;
+use protocol::media::Kind;
 use protocol::srtcp::FeedbackKey;
 use protocol::units::Bitrate;
 use quinn::{Connection, SendStream, VarInt};
@@ -16,8 +17,9 @@ use crate::audience::MOST_LATENCY;
 use crate::contents::{self, Contents};
 use crate::library::{FileError, Library, StoredFile};
 use crate::media::MediaError;
+use crate::places::{Booking, Held, Place};
 use crate::playout::{Ask, Prepared};
-use crate::shared::{Place, Shared};
+use crate::shared::Shared;
 
 /// Files in one page of the catalogue, and about how many bytes they take.
 const PAGE: usize = 500;
@@ -26,7 +28,7 @@ const PAGE_BYTES: usize = 48 * 1024;
 /// Copies that one viewer may have at once.
 const MOST_FETCHES_EACH: usize = 4;
 
-/// How long a file may take to open.
+/// How long a file may take to open: longer than [`Prepared::open`] tries.
 const OPEN_PATIENCE: Duration = Duration::from_secs(11);
 
 /// A take as it was asked for.
@@ -39,12 +41,18 @@ pub(super) struct Wanted {
     pub(super) sound: u32,
 }
 
-/// A take that is ready, and the places that it takes.
+/// A take that is ready, and the places that it takes, where the viewer has none.
 struct Ready {
     prepared: Prepared,
-    place: Option<Place>,
-    encoding: Option<Place>,
+    places: NewPlaces,
     latency: Duration,
+}
+
+/// Places of a viewer that had none.
+#[derive(Default)]
+struct NewPlaces {
+    booking: Option<Booking>,
+    encoding: Option<Place>,
 }
 
 /// What is answered instead.
@@ -52,6 +60,41 @@ type Instead = Box<Response>;
 
 fn refused(reason: Refusal) -> Instead {
     Box::new(Response::Refused { reason })
+}
+
+fn unplayable(reason: impl Into<String>) -> Instead {
+    Box::new(Response::Unplayable { reason: reason.into() })
+}
+
+fn busy() -> Instead {
+    unplayable("it must be encoded anew, and the broadcaster is busy with others; try later")
+}
+
+/// Whether a file has what is wanted of it, as far as the catalogue says.
+fn has_wanted(media: &StoredMedia, wanted: &Wanted) -> Result<(), Instead> {
+    let of = |kind| media.tracks.iter().filter(|track| track.kind == kind).count();
+    let (pictures, sounds) = (of(Kind::Video), of(Kind::Audio));
+    if pictures == 0 && wanted.rate_percent != 100 {
+        return Err(unplayable("it has no pictures, and sound plays at its own rate only"));
+    }
+    // The first one is what is played where nobody asks for another.
+    if wanted.sound > 0 && wanted.sound as usize >= sounds {
+        return Err(unplayable(match sounds {
+            0 => "it has no sound".to_owned(),
+            1 => "it has one sound track only".to_owned(),
+            _ => format!("it has {sounds} sound tracks only"),
+        }));
+    }
+    Ok(())
+}
+
+/// Whether something of what is wanted is encoded anew, as far as the catalogue says.
+fn encodes(media: &StoredMedia, wanted: &Wanted) -> bool {
+    let of = |kind| media.tracks.iter().filter(move |track| track.kind == kind);
+    let picture = of(Kind::Video).next();
+    let sound = of(Kind::Audio).nth(wanted.sound as usize);
+    let sound = sound.filter(|_| wanted.rate_percent == 100);
+    picture.into_iter().chain(sound).any(|track| !track.passes_through)
 }
 
 fn library(shared: &Shared, secret: Option<&Secret>) -> Result<Arc<Library>, Instead> {
@@ -114,24 +157,60 @@ impl Session {
         }
     }
 
-    async fn ready(&self, wanted: Wanted) -> Result<Ready, Instead> {
+    async fn ready(&mut self, wanted: Wanted) -> Result<Ready, Instead> {
         let library = library(&self.shared, wanted.secret.as_ref())?;
         if !RATES.contains(&wanted.rate_percent) {
             return Err(refused(Refusal::Malformed));
         }
         let file = open(&library, wanted.path.clone()).await?;
-        let entry = library.entry(&wanted.path);
-        let duration = entry.and_then(|entry| entry.media?.duration_us);
-        let rate = f64::from(wanted.rate_percent) / 100.0;
-        let needed = duration
-            .filter(|duration| *duration > 0)
-            .map_or(0.0, |duration| file.length as f64 * 8.0 / (duration as f64 / 1e6) * rate);
-        let needed = Bitrate::bits_per_second(needed as u64);
-        let place = match self.watching {
-            Some(_) => None,
-            None => Some(self.shared.place_on_demand(needed).map_err(refused)?),
-        };
+        let media = library.entry(&wanted.path).and_then(|entry| entry.media);
+        if let Some(media) = &media {
+            has_wanted(media, &wanted)?;
+        }
+        let workshop = &self.shared.workshop;
+        let needed = workshop.needed(media.as_ref(), file.length, wanted.rate_percent);
+        let mut places = NewPlaces::default();
+        let held = self.watching.as_mut().map(|watching| &mut watching.held);
+        match held {
+            // Until the other take begins, this one goes on.
+            Some(Held::OnDemand(booking)) => {
+                if !self.shared.rebook(booking, needed.max(booking.needed())) {
+                    return Err(refused(Refusal::Full));
+                }
+            }
+            Some(Held::Live { .. }) | None => {
+                places.booking = Some(self.shared.book(needed).map_err(refused)?);
+            }
+        }
+        let ready = self.open_take(file, wanted, media.as_ref(), (places, needed)).await;
+        if ready.is_err() {
+            self.book_what_is_played();
+        }
+        ready
+    }
+
+    /// Books what the take under way needs, and no more.
+    fn book_what_is_played(&mut self) {
+        if let Some(Watching { held: Held::OnDemand(booking), seat, .. }) = &mut self.watching
+            && let Some(needed) = seat.channel.on_demand
+        {
+            self.shared.rebook(booking, needed);
+        }
+    }
+
+    async fn open_take(
+        &self,
+        file: StoredFile,
+        wanted: Wanted,
+        media: Option<&StoredMedia>,
+        (mut places, needed): (NewPlaces, Bitrate),
+    ) -> Result<Ready, Instead> {
+        let has_place = self.watching.as_ref().is_some_and(|watching| watching.encoding.is_some());
+        if !has_place && media.is_some_and(|media| encodes(media, &wanted)) {
+            places.encoding = Some(self.shared.place_to_encode().ok_or_else(busy)?);
+        }
         let latency = wanted.latency.min(MOST_LATENCY);
+        let duration = media.and_then(|media| media.duration_us);
         let ask = Ask {
             path: format!("library/{}", wanted.path),
             latency,
@@ -143,52 +222,54 @@ impl Session {
             needed,
         };
         let workshop = self.shared.workshop.clone();
+        // The places are taken for as long as it is tried, whoever still waits for it.
         let opening = tokio::task::spawn_blocking(move || {
             let location = file.location();
-            Prepared::open(&workshop, &ask, (location, Box::new(file)))
+            (Prepared::open(&workshop, &ask, (location, Box::new(file))), places)
         });
-        let unplayable = |reason: String| Box::new(Response::Unplayable { reason });
-        let prepared = match tokio::time::timeout(OPEN_PATIENCE, opening).await {
-            Ok(Ok(Ok(prepared))) => prepared,
-            Ok(Ok(Err(MediaError::Unplayable { reason, .. }))) => return Err(unplayable(reason)),
-            Ok(Ok(Err(error))) => return Err(unplayable(error.to_string())),
-            Ok(Err(_)) | Err(_) => return Err(unplayable("it takes too long to open".into())),
+        let (prepared, mut places) = match tokio::time::timeout(OPEN_PATIENCE, opening).await {
+            Ok(Ok((Ok(prepared), places))) => (prepared, places),
+            Ok(Ok((Err(MediaError::Unplayable { reason, .. }), _))) => {
+                return Err(unplayable(reason));
+            }
+            Ok(Ok((Err(error), _))) => return Err(unplayable(error.to_string())),
+            Ok(Err(_)) | Err(_) => return Err(unplayable("it takes too long to open")),
         };
+        // Where nobody had looked into the file yet, it is known only now.
         let encodes = !prepared.transcoded().is_empty();
-        let has_place = self.watching.as_ref().is_some_and(|watching| watching.encoding.is_some());
-        let encoding = if encodes && !has_place { self.shared.place_to_encode() } else { None };
-        if encodes && encoding.is_none() && !has_place {
-            return Err(unplayable(
-                "it must be encoded anew, and the broadcaster is busy with others; try later"
-                    .into(),
-            ));
+        if !encodes {
+            places.encoding = None;
+        } else if places.encoding.is_none() && !has_place {
+            places.encoding = Some(self.shared.place_to_encode().ok_or_else(busy)?);
         }
-        Ok(Ready { prepared, place, encoding, latency })
+        Ok(Ready { prepared, places, latency })
     }
 
     async fn begin_take(&mut self, connection: &Connection, mut send: SendStream, ready: Ready) {
-        let Ready { prepared, place, encoding, latency } = ready;
+        let Ready { prepared, places, latency } = ready;
         let Some(path) = self.path else { return };
         let viewer = self.viewer().unwrap_or_else(|| self.shared.next_viewer());
         let key = FeedbackKey::random(&mut rand::rng());
         let joined = prepared.join(viewer, self.target(path), latency, key.clone()).await;
         let Some(joined) = joined else {
+            self.book_what_is_played();
             let reason = "its channel ended at once".to_owned();
             return self.answer(connection, send, Response::Unplayable { reason }).await;
         };
+        self.refusals = 0;
         let former = self.watching.take();
         let is_first = former.is_none();
-        let (place, encoding) = match former {
+        let (held, encoding) = match former {
             Some(former) => {
                 if former.seat.is_paused() {
                     self.shared.metrics.paused.dec();
                 }
                 former.seat.channel.fan_out.leave(viewer);
                 self.shared.audience.leave(viewer);
-                (former.place, former.encoding.or(encoding))
+                (former.held, former.encoding.or(places.encoding))
             }
-            None => match place {
-                Some(place) => (place, encoding),
+            None => match places.booking {
+                Some(booking) => (Held::OnDemand(booking), places.encoding),
                 None => return,
             },
         };
@@ -209,7 +290,8 @@ impl Session {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
         }
         self.watching =
-            Some(Watching { seat, send, paused_at: Vec::new(), place, running, encoding });
+            Some(Watching { seat, send, paused_at: Vec::new(), held, running, encoding });
+        self.book_what_is_played();
     }
 
     /// Stops the take that the viewer has, if it is the one that begins with this SSRC.

@@ -11,11 +11,11 @@ pub(super) const REPAIR_WINDOW: Duration = Duration::from_secs(2);
 
 /// Most bytes kept: 10 s at 50 Mbit/s. A GOP that exceeds it is not kept whole, and viewers wait for
 /// the next keyframe.
-pub(super) const MOST_BYTES: usize = 64 << 20;
+pub const MOST_BYTES: usize = 64 << 20;
 
 /// Most packets kept: a viewer can tell the index of a packet within half a turn of its sequence
 /// number (RFC 3711, section 3.3.1), and must be able to for the whole of a joining burst.
-const MOST_PACKETS: usize = 30_000;
+pub const MOST_PACKETS: usize = 30_000;
 
 /// Sealed bursts of all tracks in the order in which they were published. Positions count bursts
 /// since the channel began and never move.

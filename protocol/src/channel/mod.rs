@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-pub use history::History;
+pub use history::{History, MOST_BYTES as HISTORY_BYTES, MOST_PACKETS as HISTORY_PACKETS};
 pub use repairs::Condition;
 pub use thin::MOST_LAG;
 
@@ -158,6 +158,8 @@ pub struct Channel {
     live_rate: RateMeter,
     keyframe_wanted: bool,
     keyframe_requested_at: Option<Instant>,
+    /// Whether keyframes come from a file: none can be asked for.
+    is_recorded: bool,
     tracks: usize,
 }
 
@@ -181,6 +183,7 @@ impl Channel {
             pacing,
             keyframe_wanted: false,
             keyframe_requested_at: None,
+            is_recorded: false,
             tracks: ssrcs.len(),
         }
     }
@@ -188,6 +191,12 @@ impl Channel {
     /// Says which tracks are sound: viewers that cannot have everything get these.
     pub fn set_sound(&mut self, is_sound: Vec<bool>) {
         self.is_sound = is_sound;
+    }
+
+    /// Says that what is published is a recording: whoever joins is served from the last keyframe on, however
+    /// long it takes to catch up, as no other keyframe comes for the asking.
+    pub fn set_recorded(&mut self) {
+        self.is_recorded = true;
     }
 
     /// Seals a burst and keeps it. The caller sends it to the live viewers.
@@ -227,7 +236,8 @@ impl Channel {
     pub fn join(&mut self, viewer: ViewerId, now: Instant) -> Option<Vec<TrackPosition>> {
         self.leave(viewer);
         let start = self.history.keyframe();
-        let start = start.filter(|&start| self.catch_up_time(start) <= LONGEST_CATCH_UP);
+        let is_near = |start: &u64| self.catch_up_time(*start) <= LONGEST_CATCH_UP;
+        let start = start.filter(|start| self.is_recorded || is_near(start));
         if start.is_none() && self.history.keyframe().is_some() {
             self.keyframe_wanted = true;
         }

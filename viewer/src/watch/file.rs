@@ -2,7 +2,8 @@
 //! necessary.
 //!
 //! Where nothing goes on for a while, for whatever reason, another take is asked for from the position that is
-//! shown, over the path as it is by then.
+//! shown, over the path as it is by then. Where the broadcaster refuses what a command asked for, the take before
+//! goes on, or stands still, as if nothing had been asked.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -44,9 +45,13 @@ pub(super) struct File {
     position: Duration,
     duration: Option<Duration>,
     is_paused: bool,
+    /// Where it stood still last.
+    stood_at: Duration,
     /// Stand still once the picture that was sought is shown.
     pauses_when_shown: bool,
     rate_percent: u32,
+    /// The rate of the take that is shown.
+    shown_rate: u32,
     sound: u32,
     commands: mpsc::UnboundedReceiver<Command>,
     /// Since when a picture is waited for that a command asked for.
@@ -66,8 +71,10 @@ impl File {
             position: start,
             duration: None,
             is_paused: false,
+            stood_at: start,
             pauses_when_shown: false,
             rate_percent: 100,
+            shown_rate: 100,
             sound,
             commands: commands::listen(),
             asked_at: None,
@@ -95,6 +102,23 @@ impl File {
             || self.bar_until.is_some_and(|until| Instant::now() < until);
         let duration = self.duration.filter(|duration| is_shown && !duration.is_zero())?;
         Some(self.position.as_secs_f64() / duration.as_secs_f64())
+    }
+
+    /// What a command asked for is refused: the take that is shown goes on, or stands still as before.
+    fn refused(&mut self, stands_still: bool) {
+        self.asked_at = None;
+        self.rate_percent = self.shown_rate;
+        if stands_still {
+            self.pauses_when_shown = false;
+            self.is_paused = true;
+            self.position = self.stood_at;
+        }
+    }
+
+    /// Nothing moves any more.
+    fn stand_still(&mut self) {
+        self.is_paused = true;
+        self.stood_at = self.position;
     }
 
     /// Takes what is wanted. True where that needs another take.
@@ -179,6 +203,7 @@ impl Watcher {
         if file.duration.is_none() && !take.transcoded.is_empty() {
             tracing::info!("the broadcaster encodes anew: {}", take.transcoded);
         }
+        file.shown_rate = take.rate_percent;
         file.duration = take.duration_us.map(Duration::from_micros).or(file.duration);
         file.take = Some(Arc::clone(&played));
         let events = self.player_events_in.clone();
@@ -270,6 +295,11 @@ impl Watcher {
                         Err(failure) if is_passing(&failure) => {
                             return Ok(End::PathLost(failure.to_string()));
                         }
+                        Err(failure) if file.asked_at.is_some() => {
+                            tracing::warn!(event = "take_refused", "{failure}");
+                            file.refused(session.is_idle());
+                            asks_again = false;
+                        }
                         Err(failure) => return Err(failure),
                     }
                 }
@@ -279,6 +309,14 @@ impl Watcher {
                             tracing::warn!("the file is damaged: {reason}; it ends early");
                         }
                         session.finished(ends);
+                    }
+                    Ok(Notice::Interrupted) => {
+                        if !is_completed && !session.is_idle() && asking.is_none() {
+                            tracing::info!(event = "interrupted", "going on from here");
+                            stats.reconnects += 1;
+                            stats.enter(State::Reconnecting);
+                            retake = true;
+                        }
                     }
                     Ok(notice) => {
                         if !session.notice(notice)? {
@@ -339,7 +377,7 @@ impl Watcher {
                     }
                     if asking.is_none() && is_shown.is_some() && std::mem::take(&mut file.pauses_when_shown) {
                         // Nothing else is shown, and the picture may be on its way to the screen.
-                        file.is_paused = true;
+                        file.stand_still();
                         send_nothing(session);
                     }
                     if !is_completed && session.is_complete() {
@@ -385,7 +423,7 @@ impl Watcher {
                 }
                 Some(Command::Pause) if file.pauses_when_shown => {}
                 Some(Command::Pause | Command::Toggle) if !file.is_paused => {
-                    file.is_paused = true;
+                    file.stand_still();
                     player.freeze();
                     send_nothing(session);
                 }

@@ -3,12 +3,12 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use protocol::media::{Format, Kind};
 
 use super::super::unit::Unit;
-use super::{Next, OPEN_TIMEOUT, Placed, lock};
+use super::{Next, Placed, lock};
 
 /// A track is far enough ahead with so much time, and never goes further than so many bytes …
 pub(super) const AHEAD: i64 = 1_000_000_000;
@@ -140,15 +140,13 @@ impl Ahead {
     }
 
     /// Waits until all tracks are known.
-    pub(super) fn wait_for_tracks(&self) -> Result<(), String> {
-        let deadline = Instant::now() + OPEN_TIMEOUT;
-        self.known(|| Instant::now() > deadline, |state| state.tracks_known.then_some(()))
+    pub(super) fn wait_for_tracks(&self, is_late: impl Fn() -> bool) -> Result<(), String> {
+        self.known(is_late, |state| state.tracks_known.then_some(()))
     }
 
     /// Waits until the first picture was read, or the first sound where there are no pictures.
-    pub(super) fn wait_for_data(&self) -> Result<i64, String> {
-        let deadline = Instant::now() + OPEN_TIMEOUT;
-        self.known(|| Instant::now() > deadline, |state| state.beginning())
+    pub(super) fn wait_for_data(&self, is_late: impl Fn() -> bool) -> Result<i64, String> {
+        self.known(is_late, |state| state.beginning())
     }
 
     /// Waits until all tracks are described.
