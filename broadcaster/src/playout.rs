@@ -49,6 +49,8 @@ pub(crate) struct Ask {
     pub(crate) sound: usize,
     /// What sending it needs, as far as the file says.
     pub(crate) needed: Bitrate,
+    /// How fast is sent what the first picture needs.
+    pub(crate) pace: Bitrate,
 }
 
 /// What playouts are made with.
@@ -70,7 +72,7 @@ pub(crate) struct Prepared {
     joinable: Vec<bool>,
     schedule: Schedule,
     rate_percent: u32,
-    lead: Duration,
+    pace: Bitrate,
     /// What must stay open meanwhile.
     file: Box<dyn Send>,
 }
@@ -165,12 +167,12 @@ impl Prepared {
         let kinds: Vec<Kind> = opened.formats.iter().map(|format| format.kind).collect();
         let has_video = kinds.contains(&Kind::Video);
         let joinable = kinds.iter().map(|kind| *kind == Kind::Video || !has_video).collect();
-        let channel = workshop.channel(&ask.path, &opened, ask.needed)?;
+        let channel = workshop.channel(ask, &opened)?;
         let at = Instant::now();
         let at = at.checked_sub(ask.latency).unwrap_or(at);
         let schedule = Schedule { running: opened.target, at };
-        let rate_percent = ask.rate_percent;
-        Ok(Self { opened, channel, joinable, schedule, rate_percent, lead: ask.latency, file })
+        let Ask { rate_percent, pace, .. } = *ask;
+        Ok(Self { opened, channel, joinable, schedule, rate_percent, pace, file })
     }
 
     /// What is encoded anew, for people; empty where nothing is.
@@ -231,7 +233,7 @@ impl Prepared {
             captured_us: micros(fan_out.capture_at(schedule.instant(target))),
             rate_percent: self.rate_percent,
             duration_us: duration.map(micros),
-            lead_us: micros(self.lead),
+            pace_bps: self.pace.as_bits_per_second(),
             transcoded,
         };
         let Self { channel, joinable, file, .. } = self;
@@ -382,19 +384,14 @@ impl Workshop {
     }
 
     /// A channel for one viewer of a file.
-    fn channel(
-        &self,
-        path: &str,
-        opened: &Opened,
-        needed: Bitrate,
-    ) -> Result<LiveChannel, MediaError> {
+    fn channel(&self, ask: &Ask, opened: &Opened) -> Result<LiveChannel, MediaError> {
         let failed = |error: std::io::Error| MediaError::Pipeline {
             element: "the playout's channel".into(),
             reason: error.to_string(),
         };
         let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
         let ssrcs = choose_ssrcs(opened.formats.len());
-        let pacing = JoinPacing { each: self.join_rate, total: None };
+        let pacing = JoinPacing { each: ask.pace, total: None };
         let mut channel = Channel::new(&key, &ssrcs, History::default(), pacing);
         channel.set_recorded();
         let kinds: Vec<_> = opened.formats.iter().map(|format| format.kind).collect();
@@ -413,14 +410,14 @@ impl Workshop {
             FanOut::start_with(channel, &kinds, sender, Arc::clone(&metrics), tell, 1)
                 .map_err(failed)?;
         Ok(LiveChannel {
-            name: path.into(),
+            name: ask.path.as_str().into(),
             formats: opened.formats.clone().into(),
             ssrcs,
             key: Arc::new(key),
             fan_out,
             metrics,
             started_at: Instant::now(),
-            on_demand: Some(needed),
+            on_demand: Some(ask.needed),
         })
     }
 }

@@ -11,6 +11,7 @@ use protocol::control::{Notice, Refusal, Request, Response, close};
 use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
 use protocol::seal::PacketIndex;
 use protocol::srtcp::FeedbackKey;
+use protocol::units::Bitrate;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
 use transport::effort::{Effort, Means};
@@ -363,11 +364,13 @@ impl Session {
                 position_us,
                 rate_percent,
                 sound,
+                pace_bps,
             })) => {
                 let latency = Duration::from_millis(latency_ms.into());
                 let position = Duration::from_micros(position_us);
+                let pace = pace_bps.map(Bitrate::bits_per_second);
                 let wanted =
-                    stored::Wanted { path, secret, latency, position, rate_percent, sound };
+                    stored::Wanted { path, secret, latency, position, rate_percent, sound, pace };
                 return self.play(connection, send, wanted).await;
             }
             Ok(Ok(Request::Watch { channel, secret, latency_ms })) => {

@@ -30,6 +30,13 @@ use crate::playout::Workshop;
 use crate::surroundings::Surroundings;
 use crate::uplink::Uplink;
 
+/// Which share of the uplink's rest a take may begin with: headers come on top, and queues are to stay short.
+const OF_THE_REST: f64 = 0.9;
+
+/// How many times as fast a take may begin as a live channel is joined, and how fast it begins at least.
+const FASTEST_TAKE: f64 = 10.0;
+const LEAST_TAKE_PACE: Bitrate = Bitrate::bits_per_second(1_000_000);
+
 /// Bytes a second that copies of files have at least, all together.
 const LEAST_PACE: u64 = 20_000;
 
@@ -181,11 +188,30 @@ impl Shared {
     /// Whether the uplink carries what is booked for stored files beside the live viewers.
     fn carries_beside(&self, booked: Booked) -> bool {
         self.uplink.budget().is_none_or(|budget| {
-            let live = self.needed_for_each().as_bits_per_second();
-            let live = live.saturating_mul(self.places.taken() as u64);
-            let all = live.saturating_add(booked.bits_per_second);
+            let all = self.needed_by_live().saturating_add(booked.bits_per_second);
             budget.carries(1, Bitrate::bits_per_second(all))
         })
+    }
+
+    /// How fast is sent what a take's first picture needs, where the viewer says what its path carries: up to
+    /// [`FASTEST_TAKE`] times as fast as a live channel's, and with what others leave of the uplink. The take itself
+    /// needs `needed`.
+    pub(crate) fn pace_of_take(&self, carried: Option<Bitrate>, needed: Bitrate) -> Bitrate {
+        let usual = self.workshop.join_rate;
+        let least = LEAST_TAKE_PACE.min(usual);
+        let pace = carried.unwrap_or(usual).clamp(least, usual.scaled(FASTEST_TAKE));
+        let Some(budget) = self.uplink.budget() else { return pace };
+        let others = self.on_demand.booked().bits_per_second;
+        let others = others.saturating_sub(needed.as_bits_per_second());
+        let others = self.needed_by_live().saturating_add(others);
+        let left = budget.media().as_bits_per_second();
+        let left = left.saturating_sub((others as f64 * (1.0 + REPAIR_SHARE)) as u64);
+        pace.min(Bitrate::bits_per_second(left).scaled(OF_THE_REST)).max(needed).max(least)
+    }
+
+    /// What all live viewers need, in bits a second.
+    fn needed_by_live(&self) -> u64 {
+        self.needed_for_each().as_bits_per_second().saturating_mul(self.places.taken() as u64)
     }
 
     /// A place for one more file that is encoded anew: two for each core, which 720p30 in real time leaves
@@ -207,9 +233,7 @@ impl Shared {
             self.audience.limit_on_demand(None);
             return;
         };
-        let live = self.needed_for_each().as_bits_per_second();
-        let live = live.saturating_mul(self.places.taken() as u64);
-        let live = (live as f64 * (1.0 + REPAIR_SHARE)) as u64;
+        let live = (self.needed_by_live() as f64 * (1.0 + REPAIR_SHARE)) as u64;
         let left = budget.media().as_bits_per_second().saturating_sub(live);
         let playouts = self.audience.on_demand_rate().as_bits_per_second();
         let wanted = (playouts as f64 * (1.0 + REPAIR_SHARE)) as u64;

@@ -57,6 +57,8 @@ impl Feed {
         match event {
             Event::Ready(formats) => self.begin(formats.into()),
             Event::Unit(unit) => self.publish(unit),
+            // Others may go on.
+            Event::TrackEnded(_) => {}
             Event::Ended => self.end(Ok(())),
             Event::Failed(error) => self.end(Err(error.into())),
         }

@@ -84,6 +84,10 @@ pub enum Request {
         /// Which of the file's sound tracks, from 0.
         #[n(5)]
         sound: u32,
+        /// How fast what is sent at once may come, in bits a second, as far as the viewer knows what its path
+        /// carries.
+        #[n(6)]
+        pace_bps: Option<u64>,
     },
     /// Send nothing more of this take. It means nothing to one that has begun since.
     #[n(5)]

@@ -115,9 +115,9 @@ pub struct Take {
     /// How long the file plays, in microseconds, where that is known.
     #[n(3)]
     pub duration_us: Option<u64>,
-    /// How far ahead of time what follows is sent, in microseconds.
+    /// How fast is sent what the first frame needs, in bits a second.
     #[n(4)]
-    pub lead_us: u64,
+    pub pace_bps: u64,
     /// What is encoded anew, for people: empty where all is sent as it is stored.
     #[n(5)]
     pub transcoded: String,

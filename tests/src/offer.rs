@@ -31,11 +31,21 @@ impl Offered {
 
     /// As [`Self::new`], beside a live source.
     pub fn beside(stage: &Stage, source: &str, fill: impl FnOnce(&Path)) -> Result<Self> {
+        Self::with(stage, source, "", fill)
+    }
+
+    /// As [`Self::beside`], with more settings of the broadcaster, each on a line of its own.
+    pub fn with(
+        stage: &Stage,
+        source: &str,
+        settings: &str,
+        fill: impl FnOnce(&Path),
+    ) -> Result<Self> {
         let folder = stage.path("library");
         fs::create_dir_all(folder.join("sub")).expect("the lab's folder can be written");
         fill(&folder);
         let rendezvous = stage.start_rendezvous()?;
-        let settings = format!("library: {}\n", folder.display());
+        let settings = format!("library: {}\n{settings}", folder.display());
         let broadcast = stage.broadcast("cam", source, &settings)?;
         Ok(Self { folder, broadcast, _rendezvous: rendezvous })
     }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use tests::clip::{self, SAME_PICTURE};
 use tests::lab::{self, Impairment, Link, Rate, Result, Signal};
 use tests::offer::{Commanded, Offered, is_playing_beyond};
-use tests::stage::{Stage, ms};
+use tests::stage::{Stage, count, ms};
 
 /// Frames a second of all that is made here.
 const RATE: usize = 25;
@@ -147,6 +147,102 @@ fn a_path_that_breaks_leaves_no_gap_in_a_recording() -> Result<()> {
     assert!(status.success(), "{status}: {last}");
     assert_frames(&recording, &clip::frames(&offered.folder.join("clip.mkv")), 0);
     Ok(())
+}
+
+#[test]
+fn a_picture_that_is_long_in_coming_is_waited_for() -> Result<()> {
+    let stage = Stage::with_links(&[link()])?;
+    let offered = Offered::new(&stage, |folder| {
+        // Five pictures, none for almost twelve seconds, and another second's.
+        let some = ["-vf", "select=lt(n\\,5)+gte(n\\,300)", "-fps_mode", "vfr", "-an"];
+        make(&folder.join("sparse.mkv"), 13, &some);
+        let sound = ["-vn"];
+        make(&folder.join("sound.m4a"), 4, &sound);
+    })?;
+    let recording = stage.path("sparse.mkv");
+    let record = format!("record:{}", recording.display());
+    let flags = ["--output", "null", "--output", &record];
+    let viewer = stage.watch(0, &offered.link("sparse.mkv"), &flags)?;
+    let status = viewer.process.wait(Duration::from_secs(40))?;
+    let last = viewer.latest();
+    assert!(status.success(), "{status}: {last}");
+    assert_eq!(last["reconnects"], 0, "{last}");
+    assert_frames(&recording, &clip::frames(&offered.folder.join("sparse.mkv")), 0);
+    // What cannot be done is told, and what is done goes on.
+    let mut viewer =
+        Commanded::start(&stage, 0, &offered.link("sound.m4a"), &["--output", "null"])?;
+    viewer.watching.wait_for(Duration::from_secs(20), is_playing_beyond(0.3));
+    viewer.say("rate 2");
+    viewer.watching.process.wait_for_log_line(Duration::from_secs(5), |line| {
+        line.contains("take_refused") && line.contains("sound plays at its own rate only")
+    })?;
+    let stats = viewer.watching.wait_for(Duration::from_secs(5), is_playing_beyond(1.5));
+    assert_eq!((&stats["rate"], &stats["state"]), (&Value::from(1.0), &Value::from("playing")));
+    // And it stands still where it stood.
+    viewer.say("pause");
+    let paused = viewer.watching.wait_for(Duration::from_secs(3), |stats| stats["paused"] == true);
+    fs::rename(offered.folder.join("sound.m4a"), offered.folder.join("other.m4a")).expect("there");
+    viewer.say("seek 3s");
+    viewer.watching.process.wait_for_log_line(Duration::from_secs(5), |line| {
+        line.contains("take_refused") && line.contains("no stored file")
+    })?;
+    let seconds = Instant::now();
+    let stats = viewer.watching.wait_for(Duration::from_secs(5), |stats| {
+        seconds.elapsed() > Duration::from_millis(1100) && stats["paused"] == true
+    });
+    assert_eq!(stats["position_ms"], paused["position_ms"], "{stats}");
+    fs::rename(offered.folder.join("other.m4a"), offered.folder.join("sound.m4a")).expect("there");
+    viewer.say("play");
+    let status = viewer.watching.process.wait(Duration::from_secs(15))?;
+    assert!(status.success(), "{status}");
+    Ok(())
+}
+
+#[test]
+fn the_uplink_is_shared_out_live_first() -> Result<()> {
+    let stage = Stage::with_links(&[link(), link(), link()])?;
+    stage.home.limit_uplink(16_000_000, Duration::from_millis(200))?;
+    let settings = "uplink: 16M\nvideo: {bitrate: 500k, width: 320, height: 180}\n";
+    let offered = Offered::with(&stage, "test", settings, |folder| {
+        let rate = ["-b:v", "8M", "-minrate", "8M", "-maxrate", "8M", "-bufsize", "4M"];
+        let filled = ["-x264-params", "nal-hrd=cbr:filler=1"];
+        make(&folder.join("heavy.mp4"), 12, &[&rate[..], &filled].concat());
+    })?;
+    // What the file needs is known once it was looked into.
+    let mut list = Command::new(lab::binary("punchcast-viewer")?);
+    list.args(["list", &offered.broadcast.link, "--json"]);
+    let is_known = || {
+        let listed = stage.viewers[1].1.run(&list).ok();
+        let listed = listed.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+        listed.is_some_and(|listed| listed["files"][0]["playable"] == true)
+    };
+    assert!(lab::eventually(Duration::from_secs(20), is_known), "it is never listed");
+    let live = stage.watch(0, &offered.broadcast.link, &["--output", "null"])?;
+    // The pictures from before it joined are not all shown.
+    let before =
+        live.wait_for(Duration::from_secs(20), |stats| count(stats, "frames_decoded") > 30);
+    let link = offered.link("heavy.mp4");
+    let mut one = Commanded::start(&stage, 1, &link, &["--output", "null"])?;
+    one.watching.wait_for(Duration::from_secs(20), is_playing_beyond(1.0));
+    // There is no room for as much again, whoever asks for it.
+    let other = stage.watch(2, &link, &["--output", "null"])?;
+    let status = other.process.wait(Duration::from_secs(20))?;
+    assert_eq!(status.code(), Some(4), "{}", other.process.stderr().text());
+    one.say("rate 2");
+    one.watching.process.wait_for_log_line(Duration::from_secs(5), |line| {
+        line.contains("take_refused") && line.contains("full")
+    })?;
+    let status = one.watching.process.wait(Duration::from_secs(30))?;
+    let last = one.watching.latest();
+    assert!(status.success(), "{status}: {last}");
+    assert_eq!((&last["packets_unrecovered"], &last["frames_dropped"]), (&0.into(), &0.into()));
+    let last = live.latest();
+    let dropped = &before["frames_dropped"];
+    assert_eq!((&last["packets_unrecovered"], &last["frames_dropped"]), (&0.into(), dropped));
+    // Now there is room.
+    let other = stage.watch(2, &link, &["--output", "null", "--start", "10s"])?;
+    assert!(other.process.wait(Duration::from_secs(20))?.success());
+    live.stop()
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! measuring.
 
 mod asking;
+mod bursts;
 mod check;
 mod clock;
 mod commands;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use protocol::address::{Policy, Surroundings};
 use protocol::behaviour::Behaviour;
@@ -49,8 +49,15 @@ const HOLDING: Duration = Duration::from_secs(4);
 /// Media datagrams that may wait to be opened: two seconds at 20 Mbit/s.
 const MOST_WAITING: usize = 4096;
 
-/// A received media packet and where it came from.
-pub(crate) type Datagram = (SocketAddr, Vec<u8>);
+/// A received media packet.
+#[derive(Debug)]
+pub(crate) struct Datagram {
+    /// Where it came from.
+    pub(crate) from: SocketAddr,
+    /// When.
+    pub(crate) at: Instant,
+    pub(crate) bytes: Vec<u8>,
+}
 
 /// What becomes of media as it arrives. Called on the receiving task: be quick.
 pub(crate) trait Media: Send + Sync + 'static {
@@ -72,7 +79,7 @@ struct Queue(mpsc::Sender<Datagram>);
 impl Media for Queue {
     fn take(&self, from: SocketAddr, datagram: &mut [u8]) {
         // What does not fit is lost as if the network had lost it, and asked for again.
-        let _ = self.0.try_send((from, datagram.to_vec()));
+        let _ = self.0.try_send(Datagram { from, at: Instant::now(), bytes: datagram.to_vec() });
     }
 }
 

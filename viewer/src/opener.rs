@@ -159,6 +159,7 @@ impl Opener {
                     position_us: 0,
                     rate_percent: 100,
                     sound: 0,
+                    pace_bps: None,
                 };
                 let begun = asking::play(self.met.connection.clone(), request, link).await?;
                 (begun.send, begun.receive, begun.admission)

@@ -13,12 +13,14 @@ use protocol::receiver::{Arrived, Receiver, Track};
 use protocol::reception::Verdict;
 use protocol::seal::PacketIndex;
 use protocol::timeline::{Timeline, TrackClock};
+use protocol::units::Bitrate;
 use quinn::{RecvStream, SendStream};
 use service::exit::Failure;
 use transport::paths::Paths;
 use transport::stream::Reader;
 
 use crate::asking::{Begun, refused};
+use crate::bursts::Bursts;
 use crate::clock::CaptureClock;
 use crate::continuity::Continuity;
 use crate::feedback::Feedback;
@@ -94,6 +96,8 @@ pub(crate) struct Session {
     upgrade_interval: Duration,
     /// The take under way, of a stored file.
     stored: Option<Stored>,
+    /// How fast the path brings what takes begin with.
+    bursts: Bursts,
 }
 
 /// How a take goes.
@@ -155,13 +159,15 @@ impl Session {
             upgrade_at: now + FIRST_UPGRADE,
             upgrade_interval: FIRST_UPGRADE,
             stored: None,
+            bursts: Bursts::default(),
         }
     }
 
     /// What comes is a take of a stored file: it is handed on in order, and what is missing is waited for.
-    /// `ssrc` is its first track's.
-    pub(crate) fn hold_all(&mut self, ssrc: u32) {
+    /// `ssrc` is its first track's, and `pace` the one with which it begins.
+    pub(crate) fn hold_all(&mut self, ssrc: u32, pace: Bitrate) {
         let now = Instant::now();
+        self.bursts.begin(pace, now);
         self.stored =
             Some(Stored { progress_at: now, ends: None, ssrc, is_idle: false, was_broken: false });
         self.holds.iter_mut().for_each(|hold| hold.live_from(PacketIndex::MAX));
@@ -176,7 +182,7 @@ impl Session {
         local_now: Duration,
         placed: &mut Vec<Placed>,
     ) {
-        let Begun { send, receive, admission, .. } = begun;
+        let Begun { send, receive, admission, take } = begun;
         let now = Instant::now();
         let ssrc = first_ssrc(&admission);
         let rtt = self.rtt();
@@ -192,7 +198,12 @@ impl Session {
         self.carries = None;
         self.outage = Outage::new(now);
         self.report_at = now;
-        self.hold_all(ssrc);
+        self.hold_all(ssrc, Bitrate::bits_per_second(take.pace_bps));
+    }
+
+    /// How fast what the next take begins with may come, where that is known.
+    pub(crate) fn burst_pace(&mut self) -> Option<Bitrate> {
+        self.bursts.pace(Instant::now())
     }
 
     /// All packets of the take have been sent.
@@ -270,7 +281,7 @@ impl Session {
     /// Takes a media datagram.
     pub(crate) fn receive(
         &mut self,
-        (from, mut datagram): Datagram,
+        Datagram { from, at, bytes: mut datagram }: Datagram,
         player: &Player,
         placed: &mut [Placed],
         stats: &mut Stats,
@@ -285,7 +296,7 @@ impl Session {
         let bytes = datagram.len() as u64;
         let is_limited = self.carries.is_some();
         let is_stored = self.stored.is_some();
-        let Self { receiver, outage, timeline, holds, .. } = self;
+        let Self { receiver, outage, timeline, holds, bursts, .. } = self;
         let result = receiver.take(&mut datagram, now, &mut |arrived| {
             let Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp } =
                 arrived;
@@ -303,6 +314,9 @@ impl Session {
             }
             if verdict != Verdict::Fresh {
                 return;
+            }
+            if is_stored && is_newest && !is_live {
+                bursts.arrived(bytes, at);
             }
             timeline.learn(track, timestamp, local_now);
             // The sender keeps the time of a stored file. Following the path would move pictures in time.

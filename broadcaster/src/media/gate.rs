@@ -35,6 +35,8 @@ struct Opening {
     complete: bool,
     newest_at: Instant,
     held: VecDeque<Unit>,
+    /// Slots of which nothing follows.
+    ended: Vec<usize>,
 }
 
 pub(super) struct Gate {
@@ -49,8 +51,13 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(events: EventSink, source_name: String, now: Instant) -> Self {
-        let opening =
-            Opening { slots: Vec::new(), complete: false, newest_at: now, held: VecDeque::new() };
+        let opening = Opening {
+            slots: Vec::new(),
+            complete: false,
+            newest_at: now,
+            held: VecDeque::new(),
+            ended: Vec::new(),
+        };
         Self {
             events,
             source_name,
@@ -120,6 +127,23 @@ impl Gate {
         }
     }
 
+    /// Says that nothing of a track follows.
+    pub(super) fn track_ended(&self, slot: usize) {
+        if self.tracks.get().is_none() {
+            let mut opening = self.opening();
+            if self.tracks.get().is_none() {
+                opening.ended.push(slot);
+                return;
+            }
+        }
+        if self.finished.load(Ordering::Acquire) {
+            return;
+        }
+        if let Some(&track) = self.tracks.get().and_then(|tracks| tracks.get(slot)) {
+            (self.events)(Event::TrackEnded(track));
+        }
+    }
+
     /// Hands the end on, if it is the first.
     pub(super) fn finish(&self, end: Event) {
         if !self.finished.swap(true, Ordering::AcqRel) {
@@ -181,6 +205,9 @@ impl Gate {
             unit.track = tracks[unit.track];
             (self.events)(Event::Unit(unit));
         }
+        for slot in std::mem::take(&mut opening.ended) {
+            (self.events)(Event::TrackEnded(tracks[slot]));
+        }
         // Set under the lock: units of other threads come behind those that were held.
         if self.tracks.set(tracks).is_err() {
             tracing::error!("a source was ready twice");
@@ -207,18 +234,29 @@ mod tests {
         let (first, left_out, last) = (slot(&gate), slot(&gate), slot(&gate));
         gate.describe(last, format("OPUS"));
         gate.unit(unit(last, 1));
+        gate.track_ended(last);
         gate.leave_out(left_out);
         gate.complete();
         assert_eq!(log(&seen), [""; 0]);
         gate.describe(first, format("H264"));
         gate.unit(unit(first, 2));
         gate.unit(unit(last, 3));
+        gate.track_ended(first);
         gate.finish(Event::Ended);
         gate.finish(Event::Ended);
+        gate.track_ended(last);
         gate.unit(unit(last, 4));
         assert_eq!(
             log(&seen),
-            ["ready H264 OPUS", "unit 1 of 1", "unit 2 of 0", "unit 3 of 1", "ended"]
+            [
+                "ready H264 OPUS",
+                "unit 1 of 1",
+                "no more of 1",
+                "unit 2 of 0",
+                "unit 3 of 1",
+                "no more of 0",
+                "ended"
+            ]
         );
     }
 
@@ -265,6 +303,7 @@ mod tests {
                     .iter()
                     .fold("ready".to_owned(), |line, format| line + " " + &format.encoding_name),
                 Event::Unit(unit) => format!("unit {} of {}", unit.rtp_timestamp, unit.track),
+                Event::TrackEnded(track) => format!("no more of {track}"),
                 Event::Ended => "ended".to_owned(),
                 Event::Failed(error) => error.to_string(),
             };

@@ -190,6 +190,7 @@ impl Reading {
             Arc::new(move |event| match event {
                 Event::Ready(formats) => ahead.ready(formats),
                 Event::Unit(unit) => ahead.put(epoch.running_time_of(unit.captured_at), unit),
+                Event::TrackEnded(track) => ahead.track_ended(track),
                 Event::Ended => ahead.end(None),
                 Event::Failed(error) => ahead.end(Some(error.to_string())),
             })
@@ -351,8 +352,11 @@ impl Reading {
                     if needed.bytes > MOST_NEEDED_BYTES || needed.packets > MOST_NEEDED_PACKETS {
                         return Err(unplayable(config, "its keyframes are too far apart for that"));
                     }
+                    // Sound may be far ahead of the pictures that are looked for.
+                    let is_leading =
+                        placed.unit.track == leading || self.playout.ahead.has_ended(leading);
                     first.push(placed);
-                    if position >= enough && all_there(&first) {
+                    if is_leading && position >= enough && all_there(&first) {
                         break;
                     }
                 }

@@ -28,6 +28,8 @@ pub enum Event {
     Ready(Vec<Format>),
     /// The packets of one access unit.
     Unit(Unit),
+    /// No unit of this track follows.
+    TrackEnded(usize),
     /// The source came to its end; nothing follows.
     Ended,
     /// The source failed; nothing follows.

@@ -484,7 +484,7 @@ fn stopping_is_quick_and_final() {
         producer.stop();
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
         while let Ok(event) = events.try_recv() {
-            assert!(matches!(event, Event::Unit(_)), "{event:?}");
+            assert!(matches!(event, Event::Unit(_) | Event::TrackEnded(_)), "{event:?}");
         }
         assert_eq!(events.try_recv().expect_err("nothing left"), mpsc::TryRecvError::Disconnected);
     }
@@ -519,8 +519,14 @@ impl Run {
         self.formats.iter().map(|format| format.encoding_name.as_str()).collect()
     }
 
+    /// The next event that is not only a track's end.
     fn event(&mut self) -> Event {
-        self.events.recv_timeout(PATIENCE).expect("an event in time")
+        loop {
+            match self.events.recv_timeout(PATIENCE).expect("an event in time") {
+                Event::TrackEnded(_) => {}
+                event => return event,
+            }
+        }
     }
 
     fn units_until(&mut self, enough: impl Fn(&[Unit]) -> bool) -> Vec<Unit> {

@@ -122,6 +122,7 @@ pub(super) fn sink(track: Track, payloader: &gst::Element) -> gst_app::AppSink {
             gst::PadProbeReturn::Ok
         });
     }
+    let (gate, slot) = (track.gate.clone(), track.slot);
     let mut assembler =
         Assembler { track, keyframe, disposable, pending: None, described: false, warned: false };
     sink.set_callbacks(
@@ -131,6 +132,7 @@ pub(super) fn sink(track: Track, payloader: &gst::Element) -> gst_app::AppSink {
                 assembler.take(&sample);
                 Ok(gst::FlowSuccess::Ok)
             })
+            .eos(move |_| gate.track_ended(slot))
             .build(),
     );
     sink

@@ -39,6 +39,7 @@ pub(super) struct Wanted {
     pub(super) position: Duration,
     pub(super) rate_percent: u32,
     pub(super) sound: u32,
+    pub(super) pace: Option<Bitrate>,
 }
 
 /// A take that is ready, and the places that it takes, where the viewer has none.
@@ -220,6 +221,7 @@ impl Session {
             rate_percent: wanted.rate_percent,
             sound: wanted.sound as usize,
             needed,
+            pace: self.shared.pace_of_take(wanted.pace, needed),
         };
         let workshop = self.shared.workshop.clone();
         // The places are taken for as long as it is tried, whoever still waits for it.

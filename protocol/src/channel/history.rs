@@ -53,7 +53,8 @@ impl History {
         Self { bursts, first: 0, keyframe: None, bytes: 0, packets: 0, window, most_bytes }
     }
 
-    pub(super) fn push(&mut self, burst: Arc<SealedBurst>, now: Instant) {
+    /// Keeps one more. What lies at or behind `needed_from` is not let go for its age.
+    pub(super) fn push(&mut self, burst: Arc<SealedBurst>, needed_from: Option<u64>, now: Instant) {
         if burst.keyframe {
             self.keyframe = Some(self.end());
         }
@@ -61,7 +62,8 @@ impl History {
         self.packets += burst.len();
         self.bursts.push_back(Kept { burst, published_at: now, left_at: None });
         while let Some(front) = self.bursts.front() {
-            let needed_to_join = self.keyframe.is_some_and(|keyframe| self.first >= keyframe);
+            let is_needed = |from: Option<u64>| from.is_some_and(|from| self.first >= from);
+            let needed_to_join = is_needed(self.keyframe) || is_needed(needed_from);
             let needed_to_repair = now.saturating_duration_since(front.published_at) < self.window;
             let fits = self.bytes <= self.most_bytes && self.packets <= MOST_PACKETS;
             if fits && (needed_to_join || needed_to_repair) {

@@ -160,6 +160,8 @@ pub struct Channel {
     keyframe_requested_at: Option<Instant>,
     /// Whether keyframes come from a file: none can be asked for.
     is_recorded: bool,
+    /// Whether any viewer has joined.
+    was_joined: bool,
     tracks: usize,
 }
 
@@ -184,6 +186,7 @@ impl Channel {
             keyframe_wanted: false,
             keyframe_requested_at: None,
             is_recorded: false,
+            was_joined: false,
             tracks: ssrcs.len(),
         }
     }
@@ -209,8 +212,14 @@ impl Channel {
         now: Instant,
     ) -> Result<Arc<SealedBurst>, SealError> {
         let burst = Arc::new(self.sealer.seal(track, keyframe, captured_at, burst)?);
-        self.live_rate.add(burst.bytes().len() + burst.len() * WIRE_OVERHEAD, now);
-        self.history.push(Arc::clone(&burst), now);
+        // What is read of a file before its viewer joins comes at once, and says nothing about the stream.
+        if !self.is_recorded || self.was_joined {
+            self.live_rate.add(burst.bytes().len() + burst.len() * WIRE_OVERHEAD, now);
+        }
+        // Who joins a live channel may go on at a later keyframe, but of a recording wants to see this part.
+        let next = |joiner: &Joiner| joiner.next().map(|(position, _)| position);
+        let needed_from = self.joiners.iter().filter(|_| self.is_recorded).filter_map(next).min();
+        self.history.push(Arc::clone(&burst), needed_from, now);
         self.repairs.count(burst.bytes().len());
         self.repairs.expire(now);
         self.coded.forget(self.history.start());
@@ -235,6 +244,7 @@ impl Channel {
     /// for a keyframe: then [`Step::Begin`] comes first.
     pub fn join(&mut self, viewer: ViewerId, now: Instant) -> Option<Vec<TrackPosition>> {
         self.leave(viewer);
+        self.was_joined = true;
         let start = self.history.keyframe();
         let is_near = |start: &u64| self.catch_up_time(*start) <= LONGEST_CATCH_UP;
         let start = start.filter(|start| self.is_recorded || is_near(start));
@@ -399,6 +409,11 @@ impl Channel {
     fn poll_repair(&mut self, now: Instant) -> Option<Step> {
         let rates = (self.live_rate.rate(), self.pacing.rate_among(self.joiners.len()));
         let Chunk { viewer, packets, repair } = self.repairs.poll(rates, now)?;
+        // What is sent again shares the pace of one that joins: its path carries no more because of it.
+        if let Some(joiner) = self.joiners.iter_mut().find(|joiner| joiner.viewer == viewer) {
+            let bytes = packets.iter().map(Bytes::len).sum();
+            joiner.pacer.spend(bytes, self.pacing.each, now);
+        }
         Some(Step::Repair { viewer, packets, repair })
     }
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 
+use super::history::REPAIR_WINDOW;
 use super::*;
 use crate::feedback::{Ask, What, Wish};
 use crate::rtp::Header;
@@ -103,6 +104,50 @@ fn a_joiner_gets_the_gop_in_order_and_then_the_live_edge() {
     assert_eq!(indices(&sent, AUDIO).len(), 175);
     // 7 s at 1 Mbit/s through 20 Mbit/s.
     assert!((0.3..0.6).contains(&took.as_secs_f64()), "{took:?}");
+}
+
+#[test]
+fn who_joins_a_recording_gets_all_since_the_keyframe_however_long_that_takes() {
+    let mut live = Rig::new("3M", None);
+    live.gop(9.0);
+    assert_eq!(live.channel.join(ViewerId(1), live.now), None, "a keyframe is nearer");
+
+    let mut rig = Rig::new("3M", None);
+    rig.channel.set_recorded();
+    // Read at once.
+    let began = rig.now;
+    rig.gop(9.0);
+    rig.now = began;
+    assert_eq!(rig.channel.live_rate(), Bitrate::bits_per_second(0), "it was not sent yet");
+    let positions = rig.channel.join(ViewerId(1), rig.now).expect("the history serves");
+    assert_eq!(positions[VIDEO], TrackPosition { first_index: 0, live_index: 1125 });
+    let mut video = Vec::new();
+    let mut frames = 0;
+    let mut next_frame = rig.now;
+    loop {
+        match rig.channel.poll_step(rig.now) {
+            Some(Step::Send { parts, .. }) => {
+                let of_video = parts.iter().filter(|part| part.burst.track == VIDEO);
+                video.extend(of_video.flat_map(Part::indices));
+            }
+            Some(Step::CaughtUp { .. }) => break,
+            Some(step) => panic!("{step:?}"),
+            None => {
+                let wake = rig.channel.poll_timeout().expect("somebody is joining");
+                rig.now = wake.min(next_frame).max(rig.now);
+            }
+        }
+        if rig.now >= next_frame {
+            // Further keyframes come meanwhile.
+            rig.publish(VIDEO, frames % 50 == 0, 5, 980);
+            frames += 1;
+            next_frame += Duration::from_millis(40);
+        }
+    }
+    assert!(rig.now - began > REPAIR_WINDOW * 2, "longer than anything is kept for repair");
+    assert_eq!(video[0], 0);
+    assert!(video.windows(2).all(|pair| pair[1] == pair[0] + 1), "nothing is left out");
+    assert_eq!(video.len(), 1125 + frames * 5);
 }
 
 #[test]

@@ -120,7 +120,7 @@ const REMAINS: f64 = 0.6;
 
 /// How pictures of each kind are encoded, with ffmpeg's options: keyframes come every 2 s and nowhere else. A part's
 /// name has the container that keeps its times best.
-pub(super) const VIDEO: [(&str, &str); 11] = [
+pub(super) const VIDEO: [(&str, &str); 13] = [
     // Made for real time, libaom lets single blocks stand for a picture too long: the mark would be wrong.
     (
         "av1.mkv",
@@ -134,6 +134,17 @@ pub(super) const VIDEO: [(&str, &str); 11] = [
     ("h264.mp4", "-c:v libx264 -preset veryfast -g 50 -keyint_min 50 -sc_threshold 0 -bf 0"),
     ("b-frames.mp4", "-c:v libx264 -preset veryfast -g 50 -keyint_min 50 -sc_threshold 0 -bf 3"),
     ("long-gop.mp4", "-c:v libx264 -preset veryfast -g 250 -keyint_min 250 -sc_threshold 0 -bf 0"),
+    // As much data as pictures of full size have, most of it filler.
+    (
+        "heavy.mp4",
+        "-c:v libx264 -preset veryfast -g 50 -keyint_min 50 -sc_threshold 0 -bf 0 \
+        -b:v 8M -maxrate 8M -bufsize 4M -x264-params nal-hrd=cbr:filler=1",
+    ),
+    (
+        "heavy-long-gop.mp4",
+        "-c:v libx264 -preset veryfast -g 250 -keyint_min 250 -sc_threshold 0 -bf 0 \
+        -b:v 8M -maxrate 8M -bufsize 4M -x264-params nal-hrd=cbr:filler=1",
+    ),
     (
         "variable.mkv",
         "-c:v libx264 -preset veryfast -g 300 -sc_threshold 0 -bf 0 -enc_time_base 1:1000 \
@@ -267,6 +278,8 @@ fn peculiar() -> Vec<Recipe> {
         mux(usual("index-last.mp4", Mp4), "h264", &[]),
         index_first(usual("index-first.mp4", Mp4)),
         mux(usual("long-gop.mp4", Mp4), "long-gop", &[]),
+        mux(usual("heavy.mp4", Mp4), "heavy", &[]),
+        mux(usual("heavy-long-gop.mp4", Mp4), "heavy-long-gop", &[]),
         mux(usual("ä ö ü/日本語 & #1%.mp4", Mp4), "h264", &[]),
         mux(whole("mpeg2-mp2.ts", Ts, Mpeg2, Mp2), "mpeg2", &[]),
         mux(whole("mjpeg-pcm.avi", Avi, MotionJpeg, Pcm), "mjpeg", &[]),

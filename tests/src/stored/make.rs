@@ -11,7 +11,7 @@ use super::catalogue::{AUDIO, How, OFFSETS, Recipe, Stored, VIDEO, recipes};
 use super::{run, source};
 
 /// What was made goes by this name; another for files that are made in another way.
-const SHELF: &str = "stored-v1";
+const SHELF: &str = "stored-v2";
 
 /// Where the parts of what is made are, within it.
 const FILES: &str = "files";

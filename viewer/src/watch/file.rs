@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use protocol::control::{Notice, Request};
 use protocol::link::Target;
 use protocol::media::Format;
-use service::exit::Failure;
+use protocol::units::Bitrate;
+use service::exit::{Code, Failure};
 use tokio::sync::mpsc;
 use transport::stream::ReadError;
 
@@ -146,7 +147,7 @@ impl Watcher {
         };
         // What stood still stands still at the same picture.
         file.pauses_when_shown |= std::mem::take(&mut file.is_paused);
-        let request = request(file);
+        let request = request(file, None);
         let link = self.config.target.link.clone();
         let met = self
             .meet(again, async |met, latency| {
@@ -161,12 +162,13 @@ impl Watcher {
         let running_time = self.begin_take(&mut begun)?;
         let latency = self.config.latency;
         let paths = Arc::clone(self.viewer.port.paths());
-        let Begun { send, receive, admission, .. } = begun;
+        let Begun { send, receive, admission, take } = begun;
+        let pace = Bitrate::bits_per_second(take.pace_bps);
         let ssrc = first_ssrc(&admission);
         let admission = (send, receive, admission);
         let mut session =
             Session::new(met, paths, admission, running_time, latency, &mut self.placed);
-        session.hold_all(ssrc);
+        session.hold_all(ssrc, pace);
         if again {
             self.stats.reconnects += 1;
         }
@@ -292,13 +294,17 @@ impl Watcher {
                             self.take_early(session);
                             continue;
                         }
+                        // It answered, and says no.
+                        Err(failure) if failure.code != Code::Runtime && file.asked_at.is_some() => {
+                            tracing::warn!(event = "take_refused", "{failure}");
+                            // Something else was wanted since.
+                            retake = std::mem::take(&mut asks_again);
+                            if !retake {
+                                file.refused(session.is_idle());
+                            }
+                        }
                         Err(failure) if is_passing(&failure) => {
                             return Ok(End::PathLost(failure.to_string()));
-                        }
-                        Err(failure) if file.asked_at.is_some() => {
-                            tracing::warn!(event = "take_refused", "{failure}");
-                            file.refused(session.is_idle());
-                            asks_again = false;
                         }
                         Err(failure) => return Err(failure),
                     }
@@ -449,7 +455,7 @@ impl Watcher {
                 } else {
                     let link = config.target.link.clone();
                     let latency = Session::first_latency(config.latency, &session.met);
-                    let request = request(file)(&link, latency);
+                    let request = request(file, session.burst_pace())(&link, latency);
                     let connection = session.met.connection.clone();
                     asking = Some(Box::pin(async move { play(connection, request, &link).await }));
                 }
@@ -459,7 +465,10 @@ impl Watcher {
 }
 
 /// What to ask for.
-fn request(file: &File) -> impl FnOnce(&protocol::link::Link, Duration) -> Request + Send + use<> {
+fn request(
+    file: &File,
+    pace: Option<Bitrate>,
+) -> impl FnOnce(&protocol::link::Link, Duration) -> Request + Send + use<> {
     let (path, position) = (file.path.clone(), file.position);
     let (rate_percent, sound) = (file.rate_percent, file.sound);
     move |link, latency| Request::Play {
@@ -469,6 +478,7 @@ fn request(file: &File) -> impl FnOnce(&protocol::link::Link, Duration) -> Reque
         position_us: u64::try_from(position.as_micros()).unwrap_or(u64::MAX),
         rate_percent,
         sound,
+        pace_bps: pace.map(Bitrate::as_bits_per_second),
     }
 }
 

@@ -60,6 +60,8 @@ struct Waiting {
     bytes: usize,
     /// Whether its reader waits for room.
     is_full: bool,
+    /// Whether no more comes.
+    has_ended: bool,
 }
 
 impl Ahead {
@@ -103,6 +105,20 @@ impl Ahead {
         self.lock().beginning().unwrap_or(0)
     }
 
+    /// Nothing of this track follows.
+    pub(super) fn track_ended(&self, track: usize) {
+        self.change(|state| {
+            if let Some(waiting) = state.tracks.get_mut(track) {
+                waiting.has_ended = true;
+            }
+        });
+    }
+
+    /// Whether nothing of this track follows but what was read already.
+    pub(super) fn has_ended(&self, track: usize) -> bool {
+        self.lock().tracks.get(track).is_some_and(|waiting| waiting.has_ended)
+    }
+
     pub(super) fn end(&self, damaged: Option<String>) {
         self.change(|state| {
             state.ended.get_or_insert(damaged);
@@ -124,6 +140,8 @@ impl Ahead {
         let track = unit.track;
         let Some(waiting) = state.tracks.get_mut(track) else { return };
         waiting.bytes += unit.packets.bytes();
+        // Behind a seek, more comes.
+        waiting.has_ended = false;
         waiting.units.push_back((shown_at, unit));
         if std::mem::take(&mut state.is_awaited) {
             self.more.notify_all();
@@ -254,7 +272,7 @@ impl State {
 
     fn factor(&self) -> i64 {
         let is_starving =
-            self.ended.is_none() && self.tracks.iter().any(|other| other.units.is_empty());
+            self.ended.is_none() && self.tracks.iter().any(|other| other.is_starving());
         if is_starving { UNEVEN_FACTOR } else { 1 }
     }
 }
@@ -272,7 +290,12 @@ impl Waiting {
 
     /// Whether it is known what is due next.
     fn is_ready(&self) -> bool {
-        self.units.len() > if self.is_video { REORDERED } else { 0 }
+        self.has_ended || self.units.len() > if self.is_video { REORDERED } else { 0 }
+    }
+
+    /// Whether something of it must still come, and nothing is there.
+    fn is_starving(&self) -> bool {
+        self.units.is_empty() && !self.has_ended
     }
 
     fn due(&self) -> Option<i64> {
