@@ -104,10 +104,6 @@ impl Bursts {
 mod tests {
     use super::*;
 
-    fn mbit(rate: u64) -> Bitrate {
-        Bitrate::bits_per_second(rate * 1_000_000)
-    }
-
     /// A burst of so many bytes over a link that carries so much, and the pace that is asked for then, in Mbit/s.
     fn burst(bursts: &mut Bursts, pace: f64, (link, bytes): (f64, u64), now: Instant) -> f64 {
         let [pace, link] = [pace, link].map(|rate| Bitrate::bits_per_second((rate * 1e6) as u64));

@@ -165,6 +165,19 @@ impl<'a> Walk<'a> {
                 Ok(kind) if kind.is_file() => self.file(path, entry.metadata().ok()),
                 Ok(kind) if kind.is_symlink() => {
                     let target = self.root.metadata(&path).ok();
+                    match &target {
+                        None => {
+                            self.once.tell("link that leads outside or nowhere", &path, "left out")
+                        }
+                        Some(target) if target.is_dir() => {
+                            self.once.tell(
+                                "link to a folder",
+                                &path,
+                                "what is in it is not listed",
+                            );
+                        }
+                        Some(_) => {}
+                    }
                     self.file(path, target);
                 }
                 // Pipes, sockets, devices, and what is already gone.
