@@ -558,7 +558,13 @@ impl Seat {
                 notices.retain(|waiting| !matches!(waiting, Notice::Carries { .. }));
                 notices.push_back(notice);
             }
-            (notice @ (Notice::Ended | Notice::Removed), _) => notices.push_back(notice),
+            (
+                notice @ (Notice::Ended
+                | Notice::Removed
+                | Notice::Finished { .. }
+                | Notice::Interrupted),
+                _,
+            ) => notices.push_back(notice),
             // A session that is this far behind is ending anyway.
             (notice, _) => {
                 if notices.len() >= MOST_NOTICES {

@@ -365,14 +365,18 @@ impl Workshop {
         rate_percent: u32,
     ) -> Bitrate {
         let rate = f64::from(rate_percent) / 100.0;
-        let is_encoded = |media: &StoredMedia| {
-            let mut pictures = media.tracks.iter().filter(|track| track.kind == Kind::Video);
-            pictures.next().is_some_and(|track| !track.passes_through)
-        };
-        if media.is_some_and(is_encoded) {
-            let rates = [self.video.bitrate, self.audio.bitrate];
-            let sum = rates.into_iter().map(Bitrate::as_bits_per_second).sum();
-            return Bitrate::bits_per_second(sum);
+        // Of a file that has pictures, these are nearly all.
+        let leading = media.and_then(|media| {
+            let pictures = media.tracks.iter().find(|track| track.kind == Kind::Video);
+            pictures.or(media.tracks.first())
+        });
+        if let Some(leading) = leading.filter(|track| !track.passes_through) {
+            let [video, audio] = [self.video.bitrate, self.audio.bitrate];
+            let with_sound = video.as_bits_per_second() + audio.as_bits_per_second();
+            return match leading.kind {
+                Kind::Video => Bitrate::bits_per_second(with_sound),
+                Kind::Audio => audio,
+            };
         }
         match media.and_then(|media| media.duration_us).filter(|us| *us > 0) {
             Some(us) => {

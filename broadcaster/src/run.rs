@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -144,6 +144,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         library,
         workshop,
         on_demand: Bookings::default(),
+        begun: Mutex::default(),
         encoding: Places::default(),
         pace: Arc::new(Pace::new()),
         fetches: Places::default(),

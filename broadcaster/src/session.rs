@@ -394,7 +394,10 @@ impl Session {
 
     /// Says the answer to a request.
     async fn answer(&mut self, connection: &Connection, mut send: SendStream, response: Response) {
-        self.refusals += u32::from(matches!(response, Response::Unplayable { .. }));
+        // Who plays something may try what else is possible.
+        if self.watching.is_none() && matches!(response, Response::Unplayable { .. }) {
+            self.refusals += 1;
+        }
         if let Response::Refused { reason } = response {
             self.shared.metrics.refuse(reason);
             self.refusals += 1;

@@ -1,7 +1,7 @@
 //! What all sessions of a broadcaster share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -29,6 +29,12 @@ use crate::places::{Booked, Booking, Bookings, Place, Places};
 use crate::playout::Workshop;
 use crate::surroundings::Surroundings;
 use crate::uplink::Uplink;
+
+/// By how much faster than it goes on a take begins, at least.
+const CATCHING_UP: f64 = 1.25;
+
+/// How long a take is taken to begin.
+const BEGINNING: Duration = Duration::from_secs(1);
 
 /// Which share of the uplink's rest a take may begin with: headers come on top, and queues are to stay short.
 const OF_THE_REST: f64 = 0.9;
@@ -92,6 +98,8 @@ pub(crate) struct Shared {
     pub(crate) workshop: Workshop,
     /// Places of viewers of stored files, and what they need.
     pub(crate) on_demand: Bookings,
+    /// Until when takes are taken to begin.
+    pub(crate) begun: Mutex<Vec<Instant>>,
     /// Playouts that are encoded anew.
     pub(crate) encoding: Places,
     /// How fast contents are sent.
@@ -193,20 +201,35 @@ impl Shared {
         })
     }
 
-    /// How fast is sent what a take's first picture needs, where the viewer says what its path carries: up to
-    /// [`FASTEST_TAKE`] times as fast as a live channel's, and with what others leave of the uplink. The take itself
-    /// needs `needed`.
-    pub(crate) fn pace_of_take(&self, carried: Option<Bitrate>, needed: Bitrate) -> Bitrate {
+    /// How fast is sent what a take's first picture needs, where the viewer says what its path carries. With an
+    /// uplink of a known rate, what others leave of it, shared among those that begin at the same time. Else, up to
+    /// [`FASTEST_TAKE`] times as fast as a live channel is joined, unless somebody watches that. The take needs
+    /// `needed` from then on, and `booked` is booked for its viewer.
+    pub(crate) fn pace_of_take(
+        &self,
+        carried: Option<Bitrate>,
+        needed: Bitrate,
+        booked: Bitrate,
+    ) -> Bitrate {
         let usual = self.workshop.join_rate;
-        let least = LEAST_TAKE_PACE.min(usual);
-        let pace = carried.unwrap_or(usual).clamp(least, usual.scaled(FASTEST_TAKE));
-        let Some(budget) = self.uplink.budget() else { return pace };
+        let budget = self.uplink.budget();
+        let is_free = budget.is_some() || self.places.taken() == 0;
+        let most = if is_free { usual.scaled(FASTEST_TAKE) } else { usual };
+        // It must catch up with what follows.
+        let least = needed.scaled(CATCHING_UP).max(LEAST_TAKE_PACE.min(usual));
+        let Some(budget) = budget else { return carried.unwrap_or(usual).min(most).max(least) };
         let others = self.on_demand.booked().bits_per_second;
-        let others = others.saturating_sub(needed.as_bits_per_second());
+        let others = others.saturating_sub(booked.as_bits_per_second());
         let others = self.needed_by_live().saturating_add(others);
         let left = budget.media().as_bits_per_second();
         let left = left.saturating_sub((others as f64 * (1.0 + REPAIR_SHARE)) as u64);
-        pace.min(Bitrate::bits_per_second(left).scaled(OF_THE_REST)).max(needed).max(least)
+        let left = Bitrate::bits_per_second(left);
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        begun.retain(|until| *until > now);
+        begun.push(now + BEGINNING);
+        let share = left.scaled(OF_THE_REST / begun.len() as f64);
+        carried.unwrap_or(usual).min(most).min(share).max(least.min(left)).max(LEAST_TAKE_PACE)
     }
 
     /// What all live viewers need, in bits a second.

@@ -14,6 +14,9 @@ const LEAST_BYTES: u64 = 64 * 1024;
 /// A burst that arrives with less than this share of its pace met a narrow link.
 const NARROW: f64 = 0.85;
 
+/// What arrived shows that a link is wider than was believed from so much on.
+const WIDER: f64 = 1.1;
+
 /// Which share of what a link carries is asked for.
 const BELOW: f64 = 0.95;
 
@@ -45,21 +48,27 @@ struct Burst {
     times: Option<(Instant, Instant)>,
     /// Bytes of all packets but the first.
     bytes: u64,
+    /// Bytes of those right behind another one, and the time between: loss is no want of room.
+    paired: (u64, Duration),
 }
 
 impl Bursts {
     /// A burst begins that is sent with this pace.
     pub(crate) fn begin(&mut self, pace: Bitrate, now: Instant) {
         self.learn(now);
-        self.current = Some(Burst { pace, times: None, bytes: 0 });
+        self.current = Some(Burst { pace, times: None, bytes: 0, paired: (0, Duration::ZERO) });
     }
 
-    /// A packet of it came for the first time, in turn.
-    pub(crate) fn arrived(&mut self, bytes: u64, at: Instant) {
+    /// A packet of it came for the first time, in turn, with so many missing right in front of it.
+    pub(crate) fn arrived(&mut self, bytes: u64, missing: u64, at: Instant) {
         let Some(burst) = &mut self.current else { return };
         match &mut burst.times {
             None => burst.times = Some((at, at)),
             Some((_, last)) => {
+                if missing == 0 {
+                    let (paired, time) = burst.paired;
+                    burst.paired = (paired + bytes, time + at.saturating_duration_since(*last));
+                }
                 *last = at.max(*last);
                 burst.bytes += bytes;
             }
@@ -73,8 +82,10 @@ impl Bursts {
     }
 
     fn learn(&mut self, now: Instant) {
-        let Some(Burst { pace, times, bytes }) = self.current.take() else { return };
-        let took = times.map_or(Duration::ZERO, |(first, last)| last - first);
+        let Some(Burst { pace, times, bytes, paired }) = self.current.take() else { return };
+        let whole = (bytes, times.map_or(Duration::ZERO, |(first, last)| last - first));
+        // Where hardly two packets came in a row, the link is so narrow that it drops every other one.
+        let (bytes, took) = if paired.0 >= LEAST_BYTES { paired } else { whole };
         if bytes < LEAST_BYTES || took.is_zero() {
             self.pace = self.pace.or(Some(pace));
             return;
@@ -91,9 +102,12 @@ impl Bursts {
             arrived.scaled(BELOW)
         } else {
             match self.narrow {
-                None => pace.scaled(FASTER),
                 Some((carried, until)) if now < until => carried.scaled(BELOW),
-                Some(_) => pace.scaled(SLOWLY_FASTER),
+                Some((carried, _)) if arrived < carried.scaled(WIDER) => pace.scaled(SLOWLY_FASTER),
+                _ => {
+                    self.narrow = None;
+                    pace.scaled(FASTER)
+                }
             }
         };
         self.pace = Some(next.max(LEAST_PACE));
@@ -110,7 +124,7 @@ mod tests {
         let rate = pace.min(link);
         bursts.begin(pace, now);
         for at in 0..bytes / 1000 {
-            bursts.arrived(1000, now + rate.time_for(1000) * at as u32);
+            bursts.arrived(1000, 0, now + rate.time_for(1000) * at as u32);
         }
         bursts.pace(now).expect("known").as_bits_per_second() as f64 / 1e6
     }
@@ -136,5 +150,33 @@ mod tests {
         // It is still as narrow.
         near(burst(&mut bursts, 19.0 * SLOWLY_FASTER, (20.0, 500_000), later), 19.0);
         near(burst(&mut bursts, 19.0, (1000.0, 500_000), later), 19.0);
+        // Or wider than was believed.
+        let later = later + BELIEVED;
+        near(burst(&mut bursts, 25.0, (1000.0, 500_000), later), 50.0);
+        near(burst(&mut bursts, 50.0, (1000.0, 500_000), later), 100.0);
+    }
+
+    #[test]
+    fn loss_is_no_want_of_room() {
+        let mut bursts = Bursts::default();
+        let now = Instant::now();
+        let pace = Bitrate::bits_per_second(40_000_000);
+        bursts.begin(pace, now);
+        let mut missing = 0;
+        for at in 0..1000 {
+            if at % 5 == 2 {
+                missing += 1;
+                continue;
+            }
+            bursts.arrived(1000, std::mem::take(&mut missing), now + pace.time_for(1000) * at);
+        }
+        assert!(bursts.pace(now) > Some(pace), "a fifth was lost");
+        // Every other one.
+        bursts.begin(pace, now);
+        for at in 0..1000 {
+            bursts.arrived(1000, 1, now + pace.time_for(2000) * at);
+        }
+        let half = bursts.pace(now).expect("known").as_bits_per_second();
+        assert!((18_000_000..20_000_000).contains(&half), "{half}");
     }
 }

@@ -46,8 +46,8 @@ const OWN_FIREWALL: u8 = 2;
 /// How often a STUN server is asked while an answer is carried to the broadcaster.
 const HOLDING: Duration = Duration::from_secs(4);
 
-/// Media datagrams that may wait to be opened: two seconds at 20 Mbit/s.
-const MOST_WAITING: usize = 4096;
+/// Media datagrams that may wait to be opened: as many as a stored file's take may begin with at once.
+const MOST_WAITING: usize = protocol::channel::HISTORY_PACKETS;
 
 /// A received media packet.
 #[derive(Debug)]

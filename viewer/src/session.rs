@@ -237,6 +237,13 @@ impl Session {
         ends.iter().enumerate().all(all_of)
     }
 
+    /// Nothing more of the take under way comes.
+    pub(crate) fn interrupted(&mut self) {
+        if let Some(stored) = &mut self.stored {
+            stored.was_broken = true;
+        }
+    }
+
     /// Whether the take does not go on by itself. A file may have one picture in many seconds: that nothing
     /// comes means something only where packets are missing, or the path has failed.
     pub(crate) fn is_stalled(&self, now: Instant) -> bool {
@@ -316,7 +323,7 @@ impl Session {
                 return;
             }
             if is_stored && is_newest && !is_live {
-                bursts.arrived(bytes, at);
+                bursts.arrived(bytes, hole, at);
             }
             timeline.learn(track, timestamp, local_now);
             // The sender keeps the time of a stored file. Following the path would move pictures in time.
@@ -512,6 +519,8 @@ impl Session {
                     "path moved"
                 );
                 self.met.path = path;
+                // What the former path carried says nothing about this one.
+                self.bursts = Bursts::default();
                 self.outage.broke();
                 self.upgrade_interval = FIRST_UPGRADE;
                 let now = Instant::now();

@@ -177,7 +177,7 @@ impl Shelf {
     /// A digest was not finished.
     pub(super) fn postpone_digest(&self, path: String) {
         let mut state = self.lock();
-        if state.items.contains_key(&path) {
+        if state.items.get(&path).is_some_and(|item| item.entry.digest.is_none()) {
             state.undigested.insert(path);
         }
         drop(state);

@@ -111,6 +111,7 @@ impl Gate {
             let mut opening = self.opening();
             // It may have opened while this thread waited for the lock.
             if self.tracks.get().is_none() {
+                opening.ended.retain(|slot| *slot != unit.track);
                 if opening.held.len() == MAX_HELD {
                     opening.held.pop_front();
                 }

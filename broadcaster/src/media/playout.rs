@@ -37,13 +37,18 @@ use times::{Container, Line, Times, begins_at, watch_beginning, watch_segment};
 /// How long it is tried to open a file, all together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Most bytes and packets that the frame at a position may need: what a channel keeps, less what sealing adds.
-const MOST_NEEDED_BYTES: usize = HISTORY_BYTES / 16 * 15;
-const MOST_NEEDED_PACKETS: usize = HISTORY_PACKETS / 16 * 15;
+/// Most bytes and packets that the frame at a position may need: what a channel keeps, less what sealing adds and
+/// what follows.
+const MOST_NEEDED_BYTES: usize = HISTORY_BYTES / 16 * 11;
+const MOST_NEEDED_PACKETS: usize = HISTORY_PACKETS / 16 * 11;
 
 /// Most bytes that are gathered behind the position for a viewer that wants much in advance, and where a track is
 /// waited for that begins late.
-const MOST_BEHIND_BYTES: usize = 16 << 20;
+const MOST_BEHIND_BYTES: usize = HISTORY_BYTES / 4;
+const MOST_BEHIND_PACKETS: usize = HISTORY_PACKETS / 4;
+
+/// Sound that is so far ahead of the pictures looked for is not read on: there are none.
+const UNEVEN: i64 = 30_000_000_000;
 
 /// Where a file that has no keyframe at the position sought is sought again: so much further in front.
 const FURTHER_BACK: [Duration; 4] =
@@ -54,6 +59,8 @@ const MOST_BEYOND: usize = 300;
 
 /// Positions are this exact: containers round them to milliseconds.
 const ROUNDING: i64 = 1_000_000;
+
+const NO_PICTURE: &str = "there is no picture to begin with";
 
 /// What is to be played, and how.
 #[derive(Debug, Clone)]
@@ -132,12 +139,17 @@ impl Playout {
     pub fn open(config: &PlayoutConfig) -> Result<Opened, MediaError> {
         init()?;
         let deadline = Instant::now() + OPEN_TIMEOUT;
-        let mut found = Err(unplayable(config, "there is no picture to begin with"));
+        let mut found = Err(unplayable(config, NO_PICTURE));
         for back in FURTHER_BACK {
             let from = config.position.saturating_sub(back);
-            found = Reading::start(config, from, deadline)?.gather(config);
-            if found.is_ok() || from.is_zero() || Instant::now() >= deadline {
-                break;
+            match Reading::start(config, from, deadline)?.gather(config) {
+                Ok(opened) => return Ok(opened),
+                Err(Failed { error, begins_too_late }) => {
+                    found = Err(error);
+                    if !begins_too_late || from.is_zero() || Instant::now() >= deadline {
+                        break;
+                    }
+                }
             }
         }
         found
@@ -307,7 +319,7 @@ impl Reading {
     }
 
     /// Reads until all is there that the frame at the position needs.
-    fn gather(self, config: &PlayoutConfig) -> Result<Opened, MediaError> {
+    fn gather(self, config: &PlayoutConfig) -> Result<Opened, Failed> {
         let deadline = self.deadline;
         let is_late = || Instant::now() >= deadline;
         let formats =
@@ -329,7 +341,7 @@ impl Reading {
             (0..kinds.len()).all(has)
         };
         while beyond <= REORDERED || (beyond < MOST_BEYOND && !all_there(&first)) {
-            if behind.bytes > MOST_BEHIND_BYTES && beyond > 0 {
+            if behind.bytes > MOST_BEHIND_BYTES || behind.packets > MOST_BEHIND_PACKETS {
                 break;
             }
             match self.playout.next(is_late) {
@@ -350,13 +362,16 @@ impl Reading {
                         false => needed.add(&placed),
                     }
                     if needed.bytes > MOST_NEEDED_BYTES || needed.packets > MOST_NEEDED_PACKETS {
-                        return Err(unplayable(config, "its keyframes are too far apart for that"));
+                        return Err(
+                            unplayable(config, "its keyframes are too far apart for that").into()
+                        );
                     }
                     // Sound may be far ahead of the pictures that are looked for.
                     let is_leading =
                         placed.unit.track == leading || self.playout.ahead.has_ended(leading);
                     first.push(placed);
-                    if is_leading && position >= enough && all_there(&first) {
+                    let is_enough = if is_leading { enough } else { enough.saturating_add(UNEVEN) };
+                    if position >= is_enough && all_there(&first) {
                         break;
                     }
                 }
@@ -364,7 +379,7 @@ impl Reading {
                     ended = Some(damaged);
                     break;
                 }
-                Next::Stopped => return Err(unplayable(config, "it takes too long to open")),
+                Next::Stopped => return Err(unplayable(config, "it takes too long to open").into()),
             }
         }
         let line = *lock(&self.line);
@@ -374,10 +389,8 @@ impl Reading {
             first.iter().position(|placed| placed.unit.track == leading && placed.unit.keyframe);
         let Some(start) = start else {
             let damaged = ended.flatten();
-            return Err(unplayable(
-                config,
-                damaged.as_deref().unwrap_or("there is no picture to begin with"),
-            ));
+            let reason = damaged.as_deref().unwrap_or(NO_PICTURE);
+            return Err(Failed { error: unplayable(config, reason), begins_too_late: true });
         };
         // What is in front of the first keyframe cannot be decoded, and sound alone is of no use there, but
         // where the file begins with it.
@@ -397,7 +410,12 @@ impl Reading {
             None if config.position.is_zero() || self.from.is_zero() => {
                 shown().map(|placed| placed.shown_at).min().unwrap_or(0)
             }
-            None => return Err(unplayable(config, "there is no picture to begin with")),
+            None => {
+                return Err(Failed {
+                    error: unplayable(config, NO_PICTURE),
+                    begins_too_late: true,
+                });
+            }
         };
         let complete_at = first
             .iter()
@@ -421,6 +439,19 @@ impl Reading {
         let transcoded = anew.join(", ");
         let Self { playout, duration, .. } = self;
         Ok(Opened { playout, formats, first, complete_at, target, position, duration, transcoded })
+    }
+}
+
+/// Why reading from somewhere on was of no use.
+struct Failed {
+    error: MediaError,
+    /// Whether it may be of use from further in front.
+    begins_too_late: bool,
+}
+
+impl From<MediaError> for Failed {
+    fn from(error: MediaError) -> Self {
+        Self { error, begins_too_late: false }
     }
 }
 

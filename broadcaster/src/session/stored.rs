@@ -47,6 +47,8 @@ struct Ready {
     prepared: Prepared,
     places: NewPlaces,
     latency: Duration,
+    /// Whether something is encoded anew.
+    encodes: bool,
 }
 
 /// Places of a viewer that had none.
@@ -211,6 +213,10 @@ impl Session {
             places.encoding = Some(self.shared.place_to_encode().ok_or_else(busy)?);
         }
         let latency = wanted.latency.min(MOST_LATENCY);
+        let booked = match self.watching.as_ref().map(|watching| &watching.held) {
+            Some(Held::OnDemand(booking)) => booking.needed(),
+            Some(Held::Live { .. }) | None => needed,
+        };
         let duration = media.and_then(|media| media.duration_us);
         let ask = Ask {
             path: format!("library/{}", wanted.path),
@@ -221,7 +227,7 @@ impl Session {
             rate_percent: wanted.rate_percent,
             sound: wanted.sound as usize,
             needed,
-            pace: self.shared.pace_of_take(wanted.pace, needed),
+            pace: self.shared.pace_of_take(wanted.pace, needed, booked),
         };
         let workshop = self.shared.workshop.clone();
         // The places are taken for as long as it is tried, whoever still waits for it.
@@ -244,11 +250,11 @@ impl Session {
         } else if places.encoding.is_none() && !has_place {
             places.encoding = Some(self.shared.place_to_encode().ok_or_else(busy)?);
         }
-        Ok(Ready { prepared, places, latency })
+        Ok(Ready { prepared, places, latency, encodes })
     }
 
     async fn begin_take(&mut self, connection: &Connection, mut send: SendStream, ready: Ready) {
-        let Ready { prepared, places, latency } = ready;
+        let Ready { prepared, places, latency, encodes } = ready;
         let Some(path) = self.path else { return };
         let viewer = self.viewer().unwrap_or_else(|| self.shared.next_viewer());
         let key = FeedbackKey::random(&mut rand::rng());
@@ -268,7 +274,7 @@ impl Session {
                 }
                 former.seat.channel.fan_out.leave(viewer);
                 self.shared.audience.leave(viewer);
-                (former.held, former.encoding.or(places.encoding))
+                (former.held, former.encoding.or(places.encoding).filter(|_| encodes))
             }
             None => match places.booking {
                 Some(booking) => (Held::OnDemand(booking), places.encoding),

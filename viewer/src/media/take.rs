@@ -22,7 +22,7 @@ const ROUNDING: i64 = 2_000_000;
 const LATE: i64 = 25_000_000;
 
 /// How long sound waits for the first picture.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where one track of a take stands: this RTP timestamp has that position.
 #[derive(Debug, Clone, Copy)]

@@ -106,9 +106,10 @@ impl File {
     }
 
     /// What a command asked for is refused: the take that is shown goes on, or stands still as before.
-    fn refused(&mut self, stands_still: bool) {
+    fn refused(&mut self, shown: Option<Duration>, stands_still: bool) {
         self.asked_at = None;
         self.rate_percent = self.shown_rate;
+        self.position = shown.unwrap_or(self.position);
         if stands_still {
             self.pauses_when_shown = false;
             self.is_paused = true;
@@ -116,10 +117,13 @@ impl File {
         }
     }
 
-    /// Nothing moves any more.
-    fn stand_still(&mut self) {
+    /// Nothing moves any more. `shown` is where that is.
+    fn stand_still(&mut self, shown: Option<Duration>) {
         self.is_paused = true;
-        self.stood_at = self.position;
+        self.stood_at = shown.unwrap_or(self.position);
+        if self.asked_at.is_none() {
+            self.position = self.stood_at;
+        }
     }
 
     /// Takes what is wanted. True where that needs another take.
@@ -156,7 +160,16 @@ impl Watcher {
             .await;
         let (met, mut begun) = match met {
             Ok(met) => met,
-            Err(failure) if again && is_passing(&failure) => return Ok(End::NotBack(failure)),
+            Err(failure) if again && is_passing(&failure) => {
+                // What was wanted when the path broke may be what is refused.
+                if failure.code != Code::Runtime
+                    && let Some(file) = self.file.as_mut().filter(|file| file.asked_at.is_some())
+                {
+                    let shown = self.player.as_ref().and_then(Player::position);
+                    file.refused(shown, false);
+                }
+                return Ok(End::NotBack(failure));
+            }
             Err(failure) => return Err(failure),
         };
         let running_time = self.begin_take(&mut begun)?;
@@ -235,6 +248,9 @@ impl Watcher {
     async fn play_file(&mut self, session: &mut Session) -> Result<End, Failure> {
         let mut asking: Option<Asking> = None;
         let mut asks_again = false;
+        // Whether a command made it necessary, and the rate that was asked for.
+        let mut is_wish = false;
+        let mut asked_rate = 100;
         let mut is_completed = false;
         let mut notices_ended = false;
         let mut looks = tokio::time::interval(LOOK);
@@ -280,8 +296,10 @@ impl Watcher {
                     asking = None;
                     match begun {
                         Ok(_) if asks_again => {
+                            // The take that is shown is over for the broadcaster.
+                            session.interrupted();
                             asks_again = false;
-                            retake = true;
+                            (retake, is_wish) = (true, true);
                         }
                         Ok(mut begun) => {
                             // Asked to stand still meanwhile: once there is something to see.
@@ -295,12 +313,14 @@ impl Watcher {
                             continue;
                         }
                         // It answered, and says no.
-                        Err(failure) if failure.code != Code::Runtime && file.asked_at.is_some() => {
+                        Err(failure) if failure.code != Code::Runtime && is_wish => {
                             tracing::warn!(event = "take_refused", "{failure}");
                             // Something else was wanted since.
                             retake = std::mem::take(&mut asks_again);
                             if !retake {
-                                file.refused(session.is_idle());
+                                file.refused(player.position(), session.is_idle());
+                            } else if file.rate_percent == asked_rate {
+                                file.rate_percent = file.shown_rate;
                             }
                         }
                         Err(failure) if is_passing(&failure) => {
@@ -317,12 +337,8 @@ impl Watcher {
                         session.finished(ends);
                     }
                     Ok(Notice::Interrupted) => {
-                        if !is_completed && !session.is_idle() && asking.is_none() {
-                            tracing::info!(event = "interrupted", "going on from here");
-                            stats.reconnects += 1;
-                            stats.enter(State::Reconnecting);
-                            retake = true;
-                        }
+                        tracing::info!(event = "interrupted", "the broadcaster had stopped sending");
+                        session.interrupted();
                     }
                     Ok(notice) => {
                         if !session.notice(notice)? {
@@ -383,7 +399,7 @@ impl Watcher {
                     }
                     if asking.is_none() && is_shown.is_some() && std::mem::take(&mut file.pauses_when_shown) {
                         // Nothing else is shown, and the picture may be on its way to the screen.
-                        file.stand_still();
+                        file.stand_still(player.position());
                         send_nothing(session);
                     }
                     if !is_completed && session.is_complete() {
@@ -406,7 +422,7 @@ impl Watcher {
                         tracing::warn!(event = "stalled", "nothing comes; asking again from here on");
                         stats.reconnects += 1;
                         stats.enter(State::Reconnecting);
-                        retake = true;
+                        (retake, is_wish) = (true, false);
                     }
                     stats.playback = Some(file.playback());
                 }
@@ -424,12 +440,12 @@ impl Watcher {
                     file.pauses_when_shown = false;
                     if asking.is_none() {
                         file.asked_at = Some(Instant::now());
-                        retake = true;
+                        (retake, is_wish) = (true, true);
                     }
                 }
                 Some(Command::Pause) if file.pauses_when_shown => {}
                 Some(Command::Pause | Command::Toggle) if !file.is_paused => {
-                    file.stand_still();
+                    file.stand_still(player.position());
                     player.freeze();
                     send_nothing(session);
                 }
@@ -437,11 +453,11 @@ impl Watcher {
                     file.is_paused = false;
                     file.pauses_when_shown = false;
                     file.asked_at = Some(Instant::now());
-                    retake = true;
+                    (retake, is_wish) = (true, true);
                 }
                 Some(command) if file.wants(command) => {
                     file.asked_at = Some(Instant::now());
-                    retake = true;
+                    (retake, is_wish) = (true, true);
                 }
                 Some(_) | None => {}
             }
@@ -453,6 +469,7 @@ impl Watcher {
                 if asking.is_some() {
                     asks_again = true;
                 } else {
+                    asked_rate = file.rate_percent;
                     let link = config.target.link.clone();
                     let latency = Session::first_latency(config.latency, &session.met);
                     let request = request(file, session.burst_pace())(&link, latency);
