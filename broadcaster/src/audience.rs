@@ -72,6 +72,8 @@ pub(crate) struct Seat {
     began_at: Instant,
     joined_at: Instant,
     is_paused: AtomicBool,
+    /// Whether the operator sent it away.
+    is_removed: AtomicBool,
     /// For the session: there is a notice, or silence, or a word although media is paused.
     woken: Notify,
     state: Mutex<State>,
@@ -83,6 +85,8 @@ struct State {
     sample: Sample,
     trend: Trend,
     path: &'static str,
+    /// Where that leads.
+    remote: SocketAddr,
     /// The least round trip that there ever was.
     least_rtt: Option<Duration>,
     congestion: Congestion,
@@ -123,7 +127,7 @@ impl Audience {
         viewer: ViewerId,
         channel: LiveChannel,
         latency: Duration,
-        (path, path_kind): (Handle, &'static str),
+        (path, path_kind, remote): (Handle, &'static str, SocketAddr),
         key: &FeedbackKey,
     ) -> Arc<Seat> {
         let now = Instant::now();
@@ -136,6 +140,7 @@ impl Audience {
             began_at: self.began_at,
             joined_at: now,
             is_paused: AtomicBool::new(false),
+            is_removed: AtomicBool::new(false),
             woken: Notify::new(),
             state: Mutex::new(State {
                 opener: Opener::new(key, viewer.0),
@@ -143,6 +148,7 @@ impl Audience {
                 sample: Sample::default(),
                 trend: Trend::default(),
                 path: path_kind,
+                remote,
                 least_rtt: None,
                 congestion: Congestion::default(),
                 notices: VecDeque::new(),
@@ -204,6 +210,34 @@ impl Audience {
     /// Tells every viewer.
     pub(crate) fn tell_all(&self, notice: &Notice) {
         self.seats.iter().for_each(|seat| seat.tell(notice.clone()));
+    }
+
+    /// Tells every viewer of the live channel.
+    pub(crate) fn tell_live(&self, notice: &Notice) {
+        let is_live = |seat: &Seat| seat.channel.on_demand.is_none() && !seat.is_removed();
+        let live = self.seats.iter().filter(|seat| is_live(seat));
+        live.for_each(|seat| seat.tell(notice.clone()));
+    }
+
+    /// Sends a viewer away: it is told nothing more. Returns its seat and the address of its path.
+    pub(crate) fn remove(&self, viewer: ViewerId) -> Option<(Arc<Seat>, SocketAddr)> {
+        let seat = self.seats.get(&viewer).map(|seat| Arc::clone(&seat))?;
+        seat.is_removed.store(true, Ordering::Release);
+        seat.tell(Notice::Removed);
+        let remote = seat.lock().remote;
+        Some((seat, remote))
+    }
+
+    /// All viewers, with their addresses: for the operator alone.
+    pub(crate) fn all_shown(&self) -> Vec<Value> {
+        let shown = self.seats.iter().map(|seat| {
+            let mut shown = seat.shown(&seat.row());
+            shown["remote"] = seat.lock().remote.to_string().into();
+            (seat.viewer, shown)
+        });
+        let mut shown: Vec<_> = shown.collect();
+        shown.sort_by_key(|(viewer, _)| *viewer);
+        shown.into_iter().map(|(_, shown)| shown).collect()
     }
 
     /// Takes a datagram that may be feedback.
@@ -271,6 +305,11 @@ impl Audience {
 }
 
 impl Seat {
+    /// Whether the operator sent it away.
+    pub(crate) fn is_removed(&self) -> bool {
+        self.is_removed.load(Ordering::Acquire)
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -367,9 +406,10 @@ impl Seat {
     }
 
     /// The viewer's path is another one: what the former carried says nothing about it.
-    pub(crate) fn moved(&self, path: &'static str) {
+    pub(crate) fn moved(&self, path: &'static str, remote: SocketAddr) {
         let mut state = self.lock();
         state.path = path;
+        state.remote = remote;
         state.least_rtt = None;
         let carried = std::mem::take(&mut state.congestion).carries();
         self.channel.fan_out.limit(self.viewer, None);
@@ -561,6 +601,7 @@ impl Seat {
             (
                 notice @ (Notice::Ended
                 | Notice::Removed
+                | Notice::Key { .. }
                 | Notice::Finished { .. }
                 | Notice::Interrupted),
                 _,

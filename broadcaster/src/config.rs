@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use protocol::link::{MAX_SERVERS, Secret, parse_host_port};
 use protocol::units::Bitrate;
@@ -14,12 +15,18 @@ use crate::media::{AudioConfig, SourceSpec, VideoConfig};
 /// UDP port of an embedded rendezvous where none is named: STUN's.
 pub const EMBEDDED_PORT: u16 = 3478;
 
+/// Keys change no more often: viewers hold those of the last eight only.
+const LEAST_KEY_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Streams a camera, a test picture, a file or a GStreamer pipeline straight to many viewers.
 #[derive(Debug, Default, clap::Parser)]
 #[command(name = "punchcast-broadcaster", version)]
 pub struct Args {
+    /// What to ask of a broadcaster that runs; without it, one is started.
+    #[command(subcommand)]
+    pub action: Option<Action>,
     /// Configuration file (YAML); see configs/broadcaster.yaml.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// The rendezvous that introduces viewers. May be given several times: any one of them suffices.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "embedded_rendezvous")]
@@ -56,11 +63,53 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub link_file: Option<PathBuf>,
     /// Folder of the broadcaster's key [default: $XDG_STATE_HOME/punchcast].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     pub state: Option<PathBuf>,
     /// How log lines look.
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub log_format: Option<LogFormat>,
+}
+
+/// What is asked of a broadcaster that runs.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum Action {
+    /// Show who watches, or send a viewer away.
+    Viewers {
+        /// Which of the two.
+        #[command(subcommand)]
+        what: Viewers,
+    },
+}
+
+/// What is asked about viewers.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum Viewers {
+    /// Show who watches.
+    List {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send a viewer away: it gets nothing more, and nobody from its address is let in until a restart.
+    Remove {
+        /// Its number, as the list and the log have it.
+        viewer: u32,
+    },
+}
+
+impl Action {
+    /// Asks, and says what is to be printed.
+    ///
+    /// # Errors
+    ///
+    /// Where no broadcaster answers, or it refuses.
+    pub fn run(&self, state: &Path) -> Result<String, Failure> {
+        let Self::Viewers { what } = self;
+        match what {
+            Viewers::List { json } => crate::operator::list_viewers(state, *json),
+            Viewers::Remove { viewer } => crate::operator::remove_viewer(state, *viewer),
+        }
+    }
 }
 
 /// All settings of a broadcaster.
@@ -92,6 +141,9 @@ pub struct Config {
     pub video: VideoConfig,
     /// How raw sound is encoded.
     pub audio: AudioConfig,
+    /// How long packets are sealed with one key.
+    #[serde(with = "crate::media::duration")]
+    pub key_interval: Duration,
     /// What the uplink carries.
     pub uplink: Option<Bitrate>,
     /// How fast one joining viewer gets the GOP so far, at most.
@@ -131,6 +183,7 @@ impl Default for Config {
             secret: None,
             video: VideoConfig::default(),
             audio: AudioConfig::default(),
+            key_interval: Duration::from_secs(3600),
             uplink: None,
             join_rate: Bitrate::bits_per_second(40_000_000),
             max_viewers: 10_000,
@@ -266,6 +319,16 @@ impl Config {
         Ok(config)
     }
 
+    /// The state folder that these flags name: of a broadcaster that runs with the same.
+    ///
+    /// # Errors
+    ///
+    /// Where there is none, or the configuration cannot be read.
+    pub fn state_of(args: &Args) -> Result<PathBuf, Failure> {
+        let config: Self = service::config::load(args.config.as_deref())?;
+        Self { state: args.state.clone().or(config.state.clone()), ..config }.state_folder()
+    }
+
     fn check(&self) -> Result<(), Failure> {
         let legal = |name: &str| !name.is_empty() && !name.contains('/') && name.len() <= 100;
         if !legal(&self.channel) {
@@ -278,6 +341,12 @@ impl Config {
             return Err(Failure::usage(
                 "source none broadcasts nothing; name a folder of stored files with --library DIR",
             ));
+        }
+        if self.key_interval < LEAST_KEY_INTERVAL {
+            return Err(Failure::usage(format!(
+                "key_interval is {:?}; expected {LEAST_KEY_INTERVAL:?} or more",
+                self.key_interval
+            )));
         }
         self.rendezvous()?;
         self.secret()?;

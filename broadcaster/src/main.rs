@@ -1,5 +1,6 @@
 //! `punchcast-broadcaster`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use broadcaster::{Args, Config};
@@ -10,6 +11,12 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Args) -> Result<(), Failure> {
+    if let Some(action) = &args.action {
+        let text = action.run(&Config::state_of(&args)?)?;
+        // Whoever reads may have seen enough.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        return Ok(());
+    }
     let config = Config::load(args)?;
     service::log::init(config.log_format);
     let runtime = tokio::runtime::Runtime::new()

@@ -20,6 +20,7 @@ use protocol::units::Bitrate;
 
 use crate::audience::{Audience, Seat};
 use crate::fanout::{self, Burst, FanOut, Target};
+use crate::keys::Keyring;
 use crate::media::{
     AudioConfig, MediaError, Next, Opened, Placed, Playout, PlayoutConfig, VideoConfig,
 };
@@ -417,7 +418,7 @@ impl Workshop {
             name: ask.path.as_str().into(),
             formats: opened.formats.clone().into(),
             ssrcs,
-            key: Arc::new(key),
+            keys: Keyring::new(key, None),
             fan_out,
             metrics,
             started_at: Instant::now(),

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use prometheus::Registry;
 use protocol::channel::{Channel, History, JoinPacing};
 use protocol::control::{ALPN, Notice, close};
@@ -21,7 +21,7 @@ use protocol::uplink::Budget;
 use quinn::VarInt;
 use service::exit::Failure;
 use service::listener::{Readiness, Shown};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, watch};
 use transport::effort::Word;
 use transport::identity::Identity;
 use transport::mapping::PortMapping;
@@ -34,10 +34,12 @@ use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::contents::Pace;
 use crate::events::Event;
 use crate::fanout::{self, FanOut};
+use crate::keys::{self, KeyLog, Keyring};
 use crate::library::Library;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
 use crate::offering::Offering;
+use crate::operator::Desk;
 use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
@@ -144,6 +146,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         library,
         workshop,
         on_demand: Bookings::default(),
+        barred: DashSet::new(),
+        key_wanted: Notify::new(),
         begun: Mutex::default(),
         encoding: Places::default(),
         pace: Arc::new(Pace::new()),
@@ -151,6 +155,15 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     });
 
     status.tell_of(&shared, &config.source.to_string());
+    let desk = Desk::open(&config.state_folder()?)
+        .inspect_err(|error| tracing::warn!("operators cannot ask this broadcaster: {error}"))
+        .ok();
+    let at_the_desk = async {
+        match &desk {
+            Some(desk) => desk.answer_all(&shared).await,
+            None => std::future::pending().await,
+        }
+    };
     let shutdown = service::shutdown::requested();
     let mut mapping = None;
     let result = tokio::select! {
@@ -158,6 +171,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             Failure::runtime(format!("cannot listen for signals: {error}"))
         }),
         end = told.ended.recv() => source_result(end, &metrics),
+        () = at_the_desk => Err(Failure::runtime("the operator's socket is gone")),
         result = async {
             let ready = !is_live || told.channel.wait_for(Option::is_some).await.is_ok();
             if !ready {
@@ -172,6 +186,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                     tokio::join!(
                         accept(port.endpoint().clone(), &shared),
                         watch(producer.as_deref(), &shared),
+                        keys::replace_in_time(&shared, config.key_interval),
                         shared.audience.watch_silence(),
                         surroundings.watch_addresses(&port),
                         surroundings.watch_behaviour(seen, &metrics),
@@ -224,6 +239,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
                 watch(producer.as_deref(), &shared),
+                keys::replace_in_time(&shared, config.key_interval),
                 shared.audience.watch_silence(),
                 surroundings.watch_addresses(&port),
                 looking,
@@ -396,11 +412,7 @@ fn channel_starter(
     Ok(Box::new(move |formats: Arc<[Format]>| {
         let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
         let ssrcs = choose_ssrcs(formats.len());
-        if let Some(path) = &key_log {
-            log_keys(path, &key, &ssrcs).map_err(|error| {
-                Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))
-            })?;
-        }
+        let key_log = key_log.as_ref().map(|path| open_key_log(path, &ssrcs)).transpose()?;
         let mut channel = Channel::new(&key, &ssrcs, History::default(), pacing);
         let kinds: Vec<_> = formats.iter().map(|format| format.kind).collect();
         channel.set_sound(kinds.iter().map(|kind| *kind == Kind::Audio).collect());
@@ -417,7 +429,7 @@ fn channel_starter(
             name,
             formats,
             ssrcs,
-            key: Arc::new(key),
+            keys: Keyring::new(key, key_log),
             fan_out,
             metrics,
             started_at,
@@ -426,18 +438,16 @@ fn channel_starter(
     }))
 }
 
-/// One line for each track: SSRC, epoch, and key with salt, in hexadecimal.
-fn log_keys(path: &Path, key: &MasterKey, ssrcs: &[u32]) -> std::io::Result<()> {
+/// Opens the file that the channel's keys are written to.
+fn open_key_log(path: &Path, ssrcs: &Arc<[u32]>) -> Result<KeyLog, Failure> {
     tracing::warn!(
         "writing the channel's keys to {}: who reads it can read the broadcast",
         path.display()
     );
-    let mut file = create_private(path)?;
-    let hex: String = key.export().iter().map(|byte| format!("{byte:02x}")).collect();
-    for ssrc in ssrcs {
-        writeln!(file, "{ssrc:08x} {} {hex}", u32::from_be_bytes(key.epoch.mki()))?;
-    }
-    Ok(())
+    let file = create_private(path).map_err(|error| {
+        Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))
+    })?;
+    Ok(KeyLog { file, path: path.to_owned(), ssrcs: Arc::clone(ssrcs) })
 }
 
 /// Writes a link file for its owner alone, since a link may hold a secret: whole or not at all, so

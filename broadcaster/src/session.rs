@@ -9,7 +9,7 @@ use protocol::behaviour::Kind;
 use protocol::channel::ViewerId;
 use protocol::control::{Notice, Refusal, Request, Response, close};
 use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
-use protocol::seal::PacketIndex;
+use protocol::seal::{Epoch, PacketIndex};
 use protocol::srtcp::FeedbackKey;
 use protocol::units::Bitrate;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
@@ -297,7 +297,7 @@ impl Session {
             self.shared.metrics.path(former.map(|former| former.kind), Some(path.kind));
         }
         if let Some(Watching { seat, .. }) = &self.watching {
-            seat.moved(path.kind.as_str());
+            seat.moved(path.kind.as_str(), path.remote);
         }
         self.relocate(path);
         let left = former.map(|former| former.local).filter(|local| *local != path.local);
@@ -332,7 +332,9 @@ impl Session {
         mut receive: RecvStream,
     ) {
         let request = tokio::time::timeout(REQUEST_PATIENCE, stream::read(&mut receive)).await;
+        let is_barred = self.path.is_some_and(|path| self.shared.is_barred(path.remote.ip()));
         let response = match request {
+            Ok(Ok(_)) if is_barred => Response::Refused { reason: Refusal::Removed },
             Ok(Ok(Request::List { secret })) if self.shared.may_enter(secret.as_ref()) => {
                 Response::Catalogue { channels: self.shared.catalogue().await }
             }
@@ -426,8 +428,12 @@ impl Session {
         let key = FeedbackKey::random(&mut rand::rng());
         let joined = channel.join(viewer, self.target(path), latency, key.clone()).await;
         let Some(admission) = joined else { return };
-        let handle = (self.opening.handle().clone(), path.kind.as_str());
+        let handle = (self.opening.handle().clone(), path.kind.as_str(), path.remote);
         let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
+        // A key that was made since belongs to it as well; all later ones it is told with the others.
+        let known = admission.keys.last().map_or(Epoch::FIRST, |key| key.epoch);
+        let since = seat.channel.keys.since(known).into_iter().filter(|key| key.epoch > known);
+        since.for_each(|key| seat.tell(Notice::Key { key }));
         self.tell_of_admission(viewer, path, connection);
         if !say(&mut send, &Response::Admitted { admission }).await {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
@@ -480,7 +486,7 @@ impl Session {
         else {
             return;
         };
-        if !seat.is_paused() || seat.is_silent(Instant::now()) {
+        if !seat.is_paused() || seat.is_removed() || seat.is_silent(Instant::now()) {
             return;
         }
         seat.set_paused(false);

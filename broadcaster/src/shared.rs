@@ -1,20 +1,20 @@
 //! What all sessions of a broadcaster share.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, DashSet};
 use protocol::channel::ViewerId;
 use protocol::control::{Admission, ChannelEntry, Refusal, Track, UNKNOWN_CAPTURE};
 use protocol::link::Secret;
 use protocol::media::Format;
 use protocol::opening::IntroductionId;
-use protocol::seal::MasterKey;
 use protocol::srtcp::FeedbackKey;
 use protocol::units::Bitrate;
 use protocol::uplink::REPAIR_SHARE;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use transport::effort::Words;
 use transport::openings::Openings;
 use transport::paths::Peer;
@@ -23,6 +23,7 @@ use transport::port::Port;
 use crate::audience::Audience;
 use crate::contents::Pace;
 use crate::fanout::{FanOut, Target};
+use crate::keys::Keyring;
 use crate::library::Library;
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::places::{Booked, Booking, Bookings, Place, Places};
@@ -58,7 +59,7 @@ pub(crate) struct LiveChannel {
     pub(crate) name: Arc<str>,
     pub(crate) formats: Arc<[Format]>,
     pub(crate) ssrcs: Arc<[u32]>,
-    pub(crate) key: Arc<MasterKey>,
+    pub(crate) keys: Keyring,
     pub(crate) fan_out: FanOut,
     pub(crate) metrics: Arc<ChannelMetrics>,
     pub(crate) started_at: Instant,
@@ -98,6 +99,10 @@ pub(crate) struct Shared {
     pub(crate) workshop: Workshop,
     /// Places of viewers of stored files, and what they need.
     pub(crate) on_demand: Bookings,
+    /// Where viewers were sent away from.
+    pub(crate) barred: DashSet<IpAddr>,
+    /// Another key is wanted now.
+    pub(crate) key_wanted: Notify,
     /// Until when takes are taken to begin.
     pub(crate) begun: Mutex<Vec<Instant>>,
     /// Playouts that are encoded anew.
@@ -168,6 +173,22 @@ impl Shared {
         let place = place.ok_or(Refusal::Full)?;
         let id = self.next_viewer();
         Ok(Admitted { id, channel, place })
+    }
+
+    /// Sends a viewer away, and whoever comes from its address. False where there is none.
+    pub(crate) fn remove(&self, viewer: ViewerId) -> bool {
+        let Some((seat, remote)) = self.audience.remove(viewer) else { return false };
+        seat.channel.fan_out.leave(viewer);
+        self.barred.insert(origin(remote.ip()));
+        if seat.channel.on_demand.is_none() {
+            self.key_wanted.notify_one();
+        }
+        true
+    }
+
+    /// Whether viewers from this address were sent away.
+    pub(crate) fn is_barred(&self, address: IpAddr) -> bool {
+        self.barred.contains(&origin(address))
     }
 
     /// A number for one more viewer.
@@ -313,12 +334,20 @@ impl LiveChannel {
         Some(Admission {
             viewer: viewer.0,
             tracks: tracks.collect(),
-            keys: vec![(*self.key).clone()],
+            keys: self.keys.since(joined.oldest_epoch),
             capture_now_us: micros(joined.capture_now),
             send_lag_us: micros(joined.send_lag),
             viewer_tag: 0,
             feedback_key,
         })
+    }
+}
+
+/// What stands for whoever is behind an address: it alone (IPv4), or its network of 56 bits (IPv6).
+fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => (u128::from(address) >> 72 << 72).to_be_bytes().into(),
+        address => address,
     }
 }
 

@@ -70,3 +70,10 @@ pub fn count(datagram: &Datagram) -> usize {
     }
     volley::packets(&mut payload.clone()).count()
 }
+
+/// The epochs of the keys that a datagram's packets are sealed with.
+pub fn epochs(datagram: &Datagram) -> Vec<u32> {
+    let packets = media(datagram).into_iter();
+    let mki = |packet: Vec<u8>| packet.last_chunk().copied().map(u32::from_be_bytes);
+    packets.filter_map(|(_, packet)| mki(packet)).collect()
+}

@@ -1,5 +1,6 @@
 //! Receiving on an open path: socket → repair → open → jitter buffer.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use protocol::feedback::Times;
 use protocol::opening::{self, Event, Path};
 use protocol::receiver::{Arrived, Receiver, Track};
 use protocol::reception::Verdict;
-use protocol::seal::PacketIndex;
+use protocol::seal::{OpenError, PacketIndex};
 use protocol::timeline::{Timeline, TrackClock};
 use protocol::units::Bitrate;
 use quinn::{RecvStream, SendStream};
@@ -42,6 +43,10 @@ const STALLED: Duration = Duration::from_millis(900);
 
 /// How long what is missing of a stored file is waited for.
 const TAKE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Datagrams that may wait for their key, and for how long.
+const MOST_SEALED: usize = 2048;
+const KEY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// From this loss on, a path may be full.
 const MUCH_LOSS: f64 = 0.02;
@@ -98,6 +103,8 @@ pub(crate) struct Session {
     stored: Option<Stored>,
     /// How fast the path brings what takes begin with.
     bursts: Bursts,
+    /// What came sealed with a key that was not told yet.
+    sealed: VecDeque<Datagram>,
 }
 
 /// How a take goes.
@@ -160,6 +167,7 @@ impl Session {
             upgrade_interval: FIRST_UPGRADE,
             stored: None,
             bursts: Bursts::default(),
+            sealed: VecDeque::new(),
         }
     }
 
@@ -335,6 +343,9 @@ impl Session {
             }
         });
         if let Err(error) = result {
+            if matches!(error, OpenError::UnknownKey { .. }) {
+                self.hold_sealed(Datagram { from, at, bytes: datagram });
+            }
             tracing::trace!(%error, "packet not opened");
             return;
         }
@@ -346,6 +357,29 @@ impl Session {
         }
         for track in 0..self.holds.len() {
             self.release(track, player, placed);
+        }
+    }
+
+    /// Keeps what cannot be opened yet: its key may be on its way.
+    fn hold_sealed(&mut self, datagram: Datagram) {
+        let is_old = |held: &Datagram| held.at.elapsed() > KEY_PATIENCE;
+        while self.sealed.front().is_some_and(is_old) {
+            self.sealed.pop_front();
+        }
+        if self.sealed.len() < MOST_SEALED {
+            self.sealed.push_back(datagram);
+        }
+    }
+
+    /// Opens what waited for a key that was told meanwhile.
+    pub(crate) fn open_sealed(
+        &mut self,
+        player: &Player,
+        placed: &mut [Placed],
+        stats: &mut Stats,
+    ) {
+        for datagram in std::mem::take(&mut self.sealed) {
+            self.receive(datagram, player, placed, stats);
         }
     }
 

@@ -25,7 +25,7 @@ use protocol::channel::{Channel, Condition, TrackPosition, ViewerId};
 use protocol::control::LeftOut;
 use protocol::feedback::Wish;
 use protocol::media::Kind;
-use protocol::seal::PacketIndex;
+use protocol::seal::{Epoch, MasterKey, PacketIndex};
 use protocol::units::Bitrate;
 use protocol::uplink::Budget;
 use tokio::sync::oneshot;
@@ -74,6 +74,7 @@ enum Command {
         condition: Condition,
     },
     Margins(bool),
+    Rekey(MasterKey),
     Limit {
         viewer: ViewerId,
         rate: Option<Bitrate>,
@@ -134,6 +135,8 @@ pub struct Joined {
     pub capture_now: Duration,
     /// How far behind capture the slowest track leaves.
     pub send_lag: Duration,
+    /// The oldest epoch that something may be sealed in that the viewer is sent.
+    pub oldest_epoch: Epoch,
 }
 
 /// Where one track stands when a viewer joins.
@@ -328,6 +331,11 @@ impl FanOut {
     /// Whether more than what is missing may be sent, in case that gets lost, too.
     pub fn set_margins(&self, allowed: bool) {
         self.tell(Command::Margins(allowed));
+    }
+
+    /// Seals with another key from now on.
+    pub fn rekey(&self, key: MasterKey) {
+        self.tell(Command::Rekey(key));
     }
 
     fn tell(&self, command: Command) {

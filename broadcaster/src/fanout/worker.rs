@@ -199,6 +199,7 @@ impl Worker {
                 }
             }
             Command::Margins(allowed) => self.channel.set_margins(allowed),
+            Command::Rekey(key) => self.channel.rekey(&key),
             Command::Limit { viewer, rate } => self.limit(viewer, rate),
         }
     }
@@ -407,6 +408,7 @@ impl Worker {
             tracks: tracks.collect(),
             capture_now: self.on_capture_clock(now),
             send_lag: lags.max().unwrap_or_default(),
+            oldest_epoch: self.channel.oldest_epoch(),
         }
     }
 

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Deserializer, Serializer, de};
 
-pub(super) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
     match (duration.subsec_millis(), duration.as_secs()) {
         (0, seconds) => to.collect_str(&format_args!("{seconds}s")),
         _ => to.collect_str(&format_args!("{}ms", duration.as_millis())),
     }
 }
 
-pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(from)?;
     parse(&text).ok_or_else(|| {
         de::Error::custom(format_args!("expected a duration such as 2s or 200ms, found {text:?}"))

@@ -16,7 +16,7 @@
 
 mod camera;
 mod config;
-mod duration;
+pub(crate) mod duration;
 mod elements;
 mod encode;
 mod error;

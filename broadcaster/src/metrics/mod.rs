@@ -48,6 +48,8 @@ pub(crate) struct Metrics {
     first_packet: Histogram,
     admissions: IntCounter,
     refusals: IntCounterVec,
+    /// Keys that took over from another.
+    pub(crate) key_changes: IntCounter,
     departures: IntCounterVec,
     encoder: Encoder,
     uplink: Uplink,
@@ -231,6 +233,11 @@ impl Metrics {
                 "From introduction received to the viewer's place in the stream, from where on media is \
                  sent to it at once.",
                 &OPENING,
+            ),
+            key_changes: counter(
+                r,
+                "punchcast_key_changes_total",
+                "Times that another key took over in the live channel.",
             ),
             admissions: counter(
                 r,

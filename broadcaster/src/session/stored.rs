@@ -281,7 +281,7 @@ impl Session {
                 None => return,
             },
         };
-        let handle = (self.opening.handle().clone(), path.kind.as_str());
+        let handle = (self.opening.handle().clone(), path.kind.as_str(), path.remote);
         let channel = joined.channel.clone();
         let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
         if is_first {

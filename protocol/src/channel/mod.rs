@@ -34,7 +34,7 @@ use crate::burst::PlainBurst;
 use crate::control::LeftOut;
 use crate::pacing::{Pacer, RateMeter};
 use crate::repair::margin;
-use crate::seal::{MasterKey, PacketIndex, SealError, SealedBurst, Sealer};
+use crate::seal::{Epoch, MasterKey, PacketIndex, SealError, SealedBurst, Sealer};
 use crate::size::WIRE_OVERHEAD;
 use crate::units::Bitrate;
 use crate::volley::Part;
@@ -490,6 +490,12 @@ impl Channel {
     /// How many viewers are catching up.
     pub fn joining(&self) -> usize {
         self.joiners.len()
+    }
+
+    /// The epoch of the oldest packets kept, or of those to come where none are.
+    pub fn oldest_epoch(&self) -> Epoch {
+        let oldest = self.history.get(self.history.start());
+        oldest.map_or_else(|| self.sealer.epoch(), |burst| burst.epoch)
     }
 
     /// Seals with another key from now on.

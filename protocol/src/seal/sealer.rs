@@ -145,6 +145,11 @@ impl Sealer {
         self.key = SessionKey::derive(key);
     }
 
+    /// The epoch of the key that it seals with.
+    pub fn epoch(&self) -> Epoch {
+        self.key.epoch
+    }
+
     /// The tracks' SSRCs, in order.
     pub fn ssrcs(&self) -> impl Iterator<Item = u32> {
         self.streams.iter().map(|stream| stream.ssrc)

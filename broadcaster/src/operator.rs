@@ -1,0 +1,230 @@
+//! What the operator asks of a running broadcaster: over a Unix socket in its state folder, which nobody else may
+//! open. A question is one line of JSON, and so is its answer.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use protocol::channel::ViewerId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use service::exit::Failure;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::Semaphore;
+
+use crate::shared::Shared;
+
+/// The socket's name in the state folder.
+const NAME: &str = "control.sock";
+
+/// Questions that are answered at once, and how long each may take.
+const AT_ONCE: usize = 8;
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longest question and answer, in bytes.
+const MOST_ASKED: u64 = 4096;
+const MOST_ANSWERED: u64 = 64 << 20;
+
+/// What an operator asks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Question {
+    /// Who watches?
+    ListViewers,
+    /// Send this viewer away, and let nobody in from its address again.
+    RemoveViewer(u32),
+}
+
+/// A socket that questions come in by; gone when dropped.
+pub(crate) struct Desk {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl Desk {
+    /// Opens the socket in a state folder. What a process left there that is gone is replaced.
+    pub(crate) fn open(state: &Path) -> io::Result<Self> {
+        let path = state.join(NAME);
+        if UnixStream::connect(&path).is_ok() {
+            return Err(io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "another broadcaster with this state folder runs; give this one another with --state",
+            ));
+        }
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Answers questions for as long as it is polled.
+    pub(crate) async fn answer_all(&self, shared: &Arc<Shared>) {
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        loop {
+            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
+            let Ok((stream, _)) = self.listener.accept().await else {
+                // Out of descriptors: some are free again soon.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let shared = Arc::clone(shared);
+            tokio::spawn(async move {
+                let _turn = turn;
+                let served = tokio::time::timeout(PATIENCE, serve(stream, &shared)).await;
+                if let Ok(Err(error)) = served {
+                    tracing::debug!(%error, "an operator was not answered");
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        // One that is left is replaced by the next.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+async fn serve(mut stream: tokio::net::UnixStream, shared: &Shared) -> io::Result<()> {
+    let (asking, mut answering) = stream.split();
+    let mut line = String::new();
+    tokio::io::BufReader::new(asking.take(MOST_ASKED)).read_line(&mut line).await?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(question) => answer(&question, shared),
+        Err(error) => refused(format_args!("not understood: {error}")),
+    };
+    answering.write_all(format!("{answer}\n").as_bytes()).await
+}
+
+fn refused(reason: impl std::fmt::Display) -> Value {
+    json!({ "error": reason.to_string() })
+}
+
+fn answer(question: &Question, shared: &Shared) -> Value {
+    match question {
+        Question::ListViewers => json!({ "viewers": shared.audience.all_shown() }),
+        Question::RemoveViewer(viewer) => match shared.remove(ViewerId(*viewer)) {
+            true => json!({ "removed": viewer }),
+            false => refused(format_args!("there is no viewer {viewer}")),
+        },
+    }
+}
+
+/// Asks the broadcaster that runs with this state folder.
+fn ask(state: &Path, question: &Question) -> Result<Value, Failure> {
+    let path = state.join(NAME);
+    let failed = |error: io::Error| {
+        Failure::runtime(format!(
+            "no broadcaster answers at {}: {error}; is it running, and is --state its folder?",
+            path.display()
+        ))
+    };
+    let mut stream = UnixStream::connect(&path).map_err(failed)?;
+    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let question = serde_json::to_string(question).map_err(Failure::runtime)?;
+    stream.write_all(format!("{question}\n").as_bytes()).map_err(failed)?;
+    let mut line = String::new();
+    BufReader::new(stream.take(MOST_ANSWERED)).read_line(&mut line).map_err(failed)?;
+    let answer: Value = serde_json::from_str(&line).map_err(Failure::runtime)?;
+    match answer["error"].as_str() {
+        Some(error) => Err(Failure::usage(error)),
+        None => Ok(answer),
+    }
+}
+
+/// Shows who watches.
+pub fn list_viewers(state: &Path, as_json: bool) -> Result<String, Failure> {
+    let answer = ask(state, &Question::ListViewers)?;
+    if as_json {
+        return Ok(format!("{answer}\n"));
+    }
+    let none = Vec::new();
+    Ok(table(answer["viewers"].as_array().unwrap_or(&none)))
+}
+
+/// Sends a viewer away.
+pub fn remove_viewer(state: &Path, viewer: u32) -> Result<String, Failure> {
+    ask(state, &Question::RemoveViewer(viewer))?;
+    Ok(format!("viewer {viewer} is sent away; nobody from its address is let in until a restart\n"))
+}
+
+fn table(viewers: &[Value]) -> String {
+    let mut text = format!(
+        "{:<8} {:<10} {:<10} {:<40} {:>9} {:>7}\n",
+        "VIEWER", "STATE", "PATH", "ADDRESS", "FOR", "LOSS"
+    );
+    for viewer in viewers {
+        let word = |key: &str| viewer[key].as_str().unwrap_or("-").to_owned();
+        let since = viewer["since_seconds"].as_f64().unwrap_or(0.0) as u64;
+        let loss =
+            viewer["loss"].as_f64().map_or("-".to_owned(), |loss| format!("{:.1}%", loss * 100.0));
+        let _ = writeln!(
+            text,
+            "{:<8} {:<10} {:<10} {:<40} {:>8}s {:>7}",
+            word("viewer"),
+            word("state"),
+            word("path"),
+            word("remote"),
+            since,
+            loss
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn questions_are_lines_of_json() {
+        for question in [Question::ListViewers, Question::RemoveViewer(7)] {
+            let text = serde_json::to_string(&question).expect("it is plain");
+            assert_eq!(serde_json::from_str::<Question>(&text).expect("the same"), question);
+        }
+        for text in ["", "{}", "\"list\"", "{\"remove_viewer\":-1}", "{\"remove_viewer\":\"x\"}"] {
+            assert!(serde_json::from_str::<Question>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn viewers_are_a_table() {
+        let viewer = json!({
+            "viewer": "3", "state": "playing", "path": "reflexive", "remote": "198.51.100.7:5000",
+            "since_seconds": 12.7, "loss": 0.012,
+        });
+        let text = table(&[viewer]);
+        let line = text.lines().nth(1).expect("one viewer");
+        for word in ["3 ", "playing", "reflexive", "198.51.100.7:5000", "12s", "1.2%"] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+        assert_eq!(table(&[]).lines().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn one_broadcaster_has_a_folder() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let desk = Desk::open(folder.path()).expect("it is free");
+        let mode = std::fs::metadata(folder.path().join(NAME)).expect("there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let taken = Desk::open(folder.path()).map(|_| ());
+        let error = taken.expect_err("it is taken").to_string();
+        assert!(error.contains("--state"), "{error}");
+        drop(desk);
+        // What a process left that was killed.
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join(NAME)).expect("free"));
+        Desk::open(folder.path()).expect("nobody is there");
+        let nowhere = folder.path().join("none");
+        let nobody = ask(&nowhere, &Question::ListViewers).expect_err("nobody is there");
+        assert!(nobody.to_string().contains("is it running"), "{nobody}");
+    }
+}

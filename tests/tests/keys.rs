@@ -1,0 +1,124 @@
+//! Keys that take over from each other, and viewers that are sent away, with real programs.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tests::clip::{self, SAME_PICTURE};
+use tests::lab::{self, Impairment, Link, Result};
+use tests::stage::{self, Broadcast, Stage, Watching, count};
+use tests::traffic::epochs;
+
+/// Half of a round trip of 40 ms.
+const ONE_WAY: Duration = Duration::from_millis(20);
+
+/// What is on its way when a viewer ends is missing from its recording, in frames.
+const LAST: usize = 15;
+
+fn clean() -> Option<Link> {
+    Some(Link::both(Impairment::delay(ONE_WAY)))
+}
+
+/// A tenth of all packets is lost, each way.
+fn lossy() -> Option<Link> {
+    Some(Link::both(Impairment { delay: ONE_WAY, ..Impairment::loss(0.1) }))
+}
+
+/// A viewer that records for so many seconds.
+fn record(stage: &Stage, at: usize, broadcast: &Broadcast, seconds: u32) -> Result<Watching> {
+    let record = format!("record:{}", stage.path(&format!("{at}.mkv")).display());
+    let flags = ["--output", &record, "--for", &format!("{seconds}s"), "--latency", "300ms"];
+    stage.watch(at, &broadcast.link, &flags)
+}
+
+/// It ended well, and every frame of its recording is there.
+fn assert_whole(stage: &Stage, at: usize, viewer: &Watching, seconds: u32) -> Result<()> {
+    let status = viewer.process.wait(Duration::from_secs(u64::from(seconds) + 20))?;
+    let last = viewer.latest();
+    assert!(status.success(), "viewer {at}: {status}: {last}");
+    assert_eq!(count(&last, "packets_unrecovered"), 0, "viewer {at}: {last}");
+    let path = stage.path(&format!("{at}.mkv"));
+    let recorded = clip::frames(&path);
+    let whole = recorded.len().saturating_sub(LAST);
+    assert!(whole >= 25 * (seconds as usize - 4), "viewer {at}: {whole} frames");
+    let (_, worst) = clip::compare_looped(&recorded[..whole], &clip::frames(&stage::clip()));
+    let gap = clip::longest_gap(&clip::times(&path, "v:0")[..whole]);
+    assert!(worst > SAME_PICTURE && gap < 0.045, "viewer {at}: {worst} dB, a gap of {gap} s");
+    Ok(())
+}
+
+#[test]
+fn keys_take_over_and_nobody_misses_a_picture() -> Result<()> {
+    let stage = Stage::with_links(&[clean(), lossy(), lossy()])?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let source = format!("file:{}", stage::clip().display());
+    let broadcast = stage.broadcast("cam", &source, "key_interval: 1s\n")?;
+    let at_cam = stage.cam.capture()?;
+    let first = [0, 1].map(|at| record(&stage, at, &broadcast, 16).map(|viewer| (at, viewer)));
+    let first: Vec<_> = first.into_iter().collect::<Result<_>>()?;
+    // One that comes later needs the keys of what was sent before.
+    let (_, watching) = &first[0];
+    watching
+        .wait_for(Duration::from_secs(20), |stats| stats["frames_decoded"].as_u64() > Some(100));
+    let late = record(&stage, 2, &broadcast, 9)?;
+    for (at, viewer) in &first {
+        assert_whole(&stage, *at, viewer, 16)?;
+    }
+    assert_whole(&stage, 2, &late, 9)?;
+    let changes = stage.metric("punchcast_key_changes_total")?;
+    let sent: BTreeSet<u32> = at_cam.stop()?.iter().flat_map(epochs).collect();
+    println!("{changes} keys took over, packets of {} epochs", sent.len());
+    assert!(changes >= 10.0, "{changes} keys took over");
+    assert!(sent.len() >= 10, "{sent:?}");
+    Ok(())
+}
+
+#[test]
+fn a_viewer_that_is_sent_away_can_read_nothing_more() -> Result<()> {
+    let stage = Stage::with_links(&[clean(), lossy(), clean()])?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let source = format!("file:{}", stage::clip().display());
+    let broadcast = stage.broadcast("cam", &source, "")?;
+    let at_cam = stage.cam.capture()?;
+    let others = [0, 1].map(|at| record(&stage, at, &broadcast, 14).map(|viewer| (at, viewer)));
+    let others: Vec<_> = others.into_iter().collect::<Result<_>>()?;
+    let unwanted = stage.watch(2, &broadcast.link, &["--output", "null"])?;
+    unwanted
+        .wait_for(Duration::from_secs(20), |stats| stats["frames_decoded"].as_u64() > Some(100));
+    let operator = |arguments: &[&str]| -> Result<String> {
+        let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
+        command.arg("viewers").args(arguments).arg("--state").arg(stage.path("cam-state"));
+        stage.cam.run(&command)
+    };
+    let listed = operator(&["list"])?;
+    let address = stage.viewers[2].0.external_address().to_string();
+    let line = listed.lines().find(|line| line.contains(&address));
+    let line = line.unwrap_or_else(|| panic!("{address} is not listed: {listed}"));
+    let number = line.split_whitespace().next().expect("a number");
+    operator(&["remove", number])?;
+    let removed_at = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later");
+    let status = unwanted.process.wait(Duration::from_secs(2))?;
+    let said = unwanted.process.stderr().text();
+    assert_eq!(status.code(), Some(4), "{said}");
+    assert!(said.contains("removed this viewer"), "{said}");
+    // Nor is it let in again.
+    let again = stage.watch(2, &broadcast.link, &["--output", "null"])?;
+    assert_eq!(again.process.wait(Duration::from_secs(20))?.code(), Some(4));
+    for (at, viewer) in &others {
+        assert_whole(&stage, *at, viewer, 14)?;
+    }
+    let second = removed_at + Duration::from_secs(1);
+    let sent = at_cam.stop()?;
+    let (before, after): (Vec<_>, Vec<_>) = sent.iter().partition(|datagram| datagram.at < second);
+    let to = |datagram: &&&lab::pcap::Datagram| {
+        datagram.destination.ip() == stage.viewers[2].0.external_address()
+    };
+    let known: BTreeSet<u32> =
+        before.iter().filter(to).flat_map(|datagram| epochs(datagram)).collect();
+    let later: BTreeSet<u32> = after.iter().flat_map(|datagram| epochs(datagram)).collect();
+    assert!(!known.is_empty() && !later.is_empty(), "{known:?}, {later:?}");
+    assert!(known.is_disjoint(&later), "it had {known:?}; {later:?} were sent a second later");
+    let sent_to_it = after.iter().filter(to).flat_map(|datagram| epochs(datagram)).count();
+    assert_eq!(sent_to_it, 0, "media goes on to it");
+    Ok(())
+}
