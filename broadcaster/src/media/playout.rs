@@ -322,8 +322,10 @@ impl Reading {
     fn gather(self, config: &PlayoutConfig) -> Result<Opened, Failed> {
         let deadline = self.deadline;
         let is_late = || Instant::now() >= deadline;
-        let formats =
-            self.playout.ahead.formats(is_late).map_err(|why| unplayable(config, &why))?;
+        let formats = self.playout.ahead.formats(is_late);
+        // A file that was cut may end before that position.
+        let formats = formats
+            .map_err(|why| Failed { error: unplayable(config, &why), begins_too_late: true })?;
         let kinds: Vec<Kind> = formats.iter().map(|format| format.kind).collect();
         let leading = kinds.iter().position(|kind| *kind == Kind::Video).unwrap_or(0);
         let begins_at = begins_at(&self.container, &self.playout.ahead);
