@@ -112,18 +112,21 @@ fn a_link_that_narrows_gets_what_it_carries_and_everything_again_later() -> Resu
     let last = limited.last().expect("some statistics");
     assert_eq!(count(last, "reconnects"), 0);
     assert!(decoded(SECONDS as usize - 1) - decoded(SECONDS as usize - 5) >= 110, "{last}");
-    // What was left out is not taken for lost.
-    let lost = count(last, "packets_lost");
-    assert!(lost < 1_000, "{last}");
+    // What was left out is not taken for lost. A joining burst is too much for a link of 8 Mbit/s, the more the
+    // longer ago the keyframe was.
+    let lost = count(last, "packets_lost") - count(&limited[5], "packets_lost");
+    let left_out = stage.metric("punchcast_packets_left_out_total")?;
+    println!("{lost} packets lost until the link was found out, {left_out} left out");
+    // Until it is found out, and at each try for more, some are lost.
+    assert!((lost as f64) < left_out / 2.0, "{lost} lost, {left_out} left out: {last}");
     let (other, path) = &ended[1];
-    // A joining burst is too much for a link of 8 Mbit/s.
     let joined = &other[5];
     let other = other.last().expect("some statistics");
     let unrecovered = count(other, "packets_unrecovered") - count(joined, "packets_unrecovered");
     assert_eq!(unrecovered, 0, "{other}");
     let times = clip::times(path, "v:0");
     assert!(clip::longest_gap(&times[150..]) < 0.05);
-    assert!(stage.metric("punchcast_packets_left_out_total")? > 1_000.0);
+    assert!(left_out > 1_000.0, "{left_out}");
     Ok(())
 }
 
