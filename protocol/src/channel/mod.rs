@@ -218,7 +218,8 @@ impl Channel {
         }
         // Who joins a live channel may go on at a later keyframe, but of a recording wants to see this part.
         let next = |joiner: &Joiner| joiner.next().map(|(position, _)| position);
-        let needed_from = self.joiners.iter().filter(|_| self.is_recorded).filter_map(next).min();
+        let next_needed = || self.joiners.iter().filter_map(next).min();
+        let needed_from = self.is_recorded.then(next_needed).flatten();
         self.history.push(Arc::clone(&burst), needed_from, now);
         self.repairs.count(burst.bytes().len());
         self.repairs.expire(now);
