@@ -16,7 +16,7 @@ const WINDOW: Duration = Duration::from_secs(4);
 /// Smaller errors are left alone: they are jitter.
 const TOLERANCE_US: i64 = 2_000;
 
-/// Larger errors are jumped over (the path changed), smaller ones moved away slowly.
+/// Larger errors are jumped over (the path changed), smaller ones moved away slowly. Unless told otherwise.
 const JUMP_US: i64 = 150_000;
 
 /// The offset moves by at most this share of elapsed time: 0.5%, inaudible and invisible.
@@ -41,6 +41,7 @@ pub struct Timeline {
     /// Local time minus capture time of a packet without jitter, in microseconds.
     offset_us: i64,
     adjusted_at_us: Option<i64>,
+    jump_us: i64,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,13 @@ impl Timeline {
         // Saturating, here and below: the admission may say anything.
         let ahead = micros(local_now).saturating_sub(micros(capture_now));
         let offset_us = ahead.saturating_add(micros(send_lag));
-        Self { tracks, offset_us, adjusted_at_us: None }
+        Self { tracks, offset_us, adjusted_at_us: None, jump_us: JUMP_US }
+    }
+
+    /// What comes later than its place by more than `room` is of no use: a path that grows longer by that is followed
+    /// with a jump, where moving slowly would lose everything meanwhile.
+    pub fn set_room(&mut self, room: Duration) {
+        self.jump_us = micros(room).clamp(TOLERANCE_US, JUMP_US);
     }
 
     /// When a packet with this timestamp should arrive, on the local clock. `None` for a track that
@@ -106,7 +113,7 @@ impl Timeline {
         let Some(target) = slowest else { return };
         let error = target.saturating_sub(self.offset_us);
         let elapsed = now - self.adjusted_at_us.replace(now).unwrap_or(now);
-        if error.saturating_abs() > JUMP_US {
+        if error > self.jump_us || error < -JUMP_US {
             self.offset_us = target;
         } else if error.saturating_abs() > TOLERANCE_US {
             let most = (elapsed.max(0) as f64 * SLEW) as i64;
@@ -209,6 +216,26 @@ mod tests {
         for second in 0..200_000u64 {
             let timestamp = (u32::MAX - 10).wrapping_add((second * 90_000) as u32);
             assert_eq!(timeline.place(0, timestamp), Some(ms(120_005 + second * 1000)));
+        }
+    }
+
+    #[test]
+    fn a_path_that_grows_longer_than_there_is_room_for_is_followed_with_a_jump() {
+        for (room, jumps) in [(None, false), (Some(ms(50)), true), (Some(ms(120)), false)] {
+            let mut timeline = timeline();
+            if let Some(room) = room {
+                timeline.set_room(room);
+            }
+            for frame in 0..250u64 {
+                let at = frame * 40;
+                let longer = if frame < 25 { 0 } else { 100 };
+                let timestamp = (u32::MAX - 10).wrapping_add((at * 90) as u32);
+                timeline.observe(0, timestamp, ms(120_005 + at + longer));
+            }
+            let place = timeline.place(0, (u32::MAX - 10).wrapping_add(10 * 90_000));
+            let later = place.expect("there") - ms(130_005);
+            assert_eq!(later >= ms(98), jumps, "{room:?}: {later:?}");
+            assert!(later >= ms(20), "{room:?}: {later:?}");
         }
     }
 

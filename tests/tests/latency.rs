@@ -59,6 +59,42 @@ fn latency_is_that_from_capture_to_output_and_follows_the_path_where_it_may() ->
     Ok(())
 }
 
+/// A queue that fills within a moment, as a download's beginning does: no picture is left out for it. With `auto`,
+/// what follows comes later; where the latency was fixed, pictures are late by as much as is borne, until the longer
+/// path is taken for what it is.
+#[test]
+fn a_path_that_grows_longer_at_once_drops_no_picture() -> Result<()> {
+    let near = Duration::from_millis(10);
+    let stage = Stage::with_links(&[Some(link(near, 0.0)), Some(link(near, 0.0))])?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let source = format!("file:{}", stage::clip().display());
+    let broadcast = stage.broadcast("cam", &source, "")?;
+    let watch = |at: usize, latency: &str| {
+        stage.watch(at, &broadcast.link, &["--output", "null", "--latency", latency])
+    };
+    let viewers = [watch(0, "auto")?, watch(1, "100ms")?];
+    for viewer in &viewers {
+        viewer.wait_for(20 * SECOND, |stats| stats["frames_decoded"].as_u64() > Some(150));
+    }
+    let before = viewers.each_ref().map(Watching::latest);
+    for (router, _) in &stage.viewers {
+        router.impair(&link(near + Duration::from_millis(150), 0.0))?;
+    }
+    for viewer in &viewers {
+        pass(viewer, 6);
+    }
+    let after = viewers.each_ref().map(Watching::latest);
+    println!("{}\n{}", after[0], after[1]);
+    let since = |at: usize, key| count(&after[at], key) - count(&before[at], key);
+    for at in [0, 1] {
+        assert_eq!(since(at, "frames_dropped"), 0, "{}", after[at]);
+        assert!(since(at, "frames_decoded") >= 140, "{}", after[at]);
+        let later = ms(&after[at], "latency_ms") - ms(&before[at], "latency_ms");
+        assert!(later >= 100.0, "{later} ms: {}", after[at]);
+    }
+    Ok(())
+}
+
 #[test]
 fn a_viewer_that_was_stopped_goes_on_at_the_live_edge() -> Result<()> {
     let stage = Stage::new(1)?;

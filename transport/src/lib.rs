@@ -30,6 +30,7 @@ pub mod relay;
 mod repeats;
 pub mod sample;
 pub mod signalling;
+mod slow_start;
 pub mod socket;
 pub mod stream;
 pub mod tls;

@@ -18,6 +18,7 @@ use quinn::{AsyncUdpSocket, UdpPoller, VarInt};
 
 use crate::paths::Paths;
 use crate::repeats::{self, Repeats};
+use crate::slow_start::CarefulCubicConfig;
 use crate::socket::Socket;
 use crate::ways::Ways;
 
@@ -270,6 +271,7 @@ fn transport_config(
         .mtu_discovery_config(None)
         .enable_segmentation_offload(false)
         .initial_rtt(first_rtt)
+        .congestion_controller_factory(Arc::new(CarefulCubicConfig::default()))
         .max_concurrent_bidi_streams(VarInt::from_u32(most_streams))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(windows.stream))

@@ -12,6 +12,13 @@ pub(crate) const LEAST: Duration = Duration::from_millis(100);
 /// More than this is no live stream.
 const MOST: Duration = Duration::from_secs(3);
 
+/// What is late by no more than this is shown, and with `auto` what follows comes later by that: more than a home
+/// router's queue, and no more than a short freeze. Also, the most that is added to what the path needs for this.
+const MOST_LATE: Duration = Duration::from_millis(250);
+
+/// With a latency that was fixed, nothing comes later for that: what is late by more is left out.
+const MOST_LATE_OF_FIXED: Duration = Duration::from_millis(100);
+
 /// For noticing that something is missing, and for decoding.
 const RESERVE: Duration = Duration::from_millis(40);
 
@@ -81,6 +88,14 @@ impl Latency {
             Self::Auto => LEAST,
         }
     }
+
+    /// How late something may be and still be shown, rather than not at all.
+    pub(crate) fn most_late(self) -> Duration {
+        match self {
+            Self::Fixed(latency) => MOST_LATE_OF_FIXED.min(latency),
+            Self::Auto => MOST_LATE,
+        }
+    }
 }
 
 /// How fast what is shown later catches up again: neither heard nor seen.
@@ -119,6 +134,8 @@ impl Shift {
 #[derive(Debug)]
 pub(crate) struct Adaptation {
     latency: Duration,
+    /// For the path as it was known last.
+    needed: Duration,
     /// Since when less has been enough.
     less_since: Option<Instant>,
 }
@@ -126,7 +143,8 @@ pub(crate) struct Adaptation {
 impl Adaptation {
     /// For a path of which only the round trip is known.
     pub(crate) fn new(rtt: Duration) -> Self {
-        Self { latency: needed(rtt, Duration::ZERO, FIRST_ROUNDS), less_since: None }
+        let needed = needed(rtt, Duration::ZERO, FIRST_ROUNDS);
+        Self { latency: needed, needed, less_since: None }
     }
 
     /// The latency as of now.
@@ -138,6 +156,7 @@ impl Adaptation {
     pub(crate) fn follow(&mut self, rtt: Duration, jitter: Duration, loss: f64, now: Instant) {
         let rounds = ROUNDS.iter().find(|(from, _)| loss >= *from).map_or(1, |(_, rounds)| *rounds);
         let needed = needed(rtt, jitter, rounds);
+        self.needed = needed;
         if needed > self.latency {
             self.latency = needed;
             self.less_since = None;
@@ -147,6 +166,13 @@ impl Adaptation {
             self.latency = needed;
             self.less_since = None;
         }
+    }
+
+    /// Takes note that something was late by that much: the path needs more than is known of it.
+    pub(crate) fn was_late(&mut self, by: Duration) {
+        let most = (self.needed + MOST_LATE).min(MOST);
+        self.latency = (self.latency + by).min(most).max(self.latency);
+        self.less_since = None;
     }
 }
 
@@ -206,5 +232,23 @@ mod tests {
         assert!(adaptation.latency() < first);
         adaptation.follow(Duration::from_secs(9), CALM, 0.5, at(34));
         assert_eq!(adaptation.latency(), MOST);
+    }
+
+    #[test]
+    fn what_is_late_makes_the_rest_later_within_bounds_and_for_a_while() {
+        let began = Instant::now();
+        let at = |seconds| began + Duration::from_secs(seconds);
+        let mut adaptation = Adaptation::new(Duration::from_millis(10));
+        let first = adaptation.latency();
+        adaptation.was_late(Duration::from_millis(60));
+        assert_eq!(adaptation.latency(), first + Duration::from_millis(60));
+        for _ in 0..10 {
+            adaptation.was_late(MOST_LATE);
+        }
+        assert_eq!(adaptation.latency(), first + MOST_LATE);
+        adaptation.follow(Duration::from_millis(10), CALM, 0.0, at(1));
+        assert_eq!(adaptation.latency(), first + MOST_LATE);
+        adaptation.follow(Duration::from_millis(10), CALM, 0.0, at(31));
+        assert_eq!(adaptation.latency(), first);
     }
 }

@@ -141,8 +141,11 @@ impl Session {
         let adaptation = (latency == Latency::Auto).then(|| Adaptation::new(met.path.rtt));
         let patience = patience(latency.least());
         let useful = patience + extra(adaptation.as_ref());
-        let Reception { receiver, timeline, holds } =
+        let Reception { receiver, mut timeline, holds } =
             Reception::new(&admission, local_now, useful, met.path.rtt, placed, now);
+        if let Latency::Fixed(latency) = latency {
+            timeline.set_room(latency / 2);
+        }
         let capture_clock = CaptureClock::follow(met.connection.clone());
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
         Self {
@@ -441,12 +444,30 @@ impl Session {
             self.shown = stats.latency();
             self.report(rtt);
         }
+        self.shift(player, now);
+        self.mend(rtt, stats, now);
+        self.update(player, stats);
+    }
+
+    /// What was played was late by that much.
+    pub(crate) fn was_late(&mut self, by: Duration, player: &Player) {
+        let Some(adaptation) = &mut self.adaptation else { return };
+        let before = adaptation.latency();
+        adaptation.was_late(by);
+        let now = adaptation.latency();
+        self.receiver.set_patience(self.patience + extra(Some(adaptation)));
+        if now > before {
+            tracing::debug!(?by, latency = ?now, "late; what follows comes later");
+        }
+        self.shift(player, Instant::now());
+    }
+
+    /// Has what follows come later by as much as the path needs.
+    fn shift(&mut self, player: &Player, now: Instant) {
         let by = self.shift.follow(self.lag + extra(self.adaptation.as_ref()), now);
         if !by.is_zero() {
             player.delay(by);
         }
-        self.mend(rtt, stats, now);
-        self.update(player, stats);
     }
 
     fn report(&mut self, rtt: Duration) {

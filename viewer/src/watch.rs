@@ -324,13 +324,15 @@ impl Watcher {
                     Err(ReadError::Finished) => return Ok(End::Broadcast),
                     Err(error) => return Ok(End::PathLost(error.to_string())),
                 },
-                event = player_events.recv() => {
-                    if let Some(event) = event
-                        && player_event(event)?
-                    {
-                        return Ok(End::Closed);
+                event = player_events.recv() => match event {
+                    Some(PlayerEvent::Late(by)) => session.was_late(by, player),
+                    Some(event) => {
+                        if player_event(event)? {
+                            return Ok(End::Closed);
+                        }
                     }
-                }
+                    None => {}
+                },
                 () = tokio::time::sleep_until(wakes_at.into()) => {
                     session.tick(player, placed, stats);
                     if let Some(reason) = session.renewals().await {
@@ -371,6 +373,7 @@ impl Watcher {
         let player =
             tokio::task::block_in_place(|| Player::start(formats, outputs, latency.least(), tell))
                 .map_err(Failure::runtime)?;
+        player.bear_lateness(latency.most_late());
         let running_time = player.running_time();
         self.player = Some(player);
         self.player_tracks = formats.to_vec();
@@ -463,8 +466,10 @@ fn player_event(event: PlayerEvent) -> Result<bool, Failure> {
             Ok(false)
         }
         PlayerEvent::WindowClosed => Ok(true),
-        // A live channel cannot be moved in.
-        PlayerEvent::Key(_) | PlayerEvent::Bar(_) | PlayerEvent::Motion => Ok(false),
+        // A live channel cannot be moved in, and what is late means something while it plays.
+        PlayerEvent::Key(_) | PlayerEvent::Bar(_) | PlayerEvent::Motion | PlayerEvent::Late(_) => {
+            Ok(false)
+        }
         PlayerEvent::Failed(error) => Err(Failure::runtime(error)),
         PlayerEvent::OutputFailed { output, error } => {
             tracing::error!(%output, %error, "output failed; the others go on");

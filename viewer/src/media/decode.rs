@@ -21,7 +21,7 @@ use super::receive::Destinations;
 use super::shared::{Notice, Shared, chain, clock_time, lock, make, pad};
 use super::take::Take;
 
-/// Later than this is too late. Under a frame's duration at 30 a second.
+/// Later than this is late. Under a frame's duration at 30 a second.
 const TOLERANCE: Duration = Duration::from_millis(20);
 
 /// A machine too slow to decode in time still shows a picture this often.
@@ -105,7 +105,7 @@ pub(super) fn add(
         kind: codec.kind(),
         leads: to.leads,
         presenters: to.presenters,
-        shown_at: Mutex::new(None),
+        live: Mutex::default(),
         take: to.take,
     };
     let ends = release.take.clone();
@@ -132,10 +132,19 @@ struct Release {
     kind: Kind,
     leads: bool,
     presenters: Vec<Presenter>,
-    /// Running time at which the last buffer went to the presenters.
-    shown_at: Mutex<Option<Duration>>,
+    live: Mutex<Live>,
     /// The take, of a stored file, and the track's place in it.
     take: Option<(Arc<Take>, usize)>,
+}
+
+/// How a live track has come lately.
+#[derive(Debug, Default)]
+struct Live {
+    /// Running time at which the last buffer went to the presenters.
+    shown_at: Option<Duration>,
+    /// What was decoded last came in its time, or as late as is borne: a joining viewer has not caught up yet, and
+    /// one whose media stood still has something to leave out.
+    keeps_up: bool,
 }
 
 impl Release {
@@ -205,13 +214,15 @@ impl Release {
     }
 
     fn in_time(&self, time: Duration) -> bool {
-        let mut shown_at = lock(&self.shown_at);
+        let mut live = lock(&self.live);
         let now = self.shared.running_time();
-        let waited = shown_at.is_none_or(|at| now > at + STILL_ALIVE);
-        let show =
-            lateness(&self.shared, time) <= TOLERANCE || (self.kind == Kind::Video && waited);
+        let waited = live.shown_at.is_none_or(|at| now > at + STILL_ALIVE);
+        let late = lateness(&self.shared, time);
+        let borne = late > TOLERANCE && live.keeps_up && self.shared.bears(late, time);
+        live.keeps_up = late <= TOLERANCE || borne;
+        let show = live.keeps_up || (self.kind == Kind::Video && waited);
         if show {
-            *shown_at = Some(now);
+            live.shown_at = Some(now);
         }
         show
     }

@@ -123,6 +123,14 @@ impl Player {
     /// All that is pushed comes later by that much, from now on.
     pub fn delay(&self, by: Duration) {
         self.receivers.iter().for_each(|receiver| receiver.delay(by));
+        self.shared.delayed();
+    }
+
+    /// What is late by no more than that is shown all the same from now on, once play keeps up, and told as
+    /// [`PlayerEvent::Late`](super::PlayerEvent::Late): for who then has what follows come later. At first, nothing
+    /// late is shown.
+    pub fn bear_lateness(&self, late: Duration) {
+        self.shared.bear(late);
     }
 
     /// Plays another take from now on, and nothing more of the one before. Blocks for some milliseconds.

@@ -2,6 +2,7 @@
 //! report. The parts are separate pipelines, so that one that breaks stops none of the others;
 //! one clock and one base time make their running times equal.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ pub(super) struct Shared {
     /// From arrival to release.
     pub(super) latency: Duration,
     pub(super) counters: Counters,
+    /// What comes later than its time by no more than this is shown, in ns.
+    borne: AtomicU64,
+    /// Running time when what follows was last made to come later, in ns.
+    delayed_at: AtomicU64,
     notices: Sender<Notice>,
 }
 
@@ -60,7 +65,34 @@ impl Shared {
         // The monotonic clock may stand below BASE on a machine that has just started; as base
         // times can't be negative, running time then starts lower by that much.
         let base_time = clock.time().saturating_sub(base);
-        Self { clock, base_time, latency, counters: Counters::default(), notices }
+        Self {
+            clock,
+            base_time,
+            latency,
+            counters: Counters::default(),
+            borne: AtomicU64::new(0),
+            delayed_at: AtomicU64::new(0),
+            notices,
+        }
+    }
+
+    /// From now on, what is late by no more than that is shown, and told.
+    pub(super) fn bear(&self, late: Duration) {
+        self.borne.store(nanoseconds(late), Relaxed);
+    }
+
+    /// What follows comes later: what is under way already says nothing new.
+    pub(super) fn delayed(&self) {
+        self.delayed_at.store(nanoseconds(self.running_time()), Relaxed);
+    }
+
+    /// Whether what was to be shown at that running time, without the latency, may be so late. Tells of it.
+    pub(super) fn bears(&self, late: Duration, time: Duration) -> bool {
+        let is_borne = nanoseconds(late) <= self.borne.load(Relaxed);
+        if is_borne && nanoseconds(time) > self.delayed_at.load(Relaxed) {
+            self.notify(Notice::Told(PlayerEvent::Late(late)));
+        }
+        is_borne
     }
 
     pub(super) fn running_time(&self) -> Duration {

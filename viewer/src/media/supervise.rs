@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -27,6 +28,10 @@ pub enum PlayerEvent {
     Bar(f64),
     /// The pointer moved over the window.
     Motion,
+    /// A picture, or a piece of sound, was shown so much later than its time: see [`Player::bear_lateness`].
+    ///
+    /// [`Player::bear_lateness`]: super::Player::bear_lateness
+    Late(Duration),
     /// Nothing can be played any more.
     Failed(PlayerError),
     /// One output broke; the others go on.
