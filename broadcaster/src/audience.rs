@@ -74,6 +74,8 @@ pub(crate) struct Seat {
     is_paused: AtomicBool,
     /// Whether the operator sent it away.
     is_removed: AtomicBool,
+    /// The minted link that it came by.
+    pub(crate) link: Option<Arc<str>>,
     /// For the session: there is a notice, or silence, or a word although media is paused.
     woken: Notify,
     state: Mutex<State>,
@@ -128,6 +130,7 @@ impl Audience {
         channel: LiveChannel,
         latency: Duration,
         (path, path_kind, remote): (Handle, &'static str, SocketAddr),
+        link: Option<Arc<str>>,
         key: &FeedbackKey,
     ) -> Arc<Seat> {
         let now = Instant::now();
@@ -141,6 +144,7 @@ impl Audience {
             joined_at: now,
             is_paused: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
+            link,
             woken: Notify::new(),
             state: Mutex::new(State {
                 opener: Opener::new(key, viewer.0),
@@ -228,11 +232,20 @@ impl Audience {
         Some((seat, remote))
     }
 
+    /// Sends everybody away who came by a link.
+    pub(crate) fn remove_by_link(&self, name: &str) -> Vec<Arc<Seat>> {
+        let by_it = |seat: &Arc<Seat>| seat.link.as_deref() == Some(name);
+        let seats: Vec<_> = self.seats.iter().map(|seat| Arc::clone(&seat)).filter(by_it).collect();
+        seats.iter().for_each(|seat| _ = self.remove(seat.viewer));
+        seats
+    }
+
     /// All viewers, with their addresses: for the operator alone.
     pub(crate) fn all_shown(&self) -> Vec<Value> {
         let shown = self.seats.iter().map(|seat| {
             let mut shown = seat.shown(&seat.row());
             shown["remote"] = seat.lock().remote.to_string().into();
+            shown["link"] = seat.link.as_deref().into();
             (seat.viewer, shown)
         });
         let mut shown: Vec<_> = shown.collect();

@@ -11,6 +11,7 @@ use service::exit::Failure;
 use service::log::LogFormat;
 
 use crate::media::{AudioConfig, SourceSpec, VideoConfig};
+use crate::operator::{self, NewLink};
 
 /// UDP port of an embedded rendezvous where none is named: STUN's.
 pub const EMBEDDED_PORT: u16 = 3478;
@@ -79,6 +80,43 @@ pub enum Action {
         #[command(subcommand)]
         what: Viewers,
     },
+    /// Mint links with a name, and perhaps an end and a number of viewers; show and revoke them.
+    Link {
+        /// Which of the three.
+        #[command(subcommand)]
+        what: Links,
+    },
+}
+
+/// What is asked about links.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
+pub enum Links {
+    /// Mint a link, and print it.
+    New {
+        /// What the list calls it [default: a number].
+        #[arg(long)]
+        name: Option<String>,
+        /// For how long it opens, as in 2h or 7days.
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        lasts: Option<Duration>,
+        /// For how many viewers it opens.
+        #[arg(long, value_name = "NUMBER")]
+        uses: Option<u32>,
+        /// Have it lead to this stored file, in place of the channel.
+        #[arg(long, value_name = "PATH")]
+        file: Option<String>,
+    },
+    /// Show the links that there are; never their secrets.
+    List {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let nobody in by a link any more, and send away who came by it.
+    Revoke {
+        /// Its name.
+        name: String,
+    },
 }
 
 /// What is asked about viewers.
@@ -104,10 +142,18 @@ impl Action {
     ///
     /// Where no broadcaster answers, or it refuses.
     pub fn run(&self, state: &Path) -> Result<String, Failure> {
-        let Self::Viewers { what } = self;
-        match what {
-            Viewers::List { json } => crate::operator::list_viewers(state, *json),
-            Viewers::Remove { viewer } => crate::operator::remove_viewer(state, *viewer),
+        match self {
+            Self::Viewers { what: Viewers::List { json } } => operator::list_viewers(state, *json),
+            Self::Viewers { what: Viewers::Remove { viewer } } => {
+                operator::remove_viewer(state, *viewer)
+            }
+            Self::Link { what: Links::New { name, lasts, uses, file } } => {
+                let (name, file) = (name.clone(), file.clone());
+                let lasts = lasts.map(|lasts| lasts.as_secs().max(1));
+                operator::new_link(state, NewLink { name, lasts, uses: *uses, file })
+            }
+            Self::Link { what: Links::List { json } } => operator::list_links(state, *json),
+            Self::Link { what: Links::Revoke { name } } => operator::revoke_link(state, name),
         }
     }
 }
@@ -137,6 +183,8 @@ pub struct Config {
     pub library: Option<PathBuf>,
     /// Who does not show this secret is refused: base64url text of 1–64 bytes. None: open to all.
     pub secret: Option<String>,
+    /// Only who shows the secret, or a link that was minted, is let in.
+    pub links_only: bool,
     /// How raw pictures are encoded.
     pub video: VideoConfig,
     /// How raw sound is encoded.
@@ -181,6 +229,7 @@ impl Default for Config {
             channel: "live".into(),
             library: None,
             secret: None,
+            links_only: false,
             video: VideoConfig::default(),
             audio: AudioConfig::default(),
             key_interval: Duration::from_secs(3600),

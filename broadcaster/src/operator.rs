@@ -7,9 +7,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use protocol::channel::ViewerId;
+use protocol::link::{Link, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use service::exit::Failure;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
+use crate::links::Minted;
 use crate::shared::Shared;
 
 /// The socket's name in the state folder.
@@ -38,6 +40,26 @@ pub(crate) enum Question {
     ListViewers,
     /// Send this viewer away, and let nobody in from its address again.
     RemoveViewer(u32),
+    /// Mint a link.
+    NewLink(NewLink),
+    /// Which links are there?
+    ListLinks,
+    /// Let nobody in by this link any more, and send away who came by it.
+    RevokeLink(String),
+}
+
+/// A link as it is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct NewLink {
+    /// What it is called.
+    pub(crate) name: Option<String>,
+    /// For how long it opens, in seconds.
+    pub(crate) lasts: Option<u64>,
+    /// For how many viewers.
+    pub(crate) uses: Option<u32>,
+    /// The stored file that it leads to, in place of the channel.
+    pub(crate) file: Option<String>,
 }
 
 /// A socket that questions come in by; gone when dropped.
@@ -116,7 +138,42 @@ fn answer(question: &Question, shared: &Shared) -> Value {
             true => json!({ "removed": viewer }),
             false => refused(format_args!("there is no viewer {viewer}")),
         },
+        Question::NewLink(wanted) => mint(wanted.clone(), shared),
+        Question::ListLinks => {
+            let links: Vec<Value> = shared.links.list().iter().map(shown).collect();
+            json!({ "links": links, "is_open": shared.secret.is_none() && !shared.links_only })
+        }
+        Question::RevokeLink(name) => match shared.revoke(name) {
+            Ok(removed) => json!({ "revoked": name, "viewers": removed }),
+            Err(error) => refused(error),
+        },
     }
+}
+
+fn mint(NewLink { name, lasts, uses, file }: NewLink, shared: &Shared) -> Value {
+    let Some(base) = shared.link.get() else {
+        return refused("the broadcaster is only starting; try again");
+    };
+    match shared.links.mint(name, lasts.map(Duration::from_secs), uses) {
+        Ok((name, secret)) => {
+            let target = file.map_or_else(|| base.target.clone(), Target::File);
+            let link = Link { target, secret: Some(secret), ..base.clone() };
+            let is_open = shared.secret.is_none() && !shared.links_only;
+            json!({ "name": name, "link": link.to_string(), "is_open": is_open })
+        }
+        Err(error) => refused(error),
+    }
+}
+
+/// A link as the operator sees it: never its secret.
+fn shown(link: &Minted) -> Value {
+    json!({
+        "name": link.name,
+        "made": link.made,
+        "expires": link.expires,
+        "uses": link.uses,
+        "used": link.used,
+    })
 }
 
 /// Asks the broadcaster that runs with this state folder.
@@ -142,7 +199,7 @@ fn ask(state: &Path, question: &Question) -> Result<Value, Failure> {
 }
 
 /// Shows who watches.
-pub fn list_viewers(state: &Path, as_json: bool) -> Result<String, Failure> {
+pub(crate) fn list_viewers(state: &Path, as_json: bool) -> Result<String, Failure> {
     let answer = ask(state, &Question::ListViewers)?;
     if as_json {
         return Ok(format!("{answer}\n"));
@@ -152,15 +209,63 @@ pub fn list_viewers(state: &Path, as_json: bool) -> Result<String, Failure> {
 }
 
 /// Sends a viewer away.
-pub fn remove_viewer(state: &Path, viewer: u32) -> Result<String, Failure> {
+pub(crate) fn remove_viewer(state: &Path, viewer: u32) -> Result<String, Failure> {
     ask(state, &Question::RemoveViewer(viewer))?;
     Ok(format!("viewer {viewer} is sent away; nobody from its address is let in until a restart\n"))
 }
 
+/// What is said of links where they are not needed.
+const OPEN: &str =
+    "the channel is open to all; set links_only: true or a secret, or links tell nobody apart";
+
+/// Mints a link. What is to be printed, and perhaps a warning.
+pub(crate) fn new_link(state: &Path, wanted: NewLink) -> Result<String, Failure> {
+    let answer = ask(state, &Question::NewLink(wanted))?;
+    if answer["is_open"] == true {
+        eprintln!("{OPEN}");
+    }
+    Ok(format!("{}\n", answer["link"].as_str().unwrap_or_default()))
+}
+
+/// Shows the links that there are.
+pub(crate) fn list_links(state: &Path, as_json: bool) -> Result<String, Failure> {
+    let answer = ask(state, &Question::ListLinks)?;
+    if as_json {
+        return Ok(format!("{answer}\n"));
+    }
+    let none = Vec::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(links(answer["links"].as_array().unwrap_or(&none), now))
+}
+
+/// Lets nobody in by a link any more.
+pub(crate) fn revoke_link(state: &Path, name: &str) -> Result<String, Failure> {
+    let answer = ask(state, &Question::RevokeLink(name.to_owned()))?;
+    Ok(format!("link '{name}' opens no more; {} viewers are sent away\n", answer["viewers"]))
+}
+
+fn links(links: &[Value], now: u64) -> String {
+    let mut text = format!("{:<24} {:>12} {:>12}\n", "LINK", "VIEWERS", "OPENS FOR");
+    for link in links {
+        let uses = match link["uses"].as_u64() {
+            Some(uses) => format!("{} of {uses}", link["used"]),
+            None => link["used"].to_string(),
+        };
+        let left = match link["expires"].as_u64() {
+            None => "ever".to_owned(),
+            Some(until) if until <= now => "expired".to_owned(),
+            Some(until) => humantime::format_duration(Duration::from_secs(until - now)).to_string(),
+        };
+        let name = link["name"].as_str().unwrap_or_default();
+        let _ = writeln!(text, "{name:<24} {uses:>12} {left:>12}");
+    }
+    text
+}
+
 fn table(viewers: &[Value]) -> String {
     let mut text = format!(
-        "{:<8} {:<10} {:<10} {:<40} {:>9} {:>7}\n",
-        "VIEWER", "STATE", "PATH", "ADDRESS", "FOR", "LOSS"
+        "{:<8} {:<10} {:<10} {:<40} {:>9} {:>7} {}\n",
+        "VIEWER", "STATE", "PATH", "ADDRESS", "FOR", "LOSS", "LINK"
     );
     for viewer in viewers {
         let word = |key: &str| viewer[key].as_str().unwrap_or("-").to_owned();
@@ -169,13 +274,14 @@ fn table(viewers: &[Value]) -> String {
             viewer["loss"].as_f64().map_or("-".to_owned(), |loss| format!("{:.1}%", loss * 100.0));
         let _ = writeln!(
             text,
-            "{:<8} {:<10} {:<10} {:<40} {:>8}s {:>7}",
+            "{:<8} {:<10} {:<10} {:<40} {:>8}s {:>7} {}",
             word("viewer"),
             word("state"),
             word("path"),
             word("remote"),
             since,
-            loss
+            loss,
+            word("link")
         );
     }
     text
@@ -193,6 +299,17 @@ mod tests {
         }
         for text in ["", "{}", "\"list\"", "{\"remove_viewer\":-1}", "{\"remove_viewer\":\"x\"}"] {
             assert!(serde_json::from_str::<Question>(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn links_are_a_table() {
+        let link = json!({ "name": "a b", "uses": 3, "used": 1, "expires": 1_000 });
+        let ever = json!({ "name": "c", "uses": null, "used": 7, "expires": null });
+        let text = links(&[link, ever], 940);
+        let words = [["a b", "1 of 3", "1m"], ["c", "7", "ever"]];
+        for (line, words) in text.lines().skip(1).zip(words) {
+            assert!(words.iter().all(|word| line.contains(word)), "{line}");
         }
     }
 

@@ -36,6 +36,7 @@ use crate::events::Event;
 use crate::fanout::{self, FanOut};
 use crate::keys::{self, KeyLog, Keyring};
 use crate::library::Library;
+use crate::links::Links;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
 use crate::offering::Offering;
@@ -72,7 +73,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     check_environment()?;
     let library = config.library.as_deref().map(Library::open).transpose();
     let library = library.map_err(|error| Failure::usage(error.to_string()))?;
-    let identity = Identity::load_or_create(&config.state_folder()?).map_err(Failure::runtime)?;
+    let state = config.state_folder()?;
+    let identity = Identity::load_or_create(&state).map_err(Failure::runtime)?;
+    let links = Links::open(&state).map_err(|error| {
+        Failure::runtime(format!("the links in {} cannot be read: {error}", state.display()))
+    })?;
     let registry = service::metrics::registry("broadcaster");
     let embedded = Embedded::start(&config, &registry).await?;
     let metrics = Arc::new(Metrics::new(registry, config.metrics.viewer_series));
@@ -132,6 +137,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         metrics: Arc::clone(&metrics),
         name: config.channel.clone(),
         secret: config.secret()?,
+        links,
+        links_only: config.links_only,
+        link: OnceLock::new(),
         max_viewers: config.max_viewers,
         uplink: Uplink::new(config.uplink),
         expected: expected_rate(&config),
@@ -155,7 +163,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     });
 
     status.tell_of(&shared, &config.source.to_string());
-    let desk = Desk::open(&config.state_folder()?)
+    let desk = Desk::open(&state)
         .inspect_err(|error| tracing::warn!("operators cannot ask this broadcaster: {error}"))
         .ok();
     let at_the_desk = async {
@@ -234,7 +242,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 () = &mut looking => {}
                 () = surroundings.first_look() => {}
             }
-            announce(&config, &identity, &named)?;
+            announce(&config, &identity, &named, &shared)?;
             tokio::join!(
                 serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
@@ -498,7 +506,12 @@ fn offering(
 }
 
 /// Prints the channel's link, and writes it where it was asked for.
-fn announce(config: &Config, identity: &Identity, servers: &[Server]) -> Result<(), Failure> {
+fn announce(
+    config: &Config,
+    identity: &Identity,
+    servers: &[Server],
+    shared: &Shared,
+) -> Result<(), Failure> {
     let server = |server: &Server| (server.host.clone(), server.number);
     let link = Link {
         servers: servers.iter().map(server).collect(),
@@ -506,6 +519,8 @@ fn announce(config: &Config, identity: &Identity, servers: &[Server]) -> Result<
         target: Target::Channel(config.channel.clone()),
         secret: config.secret()?,
     };
+    // It is told once.
+    let _ = shared.link.set(link.clone());
     print_line(config.link_file.as_deref(), &link.to_string())
 }
 

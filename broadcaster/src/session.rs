@@ -1,7 +1,7 @@
 //! One viewer's life at the broadcaster: introduced, path opened, connected, admitted, gone.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,9 @@ use crate::registration::Introduced;
 use crate::shared::{Admitted, Shared};
 
 mod stored;
+
+/// Where nobody comes from: who asks has a path.
+const UNSPECIFIED: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// How long a viewer with a path may take to connect and ask for something.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
@@ -376,7 +379,8 @@ impl Session {
                 return self.play(connection, send, wanted).await;
             }
             Ok(Ok(Request::Watch { channel, secret, latency_ms })) => {
-                match self.shared.admit(&channel, secret.as_ref()).await {
+                let from = self.path.map_or(UNSPECIFIED, |path| path.remote.ip());
+                match self.shared.admit(&channel, secret.as_ref(), from).await {
                     Ok(admitted) => {
                         let latency = Duration::from_millis(latency_ms.into()).min(MOST_LATENCY);
                         self.watch(connection, send, admitted, latency).await;
@@ -421,7 +425,7 @@ impl Session {
         &mut self,
         connection: &Connection,
         mut send: SendStream,
-        Admitted { id: viewer, channel, place }: Admitted,
+        Admitted { id: viewer, channel, place, link }: Admitted,
         latency: Duration,
     ) {
         let Some(path) = self.path else { return };
@@ -429,7 +433,7 @@ impl Session {
         let joined = channel.join(viewer, self.target(path), latency, key.clone()).await;
         let Some(admission) = joined else { return };
         let handle = (self.opening.handle().clone(), path.kind.as_str(), path.remote);
-        let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
+        let seat = self.shared.audience.seat(viewer, channel, latency, handle, link, &key);
         // A key that was made since belongs to it as well; all later ones it is told with the others.
         let known = admission.keys.last().map_or(Epoch::FIRST, |key| key.epoch);
         let since = seat.channel.keys.since(known).into_iter().filter(|key| key.epoch > known);

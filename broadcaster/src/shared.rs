@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::{DashMap, DashSet};
 use protocol::channel::ViewerId;
 use protocol::control::{Admission, ChannelEntry, Refusal, Track, UNKNOWN_CAPTURE};
-use protocol::link::Secret;
+use protocol::link::{Link, Secret};
 use protocol::media::Format;
 use protocol::opening::IntroductionId;
 use protocol::srtcp::FeedbackKey;
@@ -25,6 +25,7 @@ use crate::contents::Pace;
 use crate::fanout::{FanOut, Target};
 use crate::keys::Keyring;
 use crate::library::Library;
+use crate::links::{Links, LinksError};
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::places::{Booked, Booking, Bookings, Place, Places};
 use crate::playout::Workshop;
@@ -75,6 +76,11 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) name: String,
     pub(crate) secret: Option<Secret>,
+    /// Links that were minted, and whether only these, or the secret, let somebody in.
+    pub(crate) links: Links,
+    pub(crate) links_only: bool,
+    /// The channel's own link, once it is told.
+    pub(crate) link: OnceLock<Link>,
     pub(crate) max_viewers: usize,
     pub(crate) uplink: Uplink,
     /// What the encoders are set to make; 0 where the source may come encoded.
@@ -124,6 +130,8 @@ pub(crate) struct Admitted {
     pub(crate) id: ViewerId,
     pub(crate) channel: LiveChannel,
     pub(crate) place: Place,
+    /// The minted link that it came by.
+    pub(crate) link: Option<Arc<str>>,
 }
 
 impl Shared {
@@ -139,11 +147,41 @@ impl Shared {
 
     /// Whether a viewer that shows this may see what there is.
     pub(crate) fn may_enter(&self, shown: Option<&Secret>) -> bool {
+        self.is_open_to(shown) || shown.is_some_and(|shown| self.links.knows(shown))
+    }
+
+    /// Whether it needs no minted link.
+    fn is_open_to(&self, shown: Option<&Secret>) -> bool {
         match (&self.secret, shown) {
-            (None, _) => true,
+            (None, _) => !self.links_only,
             (Some(expected), Some(shown)) => expected == shown,
             (Some(_), None) => false,
         }
+    }
+
+    /// A viewer enters from an address. The name of the link that it came by, if it is a minted one.
+    pub(crate) fn enter(
+        &self,
+        shown: Option<&Secret>,
+        from: IpAddr,
+    ) -> Result<Option<Arc<str>>, Refusal> {
+        let by = shown.and_then(|shown| self.links.enter(shown, origin(from), Instant::now()));
+        match by {
+            Some(name) => Ok(Some(name.into())),
+            None if self.is_open_to(shown) => Ok(None),
+            None => Err(Refusal::Secret),
+        }
+    }
+
+    /// Lets nobody in by a link any more, and sends away who came by it. Returns how many those are.
+    pub(crate) fn revoke(&self, name: &str) -> Result<usize, LinksError> {
+        self.links.revoke(name)?;
+        let removed = self.audience.remove_by_link(name);
+        removed.iter().for_each(|seat| seat.channel.fan_out.leave(seat.viewer));
+        if removed.iter().any(|seat| seat.channel.on_demand.is_none()) {
+            self.key_wanted.notify_one();
+        }
+        Ok(removed.len())
     }
 
     /// Admits a viewer to the channel, or says why not.
@@ -151,6 +189,7 @@ impl Shared {
         &self,
         channel_name: &str,
         shown: Option<&Secret>,
+        from: IpAddr,
     ) -> Result<Admitted, Refusal> {
         if !self.may_enter(shown) {
             return Err(Refusal::Secret);
@@ -171,8 +210,9 @@ impl Shared {
             );
         }
         let place = place.ok_or(Refusal::Full)?;
+        let link = self.enter(shown, from)?;
         let id = self.next_viewer();
-        Ok(Admitted { id, channel, place })
+        Ok(Admitted { id, channel, place, link })
     }
 
     /// Sends a viewer away, and whoever comes from its address. False where there is none.

@@ -73,6 +73,53 @@ fn keys_take_over_and_nobody_misses_a_picture() -> Result<()> {
     Ok(())
 }
 
+/// Asks the broadcaster as its operator.
+fn operator(stage: &Stage, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
+    command.args(arguments).arg("--state").arg(stage.path("cam-state"));
+    stage.cam.run(&command)
+}
+
+#[test]
+fn links_are_minted_and_revoked_while_it_runs() -> Result<()> {
+    let stage = Stage::with_links(&[clean(), clean()])?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let broadcast = stage.broadcast("cam", "test", "links_only: true\n")?;
+    let is_watching = |stats: &serde_json::Value| stats["frames_decoded"].as_u64() > Some(10);
+    let refused = |link: &str| -> Result<()> {
+        let viewer = stage.watch(1, link, &["--output", "null"])?;
+        let status = viewer.process.wait(Duration::from_secs(20))?;
+        assert_eq!(status.code(), Some(4), "{}", viewer.process.stderr().text());
+        Ok(())
+    };
+    // Without a link nobody is let in.
+    refused(&broadcast.link)?;
+    let mint = |more: &[&str]| -> Result<String> {
+        let text = operator(&stage, &[&["link", "new"], more].concat())?;
+        Ok(text.trim().to_owned())
+    };
+    let once = mint(&["--name", "grandma", "--uses", "1", "--lasts", "1h"])?;
+    let secret = once.rsplit_once('#').expect("a secret").1;
+    let first = stage.watch(0, &once, &["--output", "null"])?;
+    first.wait_for(Duration::from_secs(20), is_watching);
+    refused(&once)?;
+    let listed = operator(&stage, &["link", "list"])?;
+    let line = listed.lines().find(|line| line.contains("grandma")).expect("it is listed");
+    assert!(line.contains("1 of 1") && !listed.contains(secret), "{listed}");
+    assert!(operator(&stage, &["viewers", "list"])?.contains("grandma"));
+    // Revoked, it opens no more, and who came by it goes.
+    operator(&stage, &["link", "revoke", "grandma"])?;
+    assert_eq!(first.process.wait(Duration::from_secs(2))?.code(), Some(4));
+    refused(&once)?;
+    let other = mint(&[])?;
+    let second = stage.watch(0, &other, &["--output", "null", "--for", "4s"])?;
+    assert!(second.process.wait(Duration::from_secs(20))?.success());
+    // Neither log, metrics nor rendezvous know a secret.
+    let told = broadcast.process.stderr().text();
+    assert!(!told.contains(secret) && !told.contains(other.rsplit_once('#').expect("one").1));
+    Ok(())
+}
+
 #[test]
 fn a_viewer_that_is_sent_away_can_read_nothing_more() -> Result<()> {
     let stage = Stage::with_links(&[clean(), lossy(), clean()])?;
@@ -85,17 +132,12 @@ fn a_viewer_that_is_sent_away_can_read_nothing_more() -> Result<()> {
     let unwanted = stage.watch(2, &broadcast.link, &["--output", "null"])?;
     unwanted
         .wait_for(Duration::from_secs(20), |stats| stats["frames_decoded"].as_u64() > Some(100));
-    let operator = |arguments: &[&str]| -> Result<String> {
-        let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
-        command.arg("viewers").args(arguments).arg("--state").arg(stage.path("cam-state"));
-        stage.cam.run(&command)
-    };
-    let listed = operator(&["list"])?;
+    let listed = operator(&stage, &["viewers", "list"])?;
     let address = stage.viewers[2].0.external_address().to_string();
     let line = listed.lines().find(|line| line.contains(&address));
     let line = line.unwrap_or_else(|| panic!("{address} is not listed: {listed}"));
     let number = line.split_whitespace().next().expect("a number");
-    operator(&["remove", number])?;
+    operator(&stage, &["viewers", "remove", number])?;
     let removed_at = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later");
     let status = unwanted.process.wait(Duration::from_secs(2))?;
     let said = unwanted.process.stderr().text();

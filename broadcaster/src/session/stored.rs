@@ -12,7 +12,7 @@ use protocol::units::Bitrate;
 use quinn::{Connection, SendStream, VarInt};
 use transport::stream;
 
-use super::{Session, Watching, say};
+use super::{Session, UNSPECIFIED, Watching, say};
 use crate::audience::MOST_LATENCY;
 use crate::contents::{self, Contents};
 use crate::library::{FileError, Library, StoredFile};
@@ -55,6 +55,8 @@ struct Ready {
 #[derive(Default)]
 struct NewPlaces {
     booking: Option<Booking>,
+    /// The minted link that it came by.
+    link: Option<Arc<str>>,
     encoding: Option<Place>,
 }
 
@@ -183,6 +185,8 @@ impl Session {
             }
             Some(Held::Live { .. }) | None => {
                 places.booking = Some(self.shared.book(needed).map_err(refused)?);
+                let from = self.path.map_or(UNSPECIFIED, |path| path.remote.ip());
+                places.link = self.shared.enter(wanted.secret.as_ref(), from).map_err(refused)?;
             }
         }
         let ready = self.open_take(file, wanted, media.as_ref(), (places, needed)).await;
@@ -267,6 +271,7 @@ impl Session {
         self.refusals = 0;
         let former = self.watching.take();
         let is_first = former.is_none();
+        let link = former.as_ref().map_or(places.link, |former| former.seat.link.clone());
         let (held, encoding) = match former {
             Some(former) => {
                 if former.seat.is_paused() {
@@ -283,7 +288,7 @@ impl Session {
         };
         let handle = (self.opening.handle().clone(), path.kind.as_str(), path.remote);
         let channel = joined.channel.clone();
-        let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
+        let seat = self.shared.audience.seat(viewer, channel, latency, handle, link, &key);
         if is_first {
             self.shared.metrics.stored.playouts.inc();
             self.tell_of_admission(viewer, path, connection);
