@@ -11,6 +11,7 @@ use protocol::control::{Notice, Refusal, Request, Response, close};
 use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
 use protocol::seal::{Epoch, PacketIndex};
 use protocol::srtcp::FeedbackKey;
+use protocol::tag::TagKey;
 use protocol::units::Bitrate;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::oneshot;
@@ -18,6 +19,7 @@ use transport::effort::{Effort, Means};
 use transport::openings::Opening;
 use transport::paths::Peer;
 use transport::stream;
+use transport::tls;
 
 use crate::audience::{MOST_LATENCY, Seat};
 use crate::events::Event as Happened;
@@ -93,6 +95,7 @@ pub(crate) fn serve(
         path: None,
         media_at: None,
         arrival,
+        tags: None,
         watching: None,
         refusals: 0,
         fetching: Places::default(),
@@ -119,6 +122,8 @@ struct Session {
     /// Where media goes, if it is not the path.
     media_at: Option<SocketAddr>,
     arrival: oneshot::Receiver<Connection>,
+    /// What proves to the viewer that media is ours, once it is connected.
+    tags: Option<Arc<TagKey>>,
     watching: Option<Watching>,
     /// Requests that were refused.
     refusals: u32,
@@ -162,7 +167,10 @@ impl Session {
     /// Runs to the end; says why it came.
     async fn run(&mut self) -> End {
         let connection = match Box::pin(self.connected()).await {
-            Ok(connection) => connection,
+            Ok(connection) => {
+                self.tags = Some(Arc::new(tls::viewer_tag_key(&connection)));
+                connection
+            }
             Err(why) => return End { why, departure: Departure::Lost },
         };
         let mut asking = Box::pin(tokio::time::sleep(CONNECT_PATIENCE));
@@ -318,7 +326,7 @@ impl Session {
     fn target(&self, path: Path) -> Target {
         let own = (path.local != Local::MAIN).then(|| self.shared.port.ways().socket(path.local));
         let via = own.flatten().and_then(|socket| socket.share().ok()).map(Arc::new);
-        Target { to: self.media_at.unwrap_or(path.remote), via }
+        Target { to: self.media_at.unwrap_or(path.remote), via, tags: self.tags.clone() }
     }
 
     /// Closes a socket that was opened for this viewer alone.

@@ -12,6 +12,7 @@ use protocol::link::{Link, Secret};
 use protocol::media::Format;
 use protocol::opening::IntroductionId;
 use protocol::srtcp::FeedbackKey;
+use protocol::tag::TAG;
 use protocol::units::Bitrate;
 use protocol::uplink::REPAIR_SHARE;
 use tokio::sync::{Notify, oneshot, watch};
@@ -377,7 +378,7 @@ impl LiveChannel {
             keys: self.keys.since(joined.oldest_epoch),
             capture_now_us: micros(joined.capture_now),
             send_lag_us: micros(joined.send_lag),
-            viewer_tag: 0,
+            viewer_tag: TAG as u8,
             feedback_key,
         })
     }

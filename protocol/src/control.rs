@@ -283,7 +283,7 @@ pub struct Admission {
     /// How far behind capture the slowest track leaves the broadcaster, in microseconds.
     #[n(4)]
     pub send_lag_us: u64,
-    /// Bytes of authentication tag behind each packet for this viewer; 0 in this version.
+    /// Bytes of the viewer's tag behind each datagram: [`TAG`](crate::tag::TAG) in this version.
     #[n(5)]
     pub viewer_tag: u8,
     /// What this viewer seals its feedback with, and nothing else.

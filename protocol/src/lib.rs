@@ -40,7 +40,8 @@
 //! A frame is encoded once, packetized once and sealed once: the packets of one access unit lie in one
 //! buffer ([`burst`]), are sealed there in place as SRTP under one group key for the channel
 //! ([`seal`]), and the same bytes go to every viewer. The sealer owns SSRC and packet index, so that
-//! no nonce ever comes twice. [`size`] has every length on the wire. For the live viewers bursts are laid
+//! no nonce ever comes twice. Behind each datagram stands a short tag for the one viewer that it goes to ([`tag`]):
+//! all viewers hold the group key, and none may pass for the broadcaster to another. [`size`] has every length on the wire. For the live viewers bursts are laid
 //! out as a [`volley`], in which sound rides in the picture's last datagram, and a [`schedule`] says what
 //! goes next where the [`uplink`] does not carry all at once.
 //!
@@ -83,6 +84,7 @@ pub mod signalling;
 pub mod size;
 pub mod srtcp;
 pub mod stun;
+pub mod tag;
 pub mod timeline;
 pub mod units;
 pub mod uplink;

@@ -210,6 +210,11 @@ impl Receiver {
         self.opener.add_key(key);
     }
 
+    /// A datagram came without the tag that belongs there: it is not the broadcaster's, or was altered.
+    pub fn refused(&mut self) {
+        self.corrupt += 1;
+    }
+
     /// Opens the sealed packets of a datagram, in place. Hands each on, unless it is a repair packet, and
     /// what can be rebuilt with it.
     ///

@@ -1,5 +1,7 @@
 //! Sizes of what goes on the wire, in bytes. `docs/protocol.md` draws them.
 
+use crate::tag::TAG;
+
 /// Largest UDP payload that any part sends, before relay framing: it must cross a path MTU of 1,280
 /// inside IPv6 and UDP headers, and leave room for TURN's framing.
 pub const MAX_DATAGRAM: usize = 1200;
@@ -8,7 +10,8 @@ pub const MAX_DATAGRAM: usize = 1200;
 /// [`MAX_DATAGRAM`] are for a repair packet's own header and for a [`VIEWER_TAG_ROOM`].
 pub const MAX_SOURCE_PACKET: usize = 1150;
 
-/// Room kept behind every source and repair packet for an authentication tag of one viewer.
+/// Room kept behind every source and repair packet for an authentication tag of one viewer: twice what
+/// [`TAG`] takes.
 pub const VIEWER_TAG_ROOM: usize = 16;
 
 /// AEAD_AES_128_GCM's tag (RFC 7714, section 12.1).
@@ -29,8 +32,8 @@ pub const MAX_RTP_PACKET: usize = MAX_SOURCE_PACKET - SEAL_OVERHEAD;
 /// The fixed part of an RTP header (RFC 3550, section 5.1).
 pub const RTP_HEADER: usize = 12;
 
-/// What each datagram takes on an Ethernet or DSL uplink beside its payload: Ethernet, IPv4 and UDP
-/// headers. Used for reckoning with an uplink's rate only.
-pub const WIRE_OVERHEAD: usize = 14 + 20 + 8;
+/// What each datagram of media takes on an Ethernet or DSL uplink beside its packets: Ethernet, IPv4 and UDP
+/// headers, and the viewer's tag. Used for reckoning with an uplink's rate only.
+pub const WIRE_OVERHEAD: usize = 14 + 20 + 8 + TAG;
 
-const _: () = assert!(MAX_SOURCE_PACKET + VIEWER_TAG_ROOM < MAX_DATAGRAM);
+const _: () = assert!(TAG <= VIEWER_TAG_ROOM && MAX_SOURCE_PACKET + VIEWER_TAG_ROOM < MAX_DATAGRAM);

@@ -7,17 +7,17 @@
 //! A bundle is the sealed packets one behind the other, the lengths of all but the last (two bytes
 //! each, big endian), and four bytes that stand where a single packet has its MKI: [`BUNDLE_MARK`], the
 //! number of packets, flags, and a zero. The one flag, [`SENT_AGAIN`], says that the packets were sent before,
-//! so that the viewer can tell what was lost from what was late; a single packet is a bundle then, too. Lengths
-//! and mark are not authenticated; each packet is. So whoever alters them loses packets, or is told wrong
-//! of loss, as whoever drops datagrams is, and gains nothing.
+//! so that the viewer can tell what was lost from what was late; a single packet is a bundle then, too. The
+//! viewer's [tag](crate::tag) is over all of it.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
 use crate::seal::{PacketIndex, SealedBurst, Segments, WIRE_VERSION};
 use crate::size::MAX_SOURCE_PACKET;
+use crate::tag::Digest;
 
 /// First of the last four bytes of a bundle: the wire version with its highest bit set.
 pub const BUNDLE_MARK: u8 = WIRE_VERSION | 0x80;
@@ -45,6 +45,8 @@ const fn overhead(packets: usize, sent_again: bool) -> usize {
 pub struct Volley {
     bytes: Bytes,
     runs: Vec<Run>,
+    /// Of each datagram, where somebody needed them.
+    digests: OnceLock<Vec<Digest>>,
 }
 
 /// One message to the kernel.
@@ -140,7 +142,8 @@ impl Volley {
         });
         let runs = runs(lengths, most);
         let whole = whole.filter(|_| groups.len() == packets.len() && !sent_again);
-        Self { bytes: whole.unwrap_or_else(|| copy(packets, &groups, sent_again)), runs }
+        let bytes = whole.unwrap_or_else(|| copy(packets, &groups, sent_again));
+        Self { bytes, runs, digests: OnceLock::new() }
     }
 
     /// All datagrams, one behind the other.
@@ -151,6 +154,25 @@ impl Volley {
     /// The messages, in order.
     pub fn runs(&self) -> &[Run] {
         &self.runs
+    }
+
+    /// The digests of some of a run's datagrams, for the tags of whom they go to. Each is computed once.
+    pub fn digests(&self, segments: &Segments) -> &[Digest] {
+        let all = self.digests.get_or_init(|| {
+            let runs = self.runs.iter().map(|Run { segments, .. }| segments);
+            let datagrams =
+                runs.flat_map(|run| self.bytes[run.range.clone()].chunks(run.segment.max(1)));
+            datagrams.map(Digest::of).collect()
+        });
+        let mut before = 0;
+        for Run { segments: run, .. } in &self.runs {
+            if run.range.contains(&segments.range.start) {
+                let from = before + (segments.range.start - run.range.start) / run.segment;
+                return all.get(from..from + segments.count()).unwrap_or_default();
+            }
+            before += run.count();
+        }
+        &[]
     }
 
     /// How many datagrams there are.

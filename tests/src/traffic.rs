@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use protocol::demux::{Class, classify};
 use protocol::repair::packet::PAYLOAD_TYPE;
 use protocol::rtp::Header;
+use protocol::tag::TAG;
 use protocol::{srtcp, volley};
 
 use crate::lab::pcap::Datagram;
@@ -42,7 +43,7 @@ fn media(datagram: &Datagram) -> Vec<((u32, u16), Vec<u8>)> {
     if classify(&datagram.payload) != Class::Media || srtcp::sender(&datagram.payload).is_some() {
         return Vec::new();
     }
-    let mut payload = datagram.payload.clone();
+    let mut payload = untagged(&datagram.payload);
     let packets = volley::packets(&mut payload);
     if packets.are_sent_again() {
         return Vec::new();
@@ -68,7 +69,12 @@ pub fn count(datagram: &Datagram) -> usize {
     if classify(payload) != Class::Media || srtcp::sender(payload).is_some() {
         return 0;
     }
-    volley::packets(&mut payload.clone()).count()
+    volley::packets(&mut untagged(payload)).count()
+}
+
+/// What is before the viewer's tag in a datagram of media.
+pub fn untagged(payload: &[u8]) -> Vec<u8> {
+    payload[..payload.len().saturating_sub(TAG)].to_vec()
 }
 
 /// The epochs of the keys that a datagram's packets are sealed with.

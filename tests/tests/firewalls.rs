@@ -8,6 +8,7 @@ use protocol::{srtcp, volley};
 use tests::clip::{self, SAME_PICTURE};
 use tests::lab::{Result, eventually, pcap};
 use tests::stage::{self, Stage, count};
+use tests::traffic;
 
 const SECONDS: u64 = 12;
 
@@ -102,11 +103,10 @@ fn the_key_opens_and_nothing_else_does(captured: &[pcap::Datagram], key_log: &st
     let media = captured.iter().filter(|datagram| classify(&datagram.payload) == Class::Media);
     let (mut right, mut wrong) = (opener(0), opener(1));
     let (mut opened, mut opened_wrong, mut all) = (0, 0, 0);
-    for datagram in media {
-        let mut payload = datagram.payload.clone();
-        // Feedback is sealed under keys of the viewers' own.
-        for packet in volley::packets(&mut payload).filter(|packet| srtcp::sender(packet).is_none())
-        {
+    // Feedback is sealed under keys of the viewers' own.
+    for datagram in media.filter(|datagram| srtcp::sender(&datagram.payload).is_none()) {
+        let mut payload = traffic::untagged(&datagram.payload);
+        for packet in volley::packets(&mut payload) {
             all += 1;
             opened += usize::from(right.open(&mut packet.to_vec()).is_ok());
             opened_wrong += usize::from(wrong.open(packet).is_ok());

@@ -3,24 +3,120 @@
 //!
 //! The cost of sending is per message, not per byte: a message that the kernel cuts into twelve
 //! datagrams costs little more than one datagram. All messages of a call share one payload, one
-//! segment size and one control message; they differ in their destination alone.
+//! segment size and one control message; they differ in their destination alone. Where each datagram has a viewer's
+//! tag behind it, a handful of copies takes turns, and only the tags in them are written anew: that costs a tenth of
+//! having the kernel gather datagrams and tags from different places, or of copying for each viewer.
 //!
 //! Single datagrams with a hop limit of their own go through here, too.
 
+use std::cell::Cell;
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use protocol::address::canonical;
-use protocol::size::MAX_SOURCE_PACKET;
+use protocol::size::MAX_DATAGRAM;
+use protocol::tag::{Digest, TAG, TagKey};
 
 /// Most segments in one message: the kernel takes 64 and less than 65,000 bytes.
-pub const MAX_SEGMENTS: usize = 56;
-const _: () = assert!(MAX_SEGMENTS <= 64 && MAX_SEGMENTS * MAX_SOURCE_PACKET < 65_000);
+pub const MAX_SEGMENTS: usize = 54;
+const _: () = assert!(MAX_SEGMENTS <= 64 && MAX_SEGMENTS * MAX_DATAGRAM < 65_000);
 
 /// Messages in one system call.
 pub const BATCH: usize = sys::BATCH;
+
+/// Most copies of a payload that take turns where there are tags: as many as fit into a processor's second cache.
+const COPIES: usize = 16;
+
+/// One for so many destinations, or making them costs more than the system calls that they save; but some.
+const DESTINATIONS_EACH: usize = 16;
+const LEAST_COPIES: usize = 4;
+
+thread_local! {
+    /// Memory for the next payload's copies: fresh pages for each would cost more than what is written to them.
+    static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What goes to all destinations alike.
+#[derive(Debug)]
+pub struct Payload<'a> {
+    bytes: &'a [u8],
+    segment: usize,
+    digests: &'a [Digest],
+    most_copies: usize,
+    /// Copies with room for a tag behind each datagram, made when they are first needed.
+    copies: Vec<u8>,
+}
+
+impl<'a> Payload<'a> {
+    /// `bytes`, cut into datagrams of `segment` bytes (the last may be shorter). At most [`MAX_SEGMENTS`] of them.
+    /// `digests` has one for each, which destinations with a key need; `destinations` is about how many there will be.
+    ///
+    /// # Panics
+    ///
+    /// Where `segment` is 0.
+    pub fn new(
+        bytes: &'a [u8],
+        segment: usize,
+        digests: &'a [Digest],
+        destinations: usize,
+    ) -> Self {
+        let most_copies = (destinations / DESTINATIONS_EACH).clamp(LEAST_COPIES, COPIES);
+        let payload = Self { bytes, segment, digests, most_copies, copies: Vec::new() };
+        debug_assert!(payload.datagrams() <= MAX_SEGMENTS);
+        payload
+    }
+
+    /// Bytes without tags.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// How many datagrams there are.
+    fn datagrams(&self) -> usize {
+        self.bytes.len().div_ceil(self.segment)
+    }
+
+    /// Each datagram on its own.
+    fn apart(&self) -> impl Iterator<Item = Self> + use<'a> {
+        let Self { bytes, segment, digests, most_copies, .. } = *self;
+        bytes.chunks(segment).enumerate().map(move |(at, bytes)| {
+            let digests = digests.get(at..=at).unwrap_or_default();
+            Self { bytes, segment, digests, most_copies, copies: Vec::new() }
+        })
+    }
+
+    /// Writes each destination's tags into a copy of its own; there are as many as one call serves. Returns the
+    /// copies, one behind the other, and the length of each. `None` where there is nothing to make tags of.
+    fn stamp(&mut self, destinations: &[Destination]) -> Option<(&[u8], usize)> {
+        if self.digests.len() != self.datagrams() {
+            return None;
+        }
+        let each = self.bytes.len() + self.datagrams() * TAG;
+        if self.copies.capacity() == 0 {
+            self.copies = ROOM.take();
+        }
+        self.copies.reserve((destinations.len() * each).saturating_sub(self.copies.len()));
+        while self.copies.len() < destinations.len() * each {
+            for datagram in self.bytes.chunks(self.segment) {
+                self.copies.extend_from_slice(datagram);
+                self.copies.extend_from_slice(&[0; TAG]);
+            }
+        }
+        let mut tags = [0; MAX_SEGMENTS * TAG];
+        let tags = &mut tags[..self.digests.len() * TAG];
+        for (destination, copy) in destinations.iter().zip(self.copies.chunks_exact_mut(each)) {
+            destination.tags.as_ref()?.write(self.digests, tags);
+            let datagrams = copy.chunks_mut(self.segment + TAG);
+            for (datagram, tag) in datagrams.zip(tags.chunks_exact(TAG)) {
+                let behind = datagram.len() - TAG;
+                datagram[behind..].copy_from_slice(tag);
+            }
+        }
+        Some((&self.copies, each))
+    }
+}
 
 /// How long a full send buffer is waited for before what remains of a slice is dropped: a live stream gains
 /// nothing from packets that wait longer.
@@ -29,6 +125,15 @@ pub const LONGEST_WAIT: Duration = Duration::from_millis(20);
 /// Messages in a row that the kernel refuses to segment, and takes in pieces, before it is not asked any
 /// more.
 const MOST_REFUSALS: u32 = 16;
+
+impl Drop for Payload<'_> {
+    fn drop(&mut self) {
+        if self.copies.capacity() > 0 {
+            self.copies.clear();
+            ROOM.set(std::mem::take(&mut self.copies));
+        }
+    }
+}
 
 /// What became of one fan-out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -52,12 +157,13 @@ impl std::ops::AddAssign for Sent {
     }
 }
 
-/// Where a burst goes: a socket address in the form that the socket's family needs, and the socket
-/// that it leaves by where that is not the sender's own.
+/// Where a burst goes: a socket address in the form that the socket's family needs, the socket
+/// that it leaves by where that is not the sender's own, and the key of the tags that belong there.
 #[derive(Debug, Clone)]
 pub struct Destination {
     address: socket2::SockAddr,
     via: Option<Arc<UdpSocket>>,
+    tags: Option<Arc<TagKey>>,
 }
 
 impl Destination {
@@ -69,12 +175,22 @@ impl Destination {
             }
             other => other,
         };
-        Self { address: address.into(), via: None }
+        Self { address: address.into(), via: None, tags: None }
     }
 
     /// The same destination by another socket of the same family.
     pub fn via(self, socket: Arc<UdpSocket>) -> Self {
         Self { via: Some(socket), ..self }
+    }
+
+    /// The same destination, each datagram to it with a tag behind it.
+    pub fn tagged(self, key: Arc<TagKey>) -> Self {
+        Self { tags: Some(key), ..self }
+    }
+
+    /// Whether tags belong there, which need digests.
+    pub fn is_tagged(&self) -> bool {
+        self.tags.is_some()
     }
 
     /// The address.
@@ -83,7 +199,11 @@ impl Destination {
         canonical(address.expect("made of a socket address"))
     }
 
+    /// Whether one call may serve both.
     fn leaves_as(&self, other: &Self) -> bool {
+        if self.is_tagged() != other.is_tagged() {
+            return false;
+        }
         match (&self.via, &other.via) {
             (None, None) => true,
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -148,51 +268,49 @@ impl Sender {
         Destination::new(address, self.is_v6)
     }
 
-    /// Sends `bytes`, cut into datagrams of `segment` bytes (the last may be shorter), to every
-    /// destination. At most [`MAX_SEGMENTS`] segments. Never blocks for long, never fails as a whole:
-    /// what one destination does to its message costs the others nothing.
-    pub fn send(&self, bytes: &[u8], segment: usize, destinations: &[Destination]) -> Sent {
-        self.send_until(Instant::now() + LONGEST_WAIT, bytes, segment, destinations)
+    /// Sends a payload to every destination. Never blocks for long, never fails as a whole: what one destination
+    /// does to its message costs the others nothing.
+    pub fn send(&self, payload: &mut Payload<'_>, destinations: &[Destination]) -> Sent {
+        self.send_until(Instant::now() + LONGEST_WAIT, payload, destinations)
     }
 
     /// As [`Self::send`], where a full send buffer is waited for until then.
     pub fn send_until(
         &self,
         deadline: Instant,
-        bytes: &[u8],
-        segment: usize,
+        payload: &mut Payload<'_>,
         destinations: &[Destination],
     ) -> Sent {
-        debug_assert!(segment > 0 && bytes.len().div_ceil(segment) <= MAX_SEGMENTS);
         let mut sent = Sent::default();
-        self.send_messages(bytes, segment, destinations, deadline, &mut sent);
+        self.send_messages(payload, destinations, deadline, &mut sent);
         sent
     }
 
     /// One message to each destination, or one for each datagram where the kernel does not segment.
     fn send_messages(
         &self,
-        bytes: &[u8],
-        segment: usize,
+        payload: &mut Payload<'_>,
         mut destinations: &[Destination],
         deadline: Instant,
         sent: &mut Sent,
     ) {
-        let datagrams = bytes.len().div_ceil(segment) as u64;
+        let datagrams = payload.datagrams() as u64;
         while let Some((first, others)) = destinations.split_first() {
             if datagrams > 1 && !self.offload() {
-                for datagram in bytes.chunks(segment) {
-                    self.send_messages(datagram, segment, destinations, deadline, sent);
+                for mut datagram in payload.apart() {
+                    self.send_messages(&mut datagram, destinations, deadline, sent);
                 }
                 return;
             }
-            let run = destinations.iter().take(sys::BATCH);
+            let tags = if first.is_tagged() { TAG * payload.datagrams() } else { 0 };
+            let most = if tags > 0 { payload.most_copies } else { sys::BATCH };
+            let run = destinations.iter().take(most.min(sys::BATCH));
             let run = run.take_while(|destination| destination.leaves_as(first)).count();
             let socket = first.via.as_deref().unwrap_or(&self.socket);
-            match sys::send(socket, bytes, segment, &destinations[..run]) {
+            match sys::send(socket, payload, &destinations[..run]) {
                 Ok(messages) => {
                     sent.datagrams += datagrams * messages as u64;
-                    sent.bytes += (bytes.len() * messages) as u64;
+                    sent.bytes += ((payload.bytes.len() + tags) * messages) as u64;
                     destinations = &destinations[messages..];
                     if datagrams > 1 {
                         self.refusals.store(0, Ordering::Relaxed);
@@ -210,7 +328,7 @@ impl Sender {
                     }
                 }
                 Err(error) if datagrams > 1 && sys::cannot_segment(&error) => {
-                    self.send_apart(bytes, segment, first, deadline, sent);
+                    self.send_apart(payload, first, deadline, sent);
                     destinations = others;
                 }
                 Err(error) => {
@@ -226,16 +344,15 @@ impl Sender {
     /// its own; where nobody's message is segmented, it is the kernel's or the interface's.
     fn send_apart(
         &self,
-        bytes: &[u8],
-        segment: usize,
+        payload: &Payload<'_>,
         destination: &Destination,
         deadline: Instant,
         sent: &mut Sent,
     ) {
         let before = sent.datagrams;
-        for datagram in bytes.chunks(segment) {
+        for mut datagram in payload.apart() {
             let only = std::slice::from_ref(destination);
-            self.send_messages(datagram, segment, only, deadline, sent);
+            self.send_messages(&mut datagram, only, deadline, sent);
         }
         let is_reachable = sent.datagrams > before;
         if is_reachable && self.refusals.fetch_add(1, Ordering::Relaxed) + 1 >= MOST_REFUSALS {
@@ -257,7 +374,7 @@ mod sys {
     use std::ptr;
     use std::time::Instant;
 
-    use super::Destination;
+    use super::{COPIES, Destination, Payload, TAG};
 
     /// Messages in one system call: enough to hide its cost, few enough for the stack.
     pub(super) const BATCH: usize = 128;
@@ -269,35 +386,52 @@ mod sys {
         bytes: [u8; 64],
     }
 
-    /// Hands one message for each of the first destinations to the kernel. Returns how many it took.
+    /// What the kernel reads of some memory. The pointer is not written through.
+    fn piece(bytes: &[u8]) -> libc::iovec {
+        libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
+    }
+
+    /// Hands one message for each of the first destinations to the kernel. Returns how many it took. Either all
+    /// destinations have tags or none.
     pub(super) fn send(
         socket: &UdpSocket,
-        bytes: &[u8],
-        segment: usize,
+        payload: &mut Payload<'_>,
         destinations: &[Destination],
     ) -> io::Result<usize> {
-        let mut payload =
-            libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
+        let (bytes, segment) = (payload.bytes, payload.segment);
+        let is_tagged = destinations.first().is_some_and(Destination::is_tagged);
+        let count = destinations.len().min(if is_tagged { COPIES } else { BATCH });
+        let destinations = &destinations[..count];
+        // One for all, or one for each.
+        let mut pieces = [piece(bytes); COPIES];
+        if is_tagged {
+            let untaggable = io::Error::from(io::ErrorKind::InvalidInput);
+            let (copies, each) = payload.stamp(destinations).ok_or(untaggable)?;
+            for (piece_of_it, copy) in pieces.iter_mut().zip(copies.chunks_exact(each)) {
+                *piece_of_it = piece(copy);
+            }
+        }
+        let step = usize::from(is_tagged);
         let mut control = Control { bytes: [0; 64] };
+        let on_wire = if is_tagged { segment + TAG } else { segment };
         let control_length =
-            if bytes.len() > segment { segment_size(&mut control, segment) } else { 0 };
+            if bytes.len() > segment { segment_size(&mut control, on_wire) } else { 0 };
         let mut messages = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];
-        let count = destinations.len().min(BATCH);
-        for (message, destination) in messages.iter_mut().zip(destinations) {
+        for (at, (message, destination)) in messages.iter_mut().zip(destinations).enumerate() {
             // SAFETY: `mmsghdr` is a plain C structure for which all zeros are a legal value.
             let message = message.write(unsafe { mem::zeroed() });
             let header = &mut message.msg_hdr;
             header.msg_name = destination.address.as_ptr().cast_mut().cast();
             header.msg_namelen = destination.address.len();
-            header.msg_iov = &raw mut payload;
+            header.msg_iov = &raw mut pieces[at * step];
             header.msg_iovlen = 1;
             if control_length > 0 {
                 header.msg_control = (&raw mut control).cast();
                 header.msg_controllen = control_length as _;
             }
         }
-        // SAFETY: the first `count` messages were written, and point to destinations, payload and control that live
-        // until the call returns; the kernel only reads them, and writes `msg_len` of each message.
+        // SAFETY: the first `count` messages were written, and point to destinations, pieces of the payload and its copies, and
+        // control that live until the call returns; the kernel only reads them, and writes `msg_len` of each message.
         let taken = unsafe {
             libc::sendmmsg(
                 socket.as_raw_fd(),
@@ -388,7 +522,7 @@ mod sys {
     use std::net::UdpSocket;
     use std::time::{Duration, Instant};
 
-    use super::Destination;
+    use super::{Destination, Payload};
 
     pub(super) const BATCH: usize = 1;
 
@@ -405,12 +539,17 @@ mod sys {
 
     pub(super) fn send(
         socket: &UdpSocket,
-        bytes: &[u8],
-        _segment: usize,
+        payload: &mut Payload<'_>,
         destinations: &[Destination],
     ) -> io::Result<usize> {
-        let address = destinations[0].address.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
-        socket.send_to(bytes, address).map(|_| 1)
+        let first = &destinations[..1];
+        let untaggable = io::Error::from(io::ErrorKind::InvalidInput);
+        let address = first[0].address.as_socket().ok_or(io::ErrorKind::InvalidInput)?;
+        if first[0].is_tagged() {
+            let (copies, each) = payload.stamp(first).ok_or(untaggable)?;
+            return socket.send_to(&copies[..each], address).map(|_| 1);
+        }
+        socket.send_to(payload.bytes, address).map(|_| 1)
     }
 
     pub(super) fn wait_writable(_socket: &UdpSocket, deadline: Instant) -> bool {
@@ -426,7 +565,14 @@ mod sys {
 
 #[cfg(test)]
 mod tests {
+    use zeroize::Zeroizing;
+
     use super::*;
+
+    /// Without digests.
+    fn plain(bytes: &[u8], segment: usize) -> Payload<'_> {
+        Payload::new(bytes, segment, &[], 1)
+    }
 
     fn receiver() -> (UdpSocket, SocketAddr) {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
@@ -440,7 +586,7 @@ mod tests {
         let destinations: Vec<_> =
             receivers.iter().map(|(_, address)| sender.destination(*address)).collect();
         let bytes: Vec<u8> = (0..1150 * 3 + 500).map(|at| (at / 1150) as u8).collect();
-        let sent = sender.send(&bytes, 1150, &destinations);
+        let sent = sender.send(&mut plain(&bytes, 1150), &destinations);
         let expected =
             Sent { datagrams: 800, bytes: 200 * bytes.len() as u64, blocked: 0, failed: 0 };
         assert_eq!(sent, expected);
@@ -480,7 +626,7 @@ mod tests {
             sender.destination(two.1).via(Arc::clone(&other)),
             sender.destination(one.1),
         ];
-        assert_eq!(sender.send(&[7; 300], 100, &destinations).datagrams, 9);
+        assert_eq!(sender.send(&mut plain(&[7; 300], 100), &destinations).datagrams, 9);
         let mut buffer = [0; 200];
         for _ in 0..3 {
             let (_, from) = two.0.recv_from(&mut buffer).expect("a datagram");
@@ -505,7 +651,7 @@ mod tests {
         let destinations = vec![sender.destination(address); 64];
         let bytes = vec![7; 40 * 1150];
         let began = Instant::now();
-        let sent = sender.send(&bytes, 1150, &destinations);
+        let sent = sender.send(&mut plain(&bytes, 1150), &destinations);
         assert!(began.elapsed() < LONGEST_WAIT * 20, "never blocks for long");
         assert_eq!(sent.datagrams + sent.blocked + sent.failed, 64 * 40);
     }
@@ -518,7 +664,7 @@ mod tests {
         let closed = receiver().1;
         let destinations = [sender.destination(closed), sender.destination(address)];
         for _ in 0..20 {
-            sender.send(&[7; 300], 100, &destinations);
+            sender.send(&mut plain(&[7; 300], 100), &destinations);
         }
         assert!(sender.offload());
         let mut came = 0;
@@ -537,12 +683,47 @@ mod tests {
         // Port 0 is refused by the kernel.
         let bad = sender.destination(SocketAddr::from(([127, 0, 0, 1], 0)));
         let destinations = [bad.clone(), sender.destination(address), bad];
-        let sent = sender.send(&[7; 300], 100, &destinations);
+        let sent = sender.send(&mut plain(&[7; 300], 100), &destinations);
         assert_eq!((sent.datagrams, sent.failed), (3, 6));
         assert!(sender.offload(), "it says nothing about the others");
         let mut buffer = [0; 200];
         for _ in 0..3 {
             assert_eq!(good.recv(&mut buffer).expect("a datagram"), 100);
+        }
+    }
+
+    #[test]
+    fn each_destination_gets_its_own_tags() {
+        let bytes: Vec<u8> = (0..1150 * 3 + 500).map(|at| (at / 7) as u8).collect();
+        let digests: Vec<Digest> = bytes.chunks(1150).map(Digest::of).collect();
+        for offload in [true, false] {
+            let sender = Sender::new(UdpSocket::bind("0.0.0.0:0").expect("bind")).expect("bound");
+            if !offload {
+                sender.disable_offload();
+            }
+            let receivers: Vec<_> = (0..70).map(|_| receiver()).collect();
+            let keys: Vec<_> =
+                (0..70).map(|at| Arc::new(TagKey::new(&Zeroizing::new([at; 16])))).collect();
+            let destination = |at: usize| {
+                let destination = sender.destination(receivers[at].1);
+                // One without a key, amidst the others.
+                if at == 40 { destination } else { destination.tagged(Arc::clone(&keys[at])) }
+            };
+            let destinations: Vec<_> = (0..70).map(destination).collect();
+            let sent = sender.send(&mut Payload::new(&bytes, 1150, &digests, 70), &destinations);
+            let expected = (70 * bytes.len() + 69 * 4 * TAG) as u64;
+            assert_eq!((sent.datagrams, sent.bytes, sent.failed), (280, expected, 0));
+            for (at, (socket, _)) in receivers.iter().enumerate() {
+                for expected in bytes.chunks(1150) {
+                    let mut buffer = [0; 2000];
+                    let length = socket.recv(&mut buffer).expect("a datagram");
+                    let datagram = &mut buffer[..length];
+                    let came = if at == 40 { Some(datagram) } else { keys[at].check(datagram) };
+                    assert_eq!(came.as_deref(), Some(expected), "{at}");
+                }
+            }
+            let refused = sender.send(&mut plain(&bytes, 1150), &destinations[..2]);
+            assert_eq!(refused.failed, 8, "and nothing without");
         }
     }
 }

@@ -4,6 +4,7 @@
 use std::sync::{Arc, OnceLock};
 
 use protocol::link::BroadcasterId;
+use protocol::tag::{EXPORTER_LABEL, TagKey};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{AlwaysResolvesClientRawPublicKeys, ResolvesClientCert};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
@@ -13,6 +14,7 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     ClientConfig, DigitallySignedStruct, DistinguishedName, Error, ServerConfig, SignatureScheme,
 };
+use zeroize::Zeroizing;
 
 use crate::identity::{Identity, id_from_spki};
 
@@ -85,6 +87,14 @@ pub(crate) fn server(identity: &Identity, ask_client: bool, alpn: &[u8]) -> Serv
     config.send_tls13_tickets = 0;
     config.alpn_protocols = vec![alpn.to_vec()];
     config
+}
+
+/// What a viewer's tags are made with: both ends of its connection to the broadcaster, and nobody else, derive it.
+pub fn viewer_tag_key(connection: &quinn::Connection) -> TagKey {
+    let mut bytes = Zeroizing::new([0; 16]);
+    let exported = connection.export_keying_material(&mut *bytes, EXPORTER_LABEL, b"");
+    exported.expect("TLS exports sixteen bytes of an established connection");
+    TagKey::new(&bytes)
 }
 
 /// The key that the peer of an established connection proved to hold.

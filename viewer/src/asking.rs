@@ -5,6 +5,7 @@ use std::time::Duration;
 use protocol::control::{Admission, Refusal, Request, Response};
 use protocol::library::Take;
 use protocol::link::{Link, Target};
+use protocol::tag::TAG;
 use quinn::{Connection, RecvStream, SendStream};
 use service::exit::{Code, Failure};
 use transport::stream;
@@ -42,9 +43,19 @@ pub(crate) async fn watch(
     };
     let (send, receive, response) = ask(met, &watch).await?;
     match response {
-        Response::Admitted { admission } => Ok((send, receive, admission)),
+        Response::Admitted { admission } => Ok((send, receive, understood(admission)?)),
         Response::Refused { reason } => Err(refused(reason, channel)),
         _ => Err(not_asked()),
+    }
+}
+
+/// An admission by whose words media can be taken.
+fn understood(admission: Admission) -> Result<Admission, Failure> {
+    match usize::from(admission.viewer_tag) {
+        TAG => Ok(admission),
+        other => {
+            Err(broken(&format!("it tags media with {other} bytes; it is of another version")))
+        }
     }
 }
 
@@ -67,7 +78,9 @@ pub(crate) async fn play(
     };
     let (send, receive, response) = ask_on(&connection, &request).await?;
     match response {
-        Response::Playing { admission, take } => Ok(Begun { send, receive, admission, take }),
+        Response::Playing { admission, take } => {
+            Ok(Begun { send, receive, admission: understood(admission)?, take })
+        }
         Response::Refused { reason } => Err(refused(reason, path)),
         // Trying again does not help.
         Response::Unplayable { reason } => {

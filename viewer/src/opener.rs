@@ -17,6 +17,7 @@ use quinn::{SendStream, VarInt};
 use rand::RngExt;
 use service::exit::{Code, Failure};
 use transport::stream::{ReadError, Reader};
+use transport::tls;
 
 use crate::asking::{self, refused};
 use crate::config::{DEFAULT_LATENCY, Target};
@@ -168,7 +169,8 @@ impl Opener {
         };
         let handle = self.met.opening.handle().clone();
         let paths = Arc::clone(self.viewer.port.paths());
-        self.receiver.admit(&admission, handle.clone(), paths, self.latency);
+        let tags = tls::viewer_tag_key(&self.met.connection);
+        self.receiver.admit(&admission, handle.clone(), paths, self.latency, tags);
         let feedback = Feedback::new(&admission, handle);
         let notices = Reader::new(receive);
         self.admitted = Some(Admitted { notices, feedback, _requests: send, is_told: false });

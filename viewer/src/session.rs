@@ -13,12 +13,14 @@ use protocol::opening::{self, Event, Path};
 use protocol::receiver::{Arrived, Receiver, Track};
 use protocol::reception::Verdict;
 use protocol::seal::{OpenError, PacketIndex};
+use protocol::tag::TagKey;
 use protocol::timeline::{Timeline, TrackClock};
 use protocol::units::Bitrate;
 use quinn::{RecvStream, SendStream};
 use service::exit::Failure;
 use transport::paths::Paths;
 use transport::stream::Reader;
+use transport::tls;
 
 use crate::asking::{Begun, refused};
 use crate::bursts::Bursts;
@@ -80,6 +82,8 @@ pub(crate) struct Session {
     feedback: Feedback,
     holds: Vec<Hold>,
     receiver: Receiver,
+    /// What proves that media is the broadcaster's.
+    tags: TagKey,
     timeline: Timeline,
     /// How much later than usual pictures come, as the path does not carry all of them.
     lag: Duration,
@@ -148,7 +152,9 @@ impl Session {
         }
         let capture_clock = CaptureClock::follow(met.connection.clone());
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
+        let tags = tls::viewer_tag_key(&met.connection);
         Self {
+            tags,
             met,
             paths,
             notices: Reader::new(notices),
@@ -314,8 +320,13 @@ impl Session {
         let bytes = datagram.len() as u64;
         let is_limited = self.carries.is_some();
         let is_stored = self.stored.is_some();
-        let Self { receiver, outage, timeline, holds, bursts, .. } = self;
-        let result = receiver.take(&mut datagram, now, &mut |arrived| {
+        let Self { receiver, tags, outage, timeline, holds, bursts, .. } = self;
+        let Some(packets) = tags.check(&mut datagram) else {
+            receiver.refused();
+            tracing::trace!("a datagram without our tag");
+            return;
+        };
+        let result = receiver.take(packets, now, &mut |arrived| {
             let Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp } =
                 arrived;
             stats.first_packet_at.get_or_insert(now);

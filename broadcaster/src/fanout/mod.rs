@@ -26,6 +26,7 @@ use protocol::control::LeftOut;
 use protocol::feedback::Wish;
 use protocol::media::Kind;
 use protocol::seal::{Epoch, MasterKey, PacketIndex};
+use protocol::tag::TagKey;
 use protocol::units::Bitrate;
 use protocol::uplink::Budget;
 use tokio::sync::oneshot;
@@ -95,19 +96,21 @@ pub enum Event {
     },
 }
 
-/// Where a viewer's packets go: its proved address, and the socket that they leave by where that is not
-/// the main one.
+/// Where a viewer's packets go: its proved address, the socket that they leave by where that is not the main one,
+/// and what its tags are made with.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// The address.
     pub to: SocketAddr,
     /// The socket.
     pub via: Option<Arc<UdpSocket>>,
+    /// The viewer's key. Without one, nothing proves to it who sent a packet: for measuring what that costs.
+    pub tags: Option<Arc<TagKey>>,
 }
 
 impl From<SocketAddr> for Target {
     fn from(to: SocketAddr) -> Self {
-        Self { to, via: None }
+        Self { to, via: None, tags: None }
     }
 }
 

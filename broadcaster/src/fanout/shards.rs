@@ -8,7 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
 use protocol::schedule::Slice;
-use transport::kernel::{self, BATCH, LONGEST_WAIT, Sent};
+use protocol::seal::Segments;
+use protocol::volley::Volley;
+use transport::kernel::{self, BATCH, Destination, LONGEST_WAIT, Payload, Sent};
 
 use super::live::Listing;
 use crate::metrics::ChannelMetrics;
@@ -110,13 +112,27 @@ fn run(slices: &Receiver<Slice<Listing>>, sender: &kernel::Sender, metrics: &Cha
 }
 
 fn send(sender: &kernel::Sender, slice: &Slice<Listing>, metrics: &ChannelMetrics) {
-    let bytes = &slice.volley.bytes()[slice.segments.range.clone()];
     let mut sent = Sent::default();
     let deadline = Instant::now() + LONGEST_WAIT;
-    for part in slice.audience.parts(slice.viewers.clone()) {
-        sent += sender.send_until(deadline, bytes, slice.segments.segment, part);
+    let parts = || slice.audience.parts(slice.viewers.clone());
+    let is_tagged = parts().any(|part| part.iter().any(Destination::is_tagged));
+    let mut payload = payload(&slice.volley, &slice.segments, slice.viewers.len(), is_tagged);
+    for part in parts() {
+        sent += sender.send_until(deadline, &mut payload, part);
     }
     metrics.count(&sent, slice.packets, slice.segments.count());
+}
+
+/// Some of a volley's datagrams as the kernel takes them.
+pub(super) fn payload<'a>(
+    volley: &'a Volley,
+    segments: &Segments,
+    destinations: usize,
+    is_tagged: bool,
+) -> Payload<'a> {
+    let digests = if is_tagged { volley.digests(segments) } else { &[] };
+    let bytes = &volley.bytes()[segments.range.clone()];
+    Payload::new(bytes, segments.segment, digests, destinations)
 }
 
 #[cfg(test)]

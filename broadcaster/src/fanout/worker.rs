@@ -18,7 +18,7 @@ use transport::kernel::{Destination, MAX_SEGMENTS, Sent};
 
 use super::live::{Listing, Live};
 use super::riders::{Rider, Riders};
-use super::shards::Shards;
+use super::shards::{Shards, payload};
 use super::{Burst, Command, Event, Joined, JoinedTrack, Target, Waiting};
 use crate::metrics::ChannelMetrics;
 
@@ -244,12 +244,15 @@ impl Worker {
         self.riders.allow(self.latencies.keys().next().copied());
     }
 
-    fn destination(&self, Target { to, via }: Target) -> Destination {
-        let destination = self.shards.own().destination(to);
-        match via {
-            Some(socket) => destination.via(socket),
-            None => destination,
+    fn destination(&self, Target { to, via, tags }: Target) -> Destination {
+        let mut destination = self.shards.own().destination(to);
+        if let Some(socket) = via {
+            destination = destination.via(socket);
         }
+        if let Some(key) = tags {
+            destination = destination.tagged(key);
+        }
+        destination
     }
 
     fn publish(&mut self, burst: Burst) {
@@ -314,11 +317,10 @@ impl Worker {
     fn send_to(&mut self, to: &Destination, volley: &Volley, now: Instant) -> Sent {
         let mut all = Sent::default();
         for Run { segments, packets } in volley.runs() {
-            let bytes = &volley.bytes()[segments.range.clone()];
-            let to = std::slice::from_ref(to);
-            let sent = self.shards.own().send(bytes, segments.segment, to);
+            let mut payload = payload(volley, segments, 1, to.is_tagged());
+            let sent = self.shards.own().send(&mut payload, std::slice::from_ref(to));
             self.metrics.count(&sent, *packets, segments.count());
-            self.schedule.spend(bytes.len(), segments.count(), now);
+            self.schedule.spend(payload.bytes(), segments.count(), now);
             all += sent;
         }
         all

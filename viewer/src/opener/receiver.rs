@@ -10,6 +10,7 @@ use protocol::feedback::{self, Totals};
 use protocol::receiver::{self, Track};
 use protocol::reception::Verdict;
 use protocol::seal::{MasterKey, PacketIndex};
+use protocol::tag::TagKey;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use tokio::sync::Notify;
@@ -77,6 +78,8 @@ struct Admitted {
     paths: Arc<Paths>,
     handle: Handle,
     receiver: receiver::Receiver,
+    /// What proves that media is the broadcaster's.
+    tags: TagKey,
     ssrcs: Vec<u32>,
     report_at: Instant,
     first_packet_at: Option<Instant>,
@@ -114,6 +117,7 @@ impl Receiver {
         handle: Handle,
         paths: Arc<Paths>,
         latency: Duration,
+        tags: TagKey,
     ) {
         let now = Instant::now();
         let tracks: Vec<Track> = admission.tracks.iter().map(Track::from).collect();
@@ -122,6 +126,7 @@ impl Receiver {
             paths,
             handle,
             receiver: receiver::Receiver::new(&tracks, &admission.keys, latency, now),
+            tags,
             ssrcs: tracks.iter().map(|track| track.ssrc).collect(),
             report_at: now,
             first_packet_at: None,
@@ -245,7 +250,11 @@ impl Admitted {
         let (at, bytes) = (message.at, datagram.len());
         let ssrcs = &self.ssrcs;
         let mut is_missing = false;
-        let result = self.receiver.take(datagram, at, &mut |arrived| {
+        let Some(packets) = self.tags.check(datagram) else {
+            self.receiver.refused();
+            return false;
+        };
+        let result = self.receiver.take(packets, at, &mut |arrived| {
             let receiver::Arrived { track, index, verdict, is_live, hole, .. } = arrived;
             is_missing |= hole > 0;
             message.is_genuine = true;

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::time::{ClockId, clock_gettime};
+use protocol::tag::TAG;
 use serde::{Deserialize, Serialize};
 
 use crate::stream;
@@ -25,8 +26,10 @@ const SEND_BUFFER: usize = 4 << 20;
 pub(crate) enum Contender {
     /// A loop of `sendmmsg` with segmentation offload over sealed bytes.
     Bare,
-    /// The broadcaster's fan-out thread: sealing, history and sending.
+    /// The broadcaster's fan-out thread: sealing, history and sending, with each viewer's tags.
     FanOut,
+    /// The same without tags.
+    Untagged,
     /// GStreamer's element, behind an `appsrc`.
     Multiudpsink,
     /// Only sealing.
@@ -35,16 +38,24 @@ pub(crate) enum Contender {
 
 impl Contender {
     /// Those that send.
-    pub(crate) const SENDING: [Self; 3] = [Self::Bare, Self::FanOut, Self::Multiudpsink];
+    pub(crate) const SENDING: [Self; 4] =
+        [Self::Bare, Self::FanOut, Self::Untagged, Self::Multiudpsink];
 
     /// As it is called on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Bare => "bare",
             Self::FanOut => "fan-out",
+            Self::Untagged => "untagged",
             Self::Multiudpsink => "multiudpsink",
             Self::Sealing => "sealing",
         }
+    }
+
+    /// Bytes of datagrams that an access unit is to one viewer.
+    pub(crate) fn unit_bytes(self) -> usize {
+        let tags = if self == Self::FanOut { stream::UNIT_PACKETS * TAG } else { 0 };
+        stream::UNIT_BYTES + tags
     }
 
     /// Whether anything is sent.
@@ -56,7 +67,8 @@ impl Contender {
     pub(crate) fn run(self, task: &Task) -> Result<Cost> {
         match self {
             Self::Bare => bare::run(task),
-            Self::FanOut => fan_out::run(task),
+            Self::FanOut => fan_out::run(task, true),
+            Self::Untagged => fan_out::run(task, false),
             Self::Multiudpsink => multiudpsink::run(task),
             Self::Sealing => sealing::run(task),
         }
@@ -68,6 +80,7 @@ impl fmt::Display for Contender {
         f.write_str(match self {
             Self::Bare => "bare sendmmsg+GSO",
             Self::FanOut => "punchcast fan-out",
+            Self::Untagged => "… without tags",
             Self::Multiudpsink => "multiudpsink",
             Self::Sealing => "sealing",
         })

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use broadcaster::ChannelMetrics;
-use broadcaster::fanout::{Burst, FanOut};
+use broadcaster::fanout::{Burst, FanOut, Target};
 use protocol::channel::{Channel, History, JoinPacing, ViewerId};
 use protocol::media::Kind;
+use protocol::tag::TagKey;
 use protocol::units::Bitrate;
+use rand::Rng;
 use transport::socket::Socket;
+use zeroize::Zeroizing;
 
 use super::{Cost, Task};
 use crate::stream;
@@ -22,7 +25,7 @@ const JOIN_RATE: Bitrate = Bitrate::bits_per_second(20_000_000);
 /// What viewers have by default.
 const LATENCY: Duration = Duration::from_millis(200);
 
-pub(super) fn run(task: &Task) -> Result<Cost> {
+pub(super) fn run(task: &Task, tagged: bool) -> Result<Cost> {
     let units = (0..task.all_units()).map(stream::plain).collect::<Result<Vec<_>>>()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_io().build()?;
@@ -37,7 +40,7 @@ pub(super) fn run(task: &Task) -> Result<Cost> {
     let metrics = Arc::new(ChannelMetrics::default());
     let (fan_out, worker) =
         FanOut::start(channel, &[Kind::Video], socket.sender()?, Arc::clone(&metrics), |_| {})?;
-    runtime.block_on(join_all(&fan_out, task.viewers))?;
+    runtime.block_on(join_all(&fan_out, task.viewers, tagged))?;
     // The last viewer is told where the tracks stand a moment before it turns live.
     thread::sleep(Duration::from_millis(50));
     ensure!(metrics.joining.get() == 0, "{} viewers are not live", metrics.joining.get());
@@ -56,9 +59,15 @@ pub(super) fn run(task: &Task) -> Result<Cost> {
     Ok(cost)
 }
 
-async fn join_all(fan_out: &FanOut, viewers: usize) -> Result<()> {
+async fn join_all(fan_out: &FanOut, viewers: usize, tagged: bool) -> Result<()> {
     for (at, address) in stream::viewers(viewers).enumerate() {
-        let joined = fan_out.join(ViewerId(at as u32), SocketAddr::V4(address), LATENCY).await;
+        let mut to = Target::from(SocketAddr::V4(address));
+        if tagged {
+            let mut key = Zeroizing::new([0; 16]);
+            rand::rng().fill_bytes(&mut *key);
+            to.tags = Some(Arc::new(TagKey::new(&key)));
+        }
+        let joined = fan_out.join(ViewerId(at as u32), to, LATENCY).await;
         joined.context("the fan-out ended")?;
     }
     Ok(())
