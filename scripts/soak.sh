@@ -10,6 +10,9 @@ scripts/fuzz.sh "$@"
 say "repairing ten million packets in simulation"
 PACKETS=10000000 cargo test --locked --release --package punchcast-protocol --test repair -- --nocapture
 
+say "a hundred million packets of an insider"
+INSIDER_PACKETS=100000000 cargo test --locked --release --package punchcast-protocol --test forgery -- --nocapture
+
 say "building"
 cargo build --locked --workspace --bins
 say "five minutes on lossy links"

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use protocol::link::{MAX_SERVERS, Secret, parse_host_port};
+use protocol::signalling::Token;
 use protocol::units::Bitrate;
 use serde::{Deserialize, Serialize};
 use service::exit::Failure;
@@ -175,6 +176,8 @@ pub struct Config {
     pub stun: Vec<String>,
     /// Host that links name for an embedded rendezvous, where it is not this machine's own address.
     pub advertise: Option<String>,
+    /// What the rendezvous is shown, where it takes not everybody.
+    pub rendezvous_token: Option<String>,
     /// What to stream.
     pub source: SourceSpec,
     /// Name of the channel.
@@ -225,6 +228,7 @@ impl Default for Config {
             offer: false,
             stun: Vec::new(),
             advertise: None,
+            rendezvous_token: None,
             source: SourceSpec::default(),
             channel: "live".into(),
             library: None,
@@ -399,6 +403,7 @@ impl Config {
         }
         self.rendezvous()?;
         self.secret()?;
+        self.rendezvous_token()?;
         Ok(())
     }
 
@@ -434,6 +439,14 @@ impl Config {
                 named.iter().map(parse).collect::<Result<_, _>>().map(Rendezvous::At)
             }
         }
+    }
+
+    /// What the rendezvous is shown.
+    pub fn rendezvous_token(&self) -> Result<Option<Token>, Failure> {
+        let parse = |text: &String| {
+            Token::new(text).ok_or_else(|| Failure::usage("rendezvous_token has 1 to 256 bytes"))
+        };
+        self.rendezvous_token.as_ref().map(parse).transpose()
     }
 
     /// The channel's secret.

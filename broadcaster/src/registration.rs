@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use protocol::candidate::{Candidate, CandidateKind};
 use protocol::opening::{IntroductionId, Local};
-use protocol::signalling::{FromRendezvous, Introduction, Party, Refusal, ToRendezvous, Update};
+use protocol::signalling::{
+    FromRendezvous, Introduction, Party, Refusal, ToRendezvous, Token, Update,
+};
 use service::exit::{Code, Failure};
 use service::listener::Readiness;
 use tokio::sync::{mpsc, watch};
@@ -103,6 +105,8 @@ pub(crate) struct Registrar {
     pub(crate) events: Arc<Events>,
     /// How many registrations stand.
     pub(crate) standing: Arc<AtomicUsize>,
+    /// What a rendezvous is shown that takes not everybody.
+    pub(crate) token: Option<Token>,
 }
 
 impl Registrar {
@@ -120,10 +124,12 @@ impl Registrar {
             let (first_in, sender) = (first_in.clone(), sender.clone());
             registrations.tasks.push(tokio::spawn(async move {
                 let registered = registrar.register(&server).await;
-                let said = registered.as_ref().map(|_| ()).map_err(|error| {
-                    let advice =
-                        format!("check --rendezvous and that UDP port {} is open", server.number);
-                    format!("{error}; {advice}")
+                let said = registered.as_ref().map(|_| ()).map_err(|error| match error {
+                    SignallingError::NotListed { .. } => error.to_string(),
+                    _ => {
+                        let port = server.number;
+                        format!("{error}; check --rendezvous and that UDP port {port} is open")
+                    }
                 });
                 if let Err(error) = &said {
                     tracing::warn!(rendezvous = %server.host, "not registered: {error}");
@@ -189,7 +195,8 @@ impl Registrar {
         let mut signalling =
             Signalling::connect(&self.port, &addresses, Some(&self.identity)).await?;
         let party = self.party(signalling.server())?;
-        signalling.send(&ToRendezvous::Register { party: party.clone() }).await?;
+        let token = self.token.clone();
+        signalling.send(&ToRendezvous::Register { party: party.clone(), token }).await?;
         match signalling.receive().await? {
             FromRendezvous::Registered { observed } => {
                 let (rendezvous, external) = (signalling.server(), observed.address);
@@ -198,6 +205,9 @@ impl Registrar {
             }
             FromRendezvous::Refused { reason: Refusal::Busy } => {
                 Err(SignallingError::Broken("it has too many broadcasters".into()))
+            }
+            FromRendezvous::Refused { reason: Refusal::NotListed } => {
+                Err(SignallingError::NotListed { id: self.identity.id() })
             }
             other => Err(SignallingError::Broken(format!("unexpected answer {other:?}"))),
         }
@@ -288,7 +298,7 @@ impl Registrar {
                 tracing::info!("our own addresses changed; telling the rendezvous");
             }
             registered.party.clone_from(&party);
-            registered.signalling.send(&ToRendezvous::Register { party }).await?;
+            registered.signalling.send(&ToRendezvous::Register { party, token: None }).await?;
         }
         Ok(())
     }

@@ -228,6 +228,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 seen: seen_in,
                 events: Arc::clone(&metrics.events),
                 standing: Arc::default(),
+                token: config.rendezvous_token()?,
             };
             let registrations = registrar.start(&servers).await?;
             let named = match &embedded {

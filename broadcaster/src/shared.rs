@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::{DashMap, DashSet};
+use protocol::address::household;
 use protocol::channel::ViewerId;
 use protocol::control::{Admission, ChannelEntry, Refusal, Track, UNKNOWN_CAPTURE};
 use protocol::link::{Link, Secret};
@@ -166,7 +167,7 @@ impl Shared {
         shown: Option<&Secret>,
         from: IpAddr,
     ) -> Result<Option<Arc<str>>, Refusal> {
-        let by = shown.and_then(|shown| self.links.enter(shown, origin(from), Instant::now()));
+        let by = shown.and_then(|shown| self.links.enter(shown, household(from), Instant::now()));
         match by {
             Some(name) => Ok(Some(name.into())),
             None if self.is_open_to(shown) => Ok(None),
@@ -220,7 +221,7 @@ impl Shared {
     pub(crate) fn remove(&self, viewer: ViewerId) -> bool {
         let Some((seat, remote)) = self.audience.remove(viewer) else { return false };
         seat.channel.fan_out.leave(viewer);
-        self.barred.insert(origin(remote.ip()));
+        self.barred.insert(household(remote.ip()));
         if seat.channel.on_demand.is_none() {
             self.key_wanted.notify_one();
         }
@@ -229,7 +230,7 @@ impl Shared {
 
     /// Whether viewers from this address were sent away.
     pub(crate) fn is_barred(&self, address: IpAddr) -> bool {
-        self.barred.contains(&origin(address))
+        self.barred.contains(&household(address))
     }
 
     /// A number for one more viewer.
@@ -381,14 +382,6 @@ impl LiveChannel {
             viewer_tag: TAG as u8,
             feedback_key,
         })
-    }
-}
-
-/// What stands for whoever is behind an address: it alone (IPv4), or its network of 56 bits (IPv6).
-fn origin(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => (u128::from(address) >> 72 << 72).to_be_bytes().into(),
-        address => address,
     }
 }
 

@@ -15,6 +15,15 @@ pub fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
+/// What stands for whoever is behind an address, in quotas: it alone (IPv4), or its network of 56 bits (IPv6), the
+/// least that a household gets.
+pub fn household(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => (u128::from(address) >> 72 << 72).to_be_bytes().into(),
+        address => address,
+    }
+}
+
 /// What one introduction allows beyond ordinary unicast addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Policy {

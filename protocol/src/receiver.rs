@@ -23,6 +23,7 @@ use crate::repair::packet::{Repair, nearest};
 use crate::rtp::Header;
 use crate::seal::{MasterKey, OpenError, Opened, Opener, PacketIndex};
 use crate::size::WIRE_OVERHEAD;
+use crate::tag::{TAG, TagKey};
 use crate::volley;
 
 /// How long sealed packets are kept at first, and after a loss.
@@ -210,9 +211,24 @@ impl Receiver {
         self.opener.add_key(key);
     }
 
-    /// A datagram came without the tag that belongs there: it is not the broadcaster's, or was altered.
-    pub fn refused(&mut self) {
-        self.corrupt += 1;
+    /// Takes a datagram as it came: checks the viewer's tag behind it, and then does as [`Self::take`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::take`]; and [`OpenError::Forged`] where the tag is another, and nothing is taken. Both are counted.
+    pub fn take_tagged(
+        &mut self,
+        tags: &TagKey,
+        datagram: &mut [u8],
+        now: Instant,
+        deliver: &mut dyn FnMut(Arrived<'_>),
+    ) -> Result<(), OpenError> {
+        let Some(packets) = tags.check(datagram) else {
+            self.bytes += (datagram.len() + WIRE_OVERHEAD - TAG) as u64;
+            self.corrupt += 1;
+            return Err(OpenError::Forged);
+        };
+        self.take(packets, now, deliver)
     }
 
     /// Opens the sealed packets of a datagram, in place. Hands each on, unless it is a repair packet, and

@@ -5,7 +5,11 @@
 //! to both sides, so that each knows the other's opening packets. It sees addresses and ids, and no
 //! channel names, secrets or keys.
 
-use minicbor::{Decode, Encode};
+use std::fmt;
+
+use minicbor::{Decode, Decoder, Encode, decode};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::behaviour::Behaviour;
 use crate::candidate::Candidate;
@@ -37,6 +41,41 @@ pub struct Party {
     pub behaviour: Behaviour,
 }
 
+/// Longest [`Token`], in bytes.
+const MAX_TOKEN: usize = 256;
+
+/// What a broadcaster shows to a rendezvous that takes not everybody. Never printed; compared in constant time.
+#[derive(Clone, Encode, Zeroize, ZeroizeOnDrop)]
+#[cbor(transparent)]
+pub struct Token(#[n(0)] String);
+
+impl Token {
+    /// A token of 1 to 256 bytes.
+    pub fn new(text: &str) -> Option<Self> {
+        (1..=MAX_TOKEN).contains(&text.len()).then(|| Self(text.to_owned()))
+    }
+}
+
+impl<'b, C> Decode<'b, C> for Token {
+    fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, decode::Error> {
+        Self::new(decoder.str()?).ok_or_else(|| decode::Error::message("no token's length"))
+    }
+}
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_bytes().ct_eq(other.0.as_bytes()).into()
+    }
+}
+
+impl Eq for Token {}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
 /// First message on the connection's one stream, and later ones.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum ToRendezvous {
@@ -46,6 +85,9 @@ pub enum ToRendezvous {
         /// How it is reached.
         #[n(0)]
         party: Party,
+        /// What it shows where not everybody may register.
+        #[n(1)]
+        token: Option<Token>,
     },
     /// A viewer that wants to meet a broadcaster.
     #[n(1)]
@@ -255,6 +297,9 @@ pub enum Refusal {
     /// A message that does not fit the state of the connection.
     #[n(3)]
     Unexpected,
+    /// A registration by whom the rendezvous does not take.
+    #[n(4)]
+    NotListed,
 }
 
 impl Refusal {
@@ -265,6 +310,7 @@ impl Refusal {
             Self::NoKey => "no_key",
             Self::Busy => "busy",
             Self::Unexpected => "unexpected",
+            Self::NotListed => "not_listed",
         }
     }
 }

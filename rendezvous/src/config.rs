@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use service::config::ConfigError;
 use service::log::LogFormat;
 
+use crate::permits::Broadcasters;
 use crate::second::Second;
 
 /// STUN's port (RFC 8489): plain STUN clients look there, and firewalls know it.
@@ -49,6 +50,8 @@ pub struct Config {
     pub metrics: Option<SocketAddr>,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// Who may broadcast.
+    pub broadcasters: Broadcasters,
     /// Bounds on what strangers can make the server hold.
     pub limits: Limits,
     /// Carrying media where no direct path opens.
@@ -167,6 +170,7 @@ impl Default for Config {
             second_address: Second::Auto,
             metrics: None,
             log_format: LogFormat::default(),
+            broadcasters: Broadcasters::default(),
             limits: Limits::default(),
             relay: Relay::default(),
         }

@@ -14,6 +14,7 @@
 pub mod config;
 pub mod directory;
 mod metrics;
+pub mod permits;
 pub mod relay;
 mod second;
 mod server;

@@ -117,8 +117,13 @@ impl Metrics {
             "punchcast_rendezvous_connections",
             "QUIC connections open now, broadcasters and viewers.",
         );
-        let refusals =
-            [Refusal::UnknownBroadcaster, Refusal::NoKey, Refusal::Busy, Refusal::Unexpected];
+        let refusals = [
+            Refusal::UnknownBroadcaster,
+            Refusal::NoKey,
+            Refusal::Busy,
+            Refusal::Unexpected,
+            Refusal::NotListed,
+        ];
         let reasons = refusals.into_iter().map(Rejection::Refused);
         let rejected = service::metrics::counters(
             &registry,

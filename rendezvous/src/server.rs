@@ -14,6 +14,7 @@ use transport::port::{self, Inbound, Port};
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::metrics::{Metrics, Rejection};
+use crate::permits::Permits;
 use crate::relay::Relay;
 use crate::second::Places;
 use crate::session::{self, Shared};
@@ -53,6 +54,7 @@ impl Server {
         directory: Arc<Directory>,
         registry: prometheus::Registry,
     ) -> Result<Self, Failure> {
+        let permits = Permits::new(&config.broadcasters).map_err(Failure::usage)?;
         let metrics = Arc::new(Metrics::new(registry));
         // The rendezvous is trusted with nothing, so its key need not last.
         let identity = Identity::ephemeral();
@@ -90,6 +92,7 @@ impl Server {
             introductions: session::Introductions::default(),
             metrics: Arc::clone(&metrics),
             limits: config.limits.clone(),
+            permits,
             relay: relay.clone(),
             complete_at: Instant::now() + REGISTERING_AGAIN,
         });

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use dashmap::DashMap;
+use protocol::address::household;
 use protocol::link::BroadcasterId;
 use protocol::opening::IntroductionId;
 use protocol::signalling::{
     FromRendezvous, Introduction, MAX_CANDIDATES, MAX_UPDATE, Party, REPLACED, Refusal,
-    ToRendezvous, Update,
+    ToRendezvous, Token, Update,
 };
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::sync::mpsc;
@@ -21,10 +22,14 @@ use transport::tls;
 use crate::config::Limits;
 use crate::directory::{Directory, Registration, observed};
 use crate::metrics::{Metrics, Rejection};
+use crate::permits::Permits;
 use crate::relay::Relay;
 
 /// How long a new connection may take to say what it wants.
 const FIRST_WORD: Duration = Duration::from_secs(5);
+
+/// How long the last word may take to be heard.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Introductions waiting for one broadcaster's connection, at most.
 const MOST_WAITING: usize = 256;
@@ -55,6 +60,8 @@ pub(crate) struct Shared {
     pub(crate) introductions: Introductions,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    /// Who may register.
+    pub(crate) permits: Permits,
     /// The relay that viewers may use.
     pub(crate) relay: Option<Arc<Relay>>,
     /// When all broadcasters of a former life have registered again; until then an unknown one may
@@ -74,8 +81,8 @@ pub(crate) async fn serve(connection: Connection, shared: &Shared) {
         return;
     };
     match message {
-        ToRendezvous::Register { party } => {
-            register(&connection, send, receive, bounded(party), shared).await;
+        ToRendezvous::Register { party, token } => {
+            register(&connection, (send, receive), bounded(party), token.as_ref(), shared).await;
         }
         ToRendezvous::Introduce { broadcaster, party, renews } => {
             let ask = Ask { broadcaster, party, renews };
@@ -104,20 +111,33 @@ async fn refuse(send: &mut SendStream, reason: Refusal, shared: &Shared) {
     let _ = stream::write(send, &FromRendezvous::Refused { reason }).await;
 }
 
+/// As [`refuse`], where nothing more is said: the connection goes once the word was heard.
+async fn refuse_registration(mut send: SendStream, reason: Refusal, shared: &Shared) {
+    refuse(&mut send, reason, shared).await;
+    let _ = send.finish();
+    let _ = tokio::time::timeout(LAST_WORD, send.stopped()).await;
+}
+
 async fn register(
     connection: &Connection,
-    mut send: SendStream,
-    receive: RecvStream,
+    (mut send, receive): (SendStream, RecvStream),
     party: Party,
+    token: Option<&Token>,
     shared: &Shared,
 ) {
     static SERIAL: AtomicU64 = AtomicU64::new(0);
     let Some(id) = tls::peer_id(connection) else {
-        return refuse(&mut send, Refusal::NoKey, shared).await;
+        return refuse_registration(send, Refusal::NoKey, shared).await;
+    };
+    if !shared.permits.may_register(id, token) {
+        return refuse_registration(send, Refusal::NotListed, shared).await;
+    }
+    let Some(_place) = shared.permits.place(connection.remote_address().ip()) else {
+        return refuse_registration(send, Refusal::Busy, shared).await;
     };
     let full = shared.directory.len() >= shared.limits.broadcasters;
     if full && !shared.directory.has(id) {
-        return refuse(&mut send, Refusal::Busy, shared).await;
+        return refuse_registration(send, Refusal::Busy, shared).await;
     }
     let mut receive = Reader::new(receive);
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
@@ -140,7 +160,7 @@ async fn register(
                 }
             }
             message = receive.next::<ToRendezvous>() => match message {
-                Ok(ToRendezvous::Register { party }) => {
+                Ok(ToRendezvous::Register { party, .. }) => {
                     shared.directory.update(id, serial, bounded(party));
                     let hello = FromRendezvous::Registered { observed: observed(connection) };
                     if stream::write(&mut send, &hello).await.is_err() {
@@ -342,9 +362,9 @@ async fn mint(
 /// Whom a viewer's relayed traffic is counted for: its address, so that new connections bring no new
 /// quota. Many viewers behind one carrier's NAT share it.
 fn quota_name(viewer: &Connection) -> String {
-    match observed(viewer).address.ip() {
+    match household(observed(viewer).address.ip()) {
         IpAddr::V4(ip) => ip.to_string(),
-        // A household has a /56 at least, and as many addresses in it as it likes.
+        // Without colons, which part a TURN user's name.
         IpAddr::V6(ip) => {
             let prefix: String =
                 ip.octets()[..7].iter().map(|byte| format!("{byte:02x}")).collect();

@@ -166,8 +166,14 @@ impl Drop for Running {
 
 /// Starts a rendezvous on a free loopback port.
 pub fn rendezvous() -> (Running, SocketAddr) {
+    rendezvous_with(&[])
+}
+
+/// As [`rendezvous()`], with further flags.
+pub fn rendezvous_with(flags: &[&str]) -> (Running, SocketAddr) {
     let mut command = program("punchcast-rendezvous");
-    let running = Running::start(command.args(["--listen", "127.0.0.1:0"]), true);
+    command.args(["--listen", "127.0.0.1:0"]).args(flags);
+    let running = Running::start(&mut command, true);
     let line = running.line(|line| line.contains("listening on "));
     let address = line.rsplit(' ').next().and_then(|word| word.parse().ok());
     (running, address.unwrap_or_else(|| panic!("no address in {line}")))

@@ -87,6 +87,41 @@ fn a_rendezvous_that_is_not_there_ends_with_5() {
 }
 
 #[test]
+fn a_rendezvous_takes_who_is_listed_or_has_a_token() {
+    let state = folder();
+    let written = |name: &str, text: &str| {
+        let path = state.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.display().to_string()
+    };
+    let tokens = written("tokens", "a-token-of-some-length\n");
+    let listed = format!("broadcasters: {{ allow: listed, tokens: {tokens} }}\n");
+    let config = written("rendezvous.yaml", &listed);
+    let (_rendezvous, at) = local::rendezvous_with(&["--config", &config]);
+    let flags = ["--source", SMALL, "--rendezvous", &at.to_string()];
+    let refused = broadcast(&flags, state.path());
+    ends(&refused, 5, &["does not take", "rendezvous_token"]);
+    assert!(!refused.stderr.contains("UDP port"), "that is not why: {}", refused.stderr);
+    let wrong = written("wrong.yaml", "rendezvous_token: another-token-of-length\n");
+    let with_config = [&flags[..], &["--config", &wrong]].concat();
+    ends(&broadcast(&with_config, state.path()), 5, &["does not take"]);
+    let right = written("right.yaml", "rendezvous_token: a-token-of-some-length\n");
+    let (broadcaster, link) = local::broadcaster(at, state.path(), SMALL, &["--config", &right]);
+    drop(broadcaster);
+    // By the id that the refusal names, without a token.
+    let id = link.split('/').nth(3).expect("an id");
+    assert!(refused.stderr.contains(id), "{id}: {}", refused.stderr);
+    let listed = format!("broadcasters: {{ allow: listed, ids: [{id}] }}\n");
+    let config = written("ids.yaml", &listed);
+    let (_rendezvous, at) = local::rendezvous_with(&["--config", &config]);
+    local::broadcaster(at, state.path(), SMALL, &[]);
+    // A setting by which nobody could.
+    let config = written("nobody.yaml", "broadcasters: { allow: listed }\n");
+    let nobody = run(program("punchcast-rendezvous").args(["--config", &config]));
+    ends(&nobody, 2, &["none is listed"]);
+}
+
+#[test]
 fn unknown_and_refused_are_told_apart() {
     let state = folder();
     let (_rendezvous, at) = local::rendezvous();

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use protocol::link::BroadcasterId;
 use protocol::signalling::{ALPN, FromRendezvous, REPLACED, ToRendezvous};
 use tokio::task::JoinSet;
 
@@ -53,6 +54,15 @@ pub enum SignallingError {
          folder of its own"
     )]
     Replaced,
+    /// It takes listed broadcasters only.
+    #[error(
+        "the rendezvous does not take this broadcaster; have its operator list the id {id}, or set a rendezvous_token \
+         that it knows"
+    )]
+    NotListed {
+        /// Ours.
+        id: BroadcasterId,
+    },
     /// The connection broke later.
     #[error("the connection to the rendezvous broke: {0}")]
     Broken(String),

@@ -53,9 +53,7 @@ pub(crate) async fn watch(
 fn understood(admission: Admission) -> Result<Admission, Failure> {
     match usize::from(admission.viewer_tag) {
         TAG => Ok(admission),
-        other => {
-            Err(broken(&format!("it tags media with {other} bytes; it is of another version")))
-        }
+        other => Err(broken(format!("it tags media with {other} bytes; it is of another version"))),
     }
 }
 

@@ -321,12 +321,7 @@ impl Session {
         let is_limited = self.carries.is_some();
         let is_stored = self.stored.is_some();
         let Self { receiver, tags, outage, timeline, holds, bursts, .. } = self;
-        let Some(packets) = tags.check(&mut datagram) else {
-            receiver.refused();
-            tracing::trace!("a datagram without our tag");
-            return;
-        };
-        let result = receiver.take(packets, now, &mut |arrived| {
+        let result = receiver.take_tagged(tags, &mut datagram, now, &mut |arrived| {
             let Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp } =
                 arrived;
             stats.first_packet_at.get_or_insert(now);

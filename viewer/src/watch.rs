@@ -324,15 +324,15 @@ impl Watcher {
                     Err(ReadError::Finished) => return Ok(End::Broadcast),
                     Err(error) => return Ok(End::PathLost(error.to_string())),
                 },
-                event = player_events.recv() => match event {
-                    Some(PlayerEvent::Late(by)) => session.was_late(by, player),
-                    Some(event) => {
-                        if player_event(event)? {
-                            return Ok(End::Closed);
-                        }
+                event = player_events.recv() => {
+                    if let Some(PlayerEvent::Late(by)) = event {
+                        session.was_late(by, player);
+                    } else if let Some(event) = event
+                        && player_event(event)?
+                    {
+                        return Ok(End::Closed);
                     }
-                    None => {}
-                },
+                }
                 () = tokio::time::sleep_until(wakes_at.into()) => {
                     session.tick(player, placed, stats);
                     if let Some(reason) = session.renewals().await {

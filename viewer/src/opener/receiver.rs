@@ -250,11 +250,7 @@ impl Admitted {
         let (at, bytes) = (message.at, datagram.len());
         let ssrcs = &self.ssrcs;
         let mut is_missing = false;
-        let Some(packets) = self.tags.check(datagram) else {
-            self.receiver.refused();
-            return false;
-        };
-        let result = self.receiver.take(packets, at, &mut |arrived| {
+        let result = self.receiver.take_tagged(&self.tags, datagram, at, &mut |arrived| {
             let receiver::Arrived { track, index, verdict, is_live, hole, .. } = arrived;
             is_missing |= hole > 0;
             message.is_genuine = true;

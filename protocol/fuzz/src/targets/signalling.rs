@@ -10,7 +10,7 @@ use punchcast_protocol::message::{self, LENGTH_PREFIX};
 use punchcast_protocol::opening::{Credentials, IntroductionId};
 use punchcast_protocol::signalling::{
     Forecast, FromRendezvous, Introduction, Party, Refusal, RelayOffer, RelayServer, ToRendezvous,
-    Update,
+    Token, Update,
 };
 
 use super::choose::{Input, candidate, several};
@@ -18,7 +18,7 @@ use super::choose::{Input, candidate, several};
 /// Decodes the bytes as each message, then round-trips messages made of them.
 pub fn run(data: &[u8]) {
     match decoded::<ToRendezvous>(data) {
-        Some(ToRendezvous::Register { party } | ToRendezvous::Introduce { party, .. }) => {
+        Some(ToRendezvous::Register { party, .. } | ToRendezvous::Introduce { party, .. }) => {
             legal(&party.candidates);
         }
         Some(ToRendezvous::Update { update, .. }) => legal(&update.candidates),
@@ -83,7 +83,7 @@ fn written(input: &mut Input<'_>) -> Result<()> {
     let introduction = IntroductionId(input.arbitrary()?);
     let party = Party { candidates: candidates.clone(), behaviour: behaviour(input)? };
     match input.int_in_range(0..=5u8)? {
-        0 => returns(&ToRendezvous::Register { party }),
+        0 => returns(&ToRendezvous::Register { party, token: Token::new(input.arbitrary()?) }),
         1 => {
             let broadcaster = BroadcasterId::new(input.arbitrary()?);
             let renews = Some(introduction).filter(|_| candidates.len() > 3);
