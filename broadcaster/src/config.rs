@@ -75,9 +75,9 @@ pub struct Args {
 /// What is asked of a broadcaster that runs.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Action {
-    /// Show who watches, or send a viewer away.
+    /// Show who watches or knocks, let a viewer in that knocks, or send one away.
     Viewers {
-        /// Which of the two.
+        /// Which of the three.
         #[command(subcommand)]
         what: Viewers,
     },
@@ -123,11 +123,16 @@ pub enum Links {
 /// What is asked about viewers.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Viewers {
-    /// Show who watches.
+    /// Show who watches, and who knocks.
     List {
         /// As one JSON object.
         #[arg(long)]
         json: bool,
+    },
+    /// Let a viewer in that knocks, and whoever comes from its address later.
+    Admit {
+        /// Its number, as the list and the log have it.
+        viewer: u32,
     },
     /// Send a viewer away: it gets nothing more, and nobody from its address is let in until a restart.
     Remove {
@@ -145,6 +150,9 @@ impl Action {
     pub fn run(&self, state: &Path) -> Result<String, Failure> {
         match self {
             Self::Viewers { what: Viewers::List { json } } => operator::list_viewers(state, *json),
+            Self::Viewers { what: Viewers::Admit { viewer } } => {
+                operator::admit_viewer(state, *viewer)
+            }
             Self::Viewers { what: Viewers::Remove { viewer } } => {
                 operator::remove_viewer(state, *viewer)
             }
@@ -188,6 +196,8 @@ pub struct Config {
     pub secret: Option<String>,
     /// Only who shows the secret, or a link that was minted, is let in.
     pub links_only: bool,
+    /// The operator admits each viewer.
+    pub knock: bool,
     /// How raw pictures are encoded.
     pub video: VideoConfig,
     /// How raw sound is encoded.
@@ -234,6 +244,7 @@ impl Default for Config {
             library: None,
             secret: None,
             links_only: false,
+            knock: false,
             video: VideoConfig::default(),
             audio: AudioConfig::default(),
             key_interval: Duration::from_secs(3600),

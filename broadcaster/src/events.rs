@@ -25,6 +25,8 @@ pub(crate) enum Event {
     RendezvousRegistered { rendezvous: SocketAddr, external: SocketAddr },
     /// The connection to one broke.
     RendezvousLost { reason: String },
+    /// A viewer waits for the operator to let it in.
+    ViewerKnocks { viewer: ViewerId, path: &'static str, remote: SocketAddr },
     /// A viewer was admitted.
     ViewerJoined { viewer: ViewerId, path: &'static str, remote: SocketAddr, rtt: Duration },
     /// An admitted viewer is gone.
@@ -103,6 +105,7 @@ impl Event {
             Self::SourceEnded => "source_ended",
             Self::RendezvousRegistered { .. } => "rendezvous_registered",
             Self::RendezvousLost { .. } => "rendezvous_lost",
+            Self::ViewerKnocks { .. } => "viewer_knocks",
             Self::ViewerJoined { .. } => "viewer_joined",
             Self::ViewerLeft { .. } => "viewer_left",
             Self::ViewerRemoved { .. } => "viewer_removed",
@@ -126,6 +129,7 @@ impl Event {
         match self {
             Self::PathLost { viewer, .. } => *viewer,
             Self::PathMoved { viewer, .. }
+            | Self::ViewerKnocks { viewer, .. }
             | Self::ViewerJoined { viewer, .. }
             | Self::ViewerLeft { viewer, .. }
             | Self::ViewerRemoved { viewer }
@@ -152,6 +156,9 @@ impl Event {
             Self::RendezvousLost { .. } => {
                 "the rendezvous is away; viewers go on watching, new ones must wait".into()
             }
+            Self::ViewerKnocks { viewer, path, .. } => format!(
+                "viewer {viewer} knocks, path {path}; punchcast-broadcaster viewers admit {viewer} lets it in"
+            ),
             Self::ViewerJoined { viewer, path, rtt, .. } => {
                 format!("viewer {viewer} joined, path {path}, round trip {} ms", rtt.as_millis())
             }
@@ -231,7 +238,8 @@ impl Event {
                 let remote = remote.map(display);
                 tracing::info!(event, nat, remote, reason, "{text}");
             }
-            Self::PathMoved { viewer, path, remote } => {
+            Self::ViewerKnocks { viewer, path, remote }
+            | Self::PathMoved { viewer, path, remote } => {
                 tracing::info!(event, %viewer, path, %remote, "{text}");
             }
             Self::PathLost { viewer, reason } => {

@@ -10,6 +10,7 @@
 mod audience;
 pub mod config;
 mod contents;
+mod door;
 mod events;
 pub mod fanout;
 mod keys;

@@ -38,6 +38,8 @@ const MOST_ANSWERED: u64 = 64 << 20;
 pub(crate) enum Question {
     /// Who watches?
     ListViewers,
+    /// Let this viewer in, which knocks.
+    AdmitViewer(u32),
     /// Send this viewer away, and let nobody in from its address again.
     RemoveViewer(u32),
     /// Mint a link.
@@ -133,7 +135,14 @@ fn refused(reason: impl std::fmt::Display) -> Value {
 
 fn answer(question: &Question, shared: &Shared) -> Value {
     match question {
-        Question::ListViewers => json!({ "viewers": shared.audience.all_shown() }),
+        Question::ListViewers => {
+            let viewers = [shared.audience.all_shown(), shared.door.shown()].concat();
+            json!({ "viewers": viewers })
+        }
+        Question::AdmitViewer(viewer) => match shared.door.admit(ViewerId(*viewer)) {
+            true => json!({ "admitted": viewer }),
+            false => refused(format_args!("no viewer {viewer} knocks")),
+        },
         Question::RemoveViewer(viewer) => match shared.remove(ViewerId(*viewer)) {
             true => json!({ "removed": viewer }),
             false => refused(format_args!("there is no viewer {viewer}")),
@@ -206,6 +215,12 @@ pub(crate) fn list_viewers(state: &Path, as_json: bool) -> Result<String, Failur
     }
     let none = Vec::new();
     Ok(table(answer["viewers"].as_array().unwrap_or(&none)))
+}
+
+/// Lets a viewer in that knocks.
+pub(crate) fn admit_viewer(state: &Path, viewer: u32) -> Result<String, Failure> {
+    ask(state, &Question::AdmitViewer(viewer))?;
+    Ok(format!("viewer {viewer} is let in, and whoever comes from its address later\n"))
 }
 
 /// Sends a viewer away.
@@ -293,7 +308,9 @@ mod tests {
 
     #[test]
     fn questions_are_lines_of_json() {
-        for question in [Question::ListViewers, Question::RemoveViewer(7)] {
+        let questions =
+            [Question::ListViewers, Question::AdmitViewer(7), Question::RemoveViewer(7)];
+        for question in questions {
             let text = serde_json::to_string(&question).expect("it is plain");
             assert_eq!(serde_json::from_str::<Question>(&text).expect("the same"), question);
         }

@@ -154,6 +154,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         library,
         workshop,
         on_demand: Bookings::default(),
+        knock: config.knock,
+        door: Arc::default(),
         barred: DashSet::new(),
         key_wanted: Notify::new(),
         begun: Mutex::default(),
@@ -163,9 +165,19 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     });
 
     status.tell_of(&shared, &config.source.to_string());
-    let desk = Desk::open(&state)
-        .inspect_err(|error| tracing::warn!("operators cannot ask this broadcaster: {error}"))
-        .ok();
+    let desk = match Desk::open(&state) {
+        Ok(desk) => Some(desk),
+        // Nobody could be let in.
+        Err(error) if config.knock => {
+            return Err(Failure::runtime(format!(
+                "with knock: true the operator must reach this broadcaster, and cannot: {error}"
+            )));
+        }
+        Err(error) => {
+            tracing::warn!("operators cannot ask this broadcaster: {error}");
+            None
+        }
+    };
     let at_the_desk = async {
         match &desk {
             Some(desk) => desk.answer_all(&shared).await,

@@ -22,6 +22,7 @@ use transport::stream;
 use transport::tls;
 
 use crate::audience::{MOST_LATENCY, Seat};
+use crate::door::Knocking;
 use crate::events::Event as Happened;
 use crate::fanout::Target;
 use crate::metrics::Departure;
@@ -96,6 +97,7 @@ pub(crate) fn serve(
         media_at: None,
         arrival,
         tags: None,
+        knocking: None,
         watching: None,
         refusals: 0,
         fetching: Places::default(),
@@ -124,6 +126,8 @@ struct Session {
     arrival: oneshot::Receiver<Connection>,
     /// What proves to the viewer that media is ours, once it is connected.
     tags: Option<Arc<TagKey>>,
+    /// What it asked for and waits to be let in for.
+    knocking: Option<(Knocking, SendStream, Request)>,
     watching: Option<Watching>,
     /// Requests that were refused.
     refusals: u32,
@@ -182,7 +186,23 @@ impl Session {
                     None => std::future::pending().await,
                 }
             };
+            let knocking = self.knocking.as_mut();
+            let word = async {
+                match knocking {
+                    Some((knocking, ..)) => knocking.word().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
+                is_let_in = word => {
+                    let Some((_, send, request)) = self.knocking.take() else { continue };
+                    if is_let_in {
+                        Box::pin(self.handle(&connection, send, request)).await;
+                    } else {
+                        let response = Response::Refused { reason: Refusal::Removed };
+                        self.answer(&connection, send, response).await;
+                    }
+                }
                 event = self.opening.event() => {
                     if let Err(why) = self.path_event(event) {
                         connection.close(VarInt::from_u32(close::CONSENT_EXPIRED), b"path lost");
@@ -207,7 +227,7 @@ impl Session {
                     Box::pin(self.pause_if_silent()).await;
                 }
                 () = &mut asking, if self.watching.is_none() => {
-                    if self.fetching.taken() > 0 {
+                    if self.fetching.taken() > 0 || self.knocking.is_some() {
                         asking = Box::pin(tokio::time::sleep(CONNECT_PATIENCE));
                         continue;
                     }
@@ -343,34 +363,80 @@ impl Session {
         mut receive: RecvStream,
     ) {
         let request = tokio::time::timeout(REQUEST_PATIENCE, stream::read(&mut receive)).await;
+        let request: Request = match request {
+            Ok(Ok(request)) => request,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "request refused");
+                let response = Response::Refused { reason: Refusal::Malformed };
+                return self.answer(connection, send, response).await;
+            }
+            Err(_) => return,
+        };
+        if self.must_knock(&request) {
+            self.knock(connection, send, request).await;
+        } else {
+            self.handle(connection, send, request).await;
+        }
+    }
+
+    /// Whether the operator is to let the viewer in, before it hears anything.
+    fn must_knock(&self, request: &Request) -> bool {
+        let (Some(shown), Some(path)) = (request.shown(), self.path) else { return false };
+        let from = path.remote.ip();
+        // Who shows a wrong secret bothers nobody.
+        self.shared.knock
+            && !self.shared.door.knows(from)
+            && !self.shared.is_barred(from)
+            && self.shared.may_enter(shown)
+    }
+
+    async fn knock(&mut self, connection: &Connection, mut send: SendStream, request: Request) {
+        let Some(path) = self.path else { return };
+        let viewer = self.shared.next_viewer();
+        let kind = path.kind.as_str();
+        let knocking = match &self.knocking {
+            Some(_) => None,
+            None => self.shared.door.knock(viewer, path.remote, kind),
+        };
+        let Some(knocking) = knocking else {
+            let response = Response::Refused { reason: Refusal::TooMany };
+            return self.answer(connection, send, response).await;
+        };
+        self.record(Happened::ViewerKnocks { viewer, path: kind, remote: path.remote });
+        if say(&mut send, &Response::Knocking).await {
+            self.knocking = Some((knocking, send, request));
+        }
+    }
+
+    async fn handle(&mut self, connection: &Connection, send: SendStream, request: Request) {
         let is_barred = self.path.is_some_and(|path| self.shared.is_barred(path.remote.ip()));
         let response = match request {
-            Ok(Ok(_)) if is_barred => Response::Refused { reason: Refusal::Removed },
-            Ok(Ok(Request::List { secret })) if self.shared.may_enter(secret.as_ref()) => {
+            _ if is_barred => Response::Refused { reason: Refusal::Removed },
+            Request::List { secret } if self.shared.may_enter(secret.as_ref()) => {
                 Response::Catalogue { channels: self.shared.catalogue().await }
             }
-            Ok(Ok(Request::List { .. })) => Response::Refused { reason: Refusal::Secret },
-            Ok(Ok(Request::Clock)) => match &self.watching {
+            Request::List { .. } => Response::Refused { reason: Refusal::Secret },
+            Request::Clock => match &self.watching {
                 Some(Watching { seat, .. }) => {
                     let capture_us = seat.channel.fan_out.capture_now().as_micros();
                     Response::Clock { capture_us: u64::try_from(capture_us).unwrap_or(u64::MAX) }
                 }
                 None => Response::Refused { reason: Refusal::Malformed },
             },
-            Ok(Ok(Request::Watch { .. })) if self.watching.is_some() => {
+            Request::Watch { .. } if self.watching.is_some() => {
                 Response::Refused { reason: Refusal::Malformed }
             }
-            Ok(Ok(Request::Files { secret, after })) => {
+            Request::Files { secret, after } => {
                 stored::page(&self.shared, secret.as_ref(), after.as_deref())
             }
-            Ok(Ok(Request::Thumbnail { path, secret })) => {
+            Request::Thumbnail { path, secret } => {
                 stored::thumbnail(&self.shared, secret.as_ref(), &path)
             }
-            Ok(Ok(Request::Pause { ssrc })) => self.pause_take(ssrc),
-            Ok(Ok(Request::Fetch { path, secret, offset, digest })) => {
+            Request::Pause { ssrc } => self.pause_take(ssrc),
+            Request::Fetch { path, secret, offset, digest } => {
                 return self.fetch(connection, send, (path, secret), (offset, digest)).await;
             }
-            Ok(Ok(Request::Play {
+            Request::Play {
                 path,
                 secret,
                 latency_ms,
@@ -378,7 +444,7 @@ impl Session {
                 rate_percent,
                 sound,
                 pace_bps,
-            })) => {
+            } => {
                 let latency = Duration::from_millis(latency_ms.into());
                 let position = Duration::from_micros(position_us);
                 let pace = pace_bps.map(Bitrate::bits_per_second);
@@ -386,7 +452,7 @@ impl Session {
                     stored::Wanted { path, secret, latency, position, rate_percent, sound, pace };
                 return self.play(connection, send, wanted).await;
             }
-            Ok(Ok(Request::Watch { channel, secret, latency_ms })) => {
+            Request::Watch { channel, secret, latency_ms } => {
                 let from = self.path.map_or(UNSPECIFIED, |path| path.remote.ip());
                 match self.shared.admit(&channel, secret.as_ref(), from).await {
                     Ok(admitted) => {
@@ -397,11 +463,6 @@ impl Session {
                     Err(reason) => Response::Refused { reason },
                 }
             }
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "request refused");
-                Response::Refused { reason: Refusal::Malformed }
-            }
-            Err(_) => return,
         };
         self.answer(connection, send, response).await;
     }

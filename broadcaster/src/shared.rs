@@ -24,6 +24,7 @@ use transport::port::Port;
 
 use crate::audience::Audience;
 use crate::contents::Pace;
+use crate::door::Door;
 use crate::fanout::{FanOut, Target};
 use crate::keys::Keyring;
 use crate::library::Library;
@@ -107,6 +108,9 @@ pub(crate) struct Shared {
     pub(crate) workshop: Workshop,
     /// Places of viewers of stored files, and what they need.
     pub(crate) on_demand: Bookings,
+    /// Whether the operator admits each viewer, and where they wait for that.
+    pub(crate) knock: bool,
+    pub(crate) door: Arc<Door>,
     /// Where viewers were sent away from.
     pub(crate) barred: DashSet<IpAddr>,
     /// Another key is wanted now.
@@ -219,13 +223,23 @@ impl Shared {
 
     /// Sends a viewer away, and whoever comes from its address. False where there is none.
     pub(crate) fn remove(&self, viewer: ViewerId) -> bool {
+        if let Some(from) = self.door.turn_away(viewer) {
+            self.bar(from);
+            return true;
+        }
         let Some((seat, remote)) = self.audience.remove(viewer) else { return false };
         seat.channel.fan_out.leave(viewer);
-        self.barred.insert(household(remote.ip()));
+        self.bar(remote.ip());
         if seat.channel.on_demand.is_none() {
             self.key_wanted.notify_one();
         }
         true
+    }
+
+    /// Nobody from this address comes in any more.
+    fn bar(&self, address: IpAddr) {
+        self.door.forget(address);
+        self.barred.insert(household(address));
     }
 
     /// Whether viewers from this address were sent away.

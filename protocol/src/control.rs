@@ -205,6 +205,9 @@ pub enum Response {
         #[n(0)]
         reason: String,
     },
+    /// The operator is to let this viewer in first. The answer follows then, on the same stream.
+    #[n(10)]
+    Knocking,
 }
 
 /// Why a broadcaster refuses a viewer.
@@ -235,6 +238,21 @@ pub enum Refusal {
     /// More at once than one viewer may have.
     #[n(7)]
     TooMany,
+}
+
+impl Request {
+    /// What is shown in a request that asks to come in; `None` for one of who is in already.
+    pub fn shown(&self) -> Option<Option<&Secret>> {
+        match self {
+            Self::Watch { secret, .. }
+            | Self::List { secret }
+            | Self::Files { secret, .. }
+            | Self::Play { secret, .. }
+            | Self::Fetch { secret, .. }
+            | Self::Thumbnail { secret, .. } => Some(secret.as_ref()),
+            Self::Clock | Self::Pause { .. } => None,
+        }
+    }
 }
 
 impl Refusal {

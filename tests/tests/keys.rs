@@ -164,3 +164,53 @@ fn a_viewer_that_is_sent_away_can_read_nothing_more() -> Result<()> {
     assert_eq!(sent_to_it, 0, "media goes on to it");
     Ok(())
 }
+
+/// What the operator hears of one viewer, by what it is called in the list.
+fn listed(stage: &Stage, state: &str) -> Option<u32> {
+    let answer = operator(stage, &["viewers", "list", "--json"]).ok()?;
+    let answer: serde_json::Value = serde_json::from_str(&answer).ok()?;
+    let viewers = answer["viewers"].as_array()?;
+    let viewer = viewers.iter().find(|viewer| viewer["state"] == state)?;
+    viewer["viewer"].as_str()?.parse().ok()
+}
+
+#[test]
+fn who_knocks_waits_until_the_operator_says_so() -> Result<()> {
+    let stage = Stage::with_links(&[clean(), clean(), clean()])?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let source = format!("file:{}", stage::clip().display());
+    let broadcast = stage.broadcast("cam", &source, "knock: true\nlinks_only: true\n")?;
+    let link = operator(&stage, &["link", "new"])?.trim().to_owned();
+    let patience = Duration::from_secs(20);
+
+    // Who shows nothing is not heard knocking.
+    let stranger = stage.watch(2, &broadcast.link, &["--output", "null"])?;
+    assert_eq!(stranger.process.wait(patience)?.code(), Some(4));
+    let first = stage.watch(0, &link, &["--output", "null"])?;
+    let knocks = || listed(&stage, "knocking");
+    assert!(lab::eventually(patience, || knocks().is_some()), "{}", first.process.stderr().text());
+    let viewer = knocks().expect("it waits");
+    // Longer than any answer is waited for otherwise.
+    let waited = first.stats().len() + 13;
+    first.wait_for(patience, |_| first.stats().len() >= waited);
+    assert_eq!(first.latest()["packets_received"], 0, "it sees nothing yet: {}", first.latest());
+    let said = first.process.stderr().text();
+    assert!(said.contains("knocked"), "{said}");
+    operator(&stage, &["viewers", "admit", &viewer.to_string()])?;
+    first.wait_for(patience, |stats| count(stats, "frames_decoded") > 25);
+    let again = operator(&stage, &["viewers", "admit", &viewer.to_string()]);
+    assert!(again.is_err(), "it knocks no more");
+
+    let second = stage.watch(1, &link, &["--output", "null"])?;
+    assert!(lab::eventually(patience, || knocks().is_some()), "{}", second.process.stderr().text());
+    let viewer = knocks().expect("it waits");
+    operator(&stage, &["viewers", "remove", &viewer.to_string()])?;
+    assert_eq!(second.process.wait(patience)?.code(), Some(4));
+
+    // Who was let in comes back without a word.
+    first.stop()?;
+    let back = stage.watch(0, &link, &["--output", "null", "--for", "3s"])?;
+    assert!(back.process.wait(patience)?.success(), "{}", back.process.stderr().text());
+    assert!(count(&back.latest(), "frames_decoded") > 25, "{}", back.latest());
+    Ok(())
+}

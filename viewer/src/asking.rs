@@ -102,7 +102,22 @@ pub(crate) async fn ask_on(
     request: &Request,
 ) -> Result<(SendStream, RecvStream, Response), Failure> {
     let answer = tokio::time::timeout(ANSWER, exchange(connection, request)).await;
-    answer.map_err(|_| broken(format_args!("no answer within {ANSWER:?}")))?
+    let answer = answer.map_err(|_| broken(format_args!("no answer within {ANSWER:?}")))??;
+    let_in(answer).await
+}
+
+/// Where the operator is to let us in first, waits for that as long as the connection lives.
+async fn let_in(
+    (send, mut receive, mut response): (SendStream, RecvStream, Response),
+) -> Result<(SendStream, RecvStream, Response), Failure> {
+    while matches!(response, Response::Knocking) {
+        tracing::info!(
+            event = "knocking",
+            "knocked; waiting for the broadcaster's operator to let us in (Ctrl-C gives up)"
+        );
+        response = stream::read(&mut receive).await.map_err(broken)?;
+    }
+    Ok((send, receive, response))
 }
 
 /// Asks for what may take the broadcaster long, and waits for as long as the connection lives. `takes_long` is
@@ -114,13 +129,14 @@ pub(crate) async fn ask_for_long(
 ) -> Result<(SendStream, RecvStream, Response), Failure> {
     let exchange = exchange(connection, request);
     tokio::pin!(exchange);
-    match tokio::time::timeout(WONDER, &mut exchange).await {
-        Ok(answer) => answer,
+    let answer = match tokio::time::timeout(WONDER, &mut exchange).await {
+        Ok(answer) => answer?,
         Err(_) => {
             takes_long();
-            exchange.await
+            exchange.await?
         }
-    }
+    };
+    let_in(answer).await
 }
 
 async fn exchange(

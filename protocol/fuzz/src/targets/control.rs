@@ -61,6 +61,7 @@ fn named(key: &MasterKey) {
 fn written(input: &mut Input<'_>) -> Result<()> {
     match input.int_in_range(0..=7u8)? {
         6 => returns(&Request::Clock),
+        7 if input.ratio(1, 8)? => returns(&Response::Knocking),
         7 => returns(&Response::Clock { capture_us: input.arbitrary()? }),
         0 => returns(&Request::Watch {
             channel: text(input)?,
