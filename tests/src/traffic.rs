@@ -72,6 +72,28 @@ pub fn count(datagram: &Datagram) -> usize {
     volley::packets(&mut untagged(payload)).count()
 }
 
+/// How many packets were sealed; each counts once, however often it was sent, and to whomever.
+///
+/// # Panics
+///
+/// Where two that differ have one nonce under one key: they agree in MKI, SSRC and sequence number. For captures of
+/// fewer packets than there are sequence numbers.
+pub fn sealed(datagrams: &[Datagram]) -> usize {
+    let mut seen: HashMap<(u32, u32, u16), Vec<u8>> = HashMap::new();
+    let is_media =
+        |payload: &&[u8]| classify(payload) == Class::Media && srtcp::sender(payload).is_none();
+    let payloads = datagrams.iter().map(|datagram| &datagram.payload[..]).filter(is_media);
+    for payload in payloads {
+        for packet in volley::packets(&mut untagged(payload)) {
+            let Ok(Header { ssrc, sequence, .. }) = Header::parse(packet) else { continue };
+            let mki = packet.last_chunk().copied().map_or(0, u32::from_be_bytes);
+            let first = seen.entry((mki, ssrc, sequence)).or_insert_with(|| packet.to_vec());
+            assert_eq!(first, packet, "one nonce for two: {mki:08x}, {ssrc:08x}, {sequence}");
+        }
+    }
+    seen.len()
+}
+
 /// What is before the viewer's tag in a datagram of media.
 pub fn untagged(payload: &[u8]) -> Vec<u8> {
     payload[..payload.len().saturating_sub(TAG)].to_vec()

@@ -5,9 +5,10 @@ use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tests::clip::{self, SAME_PICTURE};
-use tests::lab::{self, Impairment, Link, Result};
+use tests::lab::{self, Impairment, Link, Result, Signal};
+use tests::local;
 use tests::stage::{self, Broadcast, Stage, Watching, count};
-use tests::traffic::epochs;
+use tests::traffic::{epochs, sealed};
 
 /// Half of a round trip of 40 ms.
 const ONE_WAY: Duration = Duration::from_millis(20);
@@ -66,11 +67,37 @@ fn keys_take_over_and_nobody_misses_a_picture() -> Result<()> {
     }
     assert_whole(&stage, 2, &late, 9)?;
     let changes = stage.metric("punchcast_key_changes_total")?;
-    let sent: BTreeSet<u32> = at_cam.stop()?.iter().flat_map(epochs).collect();
-    println!("{changes} keys took over, packets of {} epochs", sent.len());
+    let captured = at_cam.stop()?;
+    let sent: BTreeSet<u32> = captured.iter().flat_map(epochs).collect();
+    let packets = sealed(&captured);
+    println!("{changes} keys took over, {packets} packets of {} epochs", sent.len());
+    assert!(packets > 2_000, "{packets} packets were sealed");
     assert!(changes >= 10.0, "{changes} keys took over");
     assert!(sent.len() >= 10, "{sent:?}");
     Ok(())
+}
+
+#[test]
+fn each_start_has_keys_and_streams_of_its_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let log = folder.path().join("keys");
+    let config = folder.path().join("config.yaml");
+    std::fs::write(&config, format!("key_log: {}\n", log.display())).expect("room");
+    let config = config.display().to_string();
+    let (_rendezvous, at) = local::rendezvous();
+    let mut seen = BTreeSet::new();
+    for _ in 0..3 {
+        let start = local::broadcaster(at, folder.path(), "test", &["--config", &config]);
+        let lines = std::fs::read_to_string(&log).expect("it is written");
+        let words = lines.lines().flat_map(|line| line.split(' ').step_by(2));
+        // The tracks of one start share a key.
+        let own: BTreeSet<String> = words.map(Into::into).collect();
+        assert!(own.len() >= 3, "SSRCs and a key: {lines}");
+        assert!(own.iter().all(|word| seen.insert(word.clone())), "again: {lines}");
+        let (mut broadcaster, _) = start;
+        // Nothing is put in order before it goes.
+        broadcaster.end_with(Signal::SIGKILL);
+    }
 }
 
 /// Asks the broadcaster as its operator.
