@@ -323,7 +323,7 @@ impl Receiver {
                     let rtp = &mut packet[..length];
                     receiving.take(track, index, rtp, Came::Rebuilt, now, deliver);
                 }
-                // Whoever made the repair packet holds the key, and is no broadcaster.
+                // The repair packet was authentic, and says nothing sensible: a broadcaster that errs.
                 Ok(_) | Err(_) => self.corrupt += 1,
             }
         }

@@ -310,7 +310,7 @@ impl Session {
         placed: &mut [Placed],
         stats: &mut Stats,
     ) {
-        // A group key authenticates no sender: at least the address must be the broadcaster's.
+        // The tag tells who sent it; what comes from elsewhere is not even looked at.
         if !self.paths.is_from(from, self.met.opening.peer()) {
             return;
         }

@@ -43,7 +43,7 @@ pub enum OpenError {
     /// Altered, forged, or sealed with another key.
     #[error("authentication failed")]
     Forged,
-    /// A repair packet that says nothing sensible: its sender holds the key, and is no broadcaster.
+    /// A repair packet that says nothing sensible, though its sender holds the key.
     #[error(transparent)]
     Repair(#[from] Malformed),
 }

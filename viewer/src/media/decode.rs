@@ -2,7 +2,8 @@
 //!
 //! Everything is decoded as fast as the machine can. A frame whose time has passed is then not
 //! shown, so that joining with a burst of history ends at the live picture instead of running
-//! through the past. The very first frame is shown whatever its age.
+//! through the past. The very first frame is shown whatever its age; and where play has kept up, one that is a
+//! little late is shown all the same, and told.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};

@@ -240,7 +240,7 @@ impl Admitted {
         let peer: Peer = self.handle.peer();
         let message = self.message.get_or_insert_with(|| Message {
             at: Instant::now(),
-            // A group key authenticates no sender: at least the address must be the broadcaster's.
+            // The tag tells who sent it; what comes from elsewhere is not even looked at.
             is_from_peer: self.paths.is_from(from, peer),
             is_genuine: false,
         });
