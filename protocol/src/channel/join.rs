@@ -1,13 +1,39 @@
 //! A viewer on its way to the live edge.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ViewerId;
 use super::history::History;
+use super::repairs::JOINING;
 use crate::pacing::Pacer;
 use crate::schedule::CHUNK;
 use crate::volley::Part;
+
+/// Where in the history viewers began of late. What lies behind is kept though a newer keyframe is there: else
+/// whoever joins shortly before one would never get the rest, nor what it lost of the beginning.
+#[derive(Debug, Default)]
+pub(super) struct Beginnings(VecDeque<(u64, Instant)>);
+
+impl Beginnings {
+    /// A viewer begins at this position.
+    pub(super) fn note(&mut self, position: u64, now: Instant) {
+        let until = now + JOINING;
+        match self.0.back_mut() {
+            Some((last, needed_until)) if *last == position => *needed_until = until,
+            _ => self.0.push_back((position, until)),
+        }
+    }
+
+    /// The oldest position that is still needed.
+    pub(super) fn oldest(&mut self, now: Instant) -> Option<u64> {
+        while self.0.front().is_some_and(|(_, until)| *until <= now) {
+            self.0.pop_front();
+        }
+        self.0.front().map(|(position, _)| *position)
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Joiner {

@@ -39,7 +39,7 @@ use crate::size::WIRE_OVERHEAD;
 use crate::units::Bitrate;
 use crate::volley::Part;
 use coded::Coded;
-use join::Joiner;
+use join::{Beginnings, Joiner};
 use repairs::{Chunk, Repairs};
 use thin::Thinned;
 
@@ -142,6 +142,7 @@ pub struct Channel {
     sealer: Sealer,
     history: History,
     joiners: VecDeque<Joiner>,
+    beginnings: Beginnings,
     thinned: VecDeque<Thinned>,
     /// Which tracks are sound.
     is_sound: Vec<bool>,
@@ -173,6 +174,7 @@ impl Channel {
             sealer: Sealer::new(key, ssrcs),
             history,
             joiners: VecDeque::new(),
+            beginnings: Beginnings::default(),
             thinned: VecDeque::new(),
             is_sound: vec![false; ssrcs.len()],
             repairs: Repairs::default(),
@@ -216,10 +218,12 @@ impl Channel {
         if !self.is_recorded || self.was_joined {
             self.live_rate.add(burst.bytes().len() + burst.len() * WIRE_OVERHEAD, now);
         }
-        // Who joins a live channel may go on at a later keyframe, but of a recording wants to see this part.
+        // Who takes longer to join a live channel may go on at a later keyframe, but of a recording wants to see
+        // this part.
         let next = |joiner: &Joiner| joiner.next().map(|(position, _)| position);
         let next_needed = || self.joiners.iter().filter_map(next).min();
-        let needed_from = self.is_recorded.then(next_needed).flatten();
+        let recorded_from = self.is_recorded.then(next_needed).flatten();
+        let needed_from = self.beginnings.oldest(now).into_iter().chain(recorded_from).min();
         self.history.push(Arc::clone(&burst), needed_from, now);
         self.repairs.count(burst.bytes().len());
         self.repairs.expire(now);
@@ -258,6 +262,9 @@ impl Channel {
             (None, None) => Some(self.history.end()),
             (None, Some(_)) => None,
         };
+        if let Some(start) = start {
+            self.beginnings.note(start, now);
+        }
         self.joiners.push_back(Joiner::new(viewer, start, now, KEYFRAME_PATIENCE));
         self.repairs.joins(viewer, self.live_rate.rate(), now);
         start.map(|start| self.positions(start))
@@ -431,6 +438,7 @@ impl Channel {
             joiner.lose_patience(start, now);
         }
         if let Some((viewer, start)) = self.joiners.iter_mut().find_map(Joiner::begin) {
+            self.beginnings.note(start, now);
             return Some(Step::Begin { viewer, positions: self.positions(start) });
         }
         // Whoever has caught up leaves first, paced or not: it must not miss the next burst.

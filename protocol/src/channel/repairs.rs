@@ -41,7 +41,7 @@ const EXPIRING: Duration = Duration::from_secs(1);
 
 /// For how long after it began to join a viewer gets what it lost as fast as it gets the rest: what it lacks of
 /// the history keeps it from seeing anything.
-const JOINING: Duration = Duration::from_secs(3);
+pub(super) const JOINING: Duration = Duration::from_secs(3);
 
 /// How much of the media's time its budget covers then.
 const JOINING_BUDGET: Duration = Duration::from_millis(500);

@@ -496,6 +496,25 @@ fn what_a_joining_viewer_was_not_sent_yet_is_not_sent_again() {
 }
 
 #[test]
+fn who_joins_shortly_before_a_keyframe_gets_all_in_front_of_it_and_what_it_lost_of_it() {
+    let mut rig = Rig::new("5M", None);
+    rig.gop(4.0);
+    let positions = rig.channel.join(ViewerId(1), rig.now).expect("there is a keyframe");
+    assert_eq!(positions[VIDEO].first_index, 0);
+    rig.publish(VIDEO, true, 5, 980);
+    let (sent, took) = rig.catch_up(ViewerId(1));
+    let video = indices(&sent, VIDEO);
+    assert!(video.iter().copied().eq(0..video.len() as u64), "nothing is left out: {video:?}");
+    assert!(video.len() > 505 && took > Duration::from_millis(500), "{} in {took:?}", video.len());
+    rig.publish(VIDEO, true, 5, 980);
+    assert_eq!(rig.channel.ask(ViewerId(1), &packets(0, [0, 4]), rig.now), 2);
+    // Nobody else began there.
+    rig.now += Duration::from_secs(3);
+    rig.publish(VIDEO, false, 5, 980);
+    assert_eq!(rig.channel.history().find(10, 0).map(|(position, ..)| position), None);
+}
+
+#[test]
 fn the_history_keeps_a_gop_and_the_repair_window_and_no_more() {
     let mut rig = Rig::new("20M", None);
     for _ in 0..5 {
