@@ -16,6 +16,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// The word on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
 /// What is logged where `RUST_LOG` says nothing.
 const DEFAULT_FILTER: &str = "info,quinn=warn,quinn_proto=warn,rustls=warn,stun_types=error,\
                               stun_proto=error,turn_types=error,turn_client_proto=error";

@@ -81,6 +81,13 @@ pub enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// What a viewer has its own processes do: play what comes over a socket on standard input.
+    #[command(hide = true)]
+    Play {
+        /// Where picture and sound go.
+        #[arg(long, value_name = "OUTPUT", required = true)]
+        output: Vec<Output>,
+    },
 }
 
 /// Flags of `watch`.
@@ -302,6 +309,13 @@ pub enum Command {
     Fetch(Box<Fetch>),
     /// Check.
     Check(Check),
+    /// Play for another process.
+    Play {
+        /// Where to.
+        outputs: Vec<Output>,
+        /// How log lines look.
+        log_format: LogFormat,
+    },
 }
 
 /// What `list` does.
@@ -423,6 +437,9 @@ impl Command {
                 let json = json || settings.json;
                 Ok(Self::Check(Check { host, port, json, log_format: settings.log_format }))
             }
+            Action::Play { output } => {
+                Ok(Self::Play { outputs: output, log_format: settings.log_format })
+            }
             Action::Watch(WatchArgs { link, flags }) => {
                 let target = settings.target(parse_link(&link)?)?;
                 settings.watch(target, flags)
@@ -465,6 +482,7 @@ impl Command {
             Self::List(list) => list.target.log_format,
             Self::Fetch(fetch) => fetch.target.log_format,
             Self::Check(check) => check.log_format,
+            Self::Play { log_format, .. } => *log_format,
         }
     }
 }
@@ -526,7 +544,7 @@ mod tests {
                 assert_eq!(watch.duration, Some(Duration::from_secs(2)));
                 assert_eq!(watch.latency, Latency::Fixed(Duration::from_secs(1)));
             }
-            Command::List(_) | Command::Fetch(_) | Command::Check(_) => panic!("asked to watch"),
+            _ => panic!("asked to watch"),
         }
     }
 

@@ -4,9 +4,10 @@
 //! opening, joining, playing, reconnecting, ended; the same names show in logs and stats. [`watch`]
 //! walks through them, [`meeting`] gets as far as a proved path and a pinned connection on it, with the
 //! rendezvous of [`contact`] and the help of [`lifeline`] and [`renewal`],
-//! [`session`] receives, and [`media`] plays. [`opener`] goes the first half of that way alone, for
+//! [`session`] receives, and [`media`] plays, in processes [`apart`]. [`opener`] goes the first half of that way alone, for
 //! measuring.
 
+mod apart;
 mod asking;
 mod bursts;
 mod check;
@@ -48,7 +49,17 @@ pub async fn run(command: Command, started_at: Instant) -> Result<(), Failure> {
         Command::List(config) => or_interrupted(list::run(*config)).await,
         Command::Fetch(config) => fetch::run(*config).await,
         Command::Check(config) => or_interrupted(check::run(config)).await,
+        Command::Play { outputs, .. } => play(&outputs),
     }
+}
+
+/// Plays what another process of the viewer sends: before any other thread runs here.
+///
+/// # Errors
+///
+/// Where standard input is no socket.
+pub fn play(outputs: &[media::Output]) -> Result<(), Failure> {
+    apart::run(outputs)
 }
 
 /// Something short, unless the user asks to stop before its end, which is no failure.

@@ -14,6 +14,10 @@ fn main() -> ExitCode {
 fn start(args: Args, started_at: Instant) -> Result<(), Failure> {
     let command = viewer::Command::load(args)?;
     service::log::init(command.log_format());
+    // What it may do no more holds for threads that start later.
+    if let viewer::Command::Play { outputs, .. } = &command {
+        return viewer::play(outputs);
+    }
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| Failure::runtime(format!("cannot start: {error}")))?;
     let result = runtime.block_on(viewer::run(command, started_at));

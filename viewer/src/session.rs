@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use protocol::candidate::CandidateKind;
 use protocol::control::{Admission, Notice, Refusal, UNKNOWN_CAPTURE};
 use protocol::feedback::Times;
@@ -22,6 +21,7 @@ use transport::paths::Paths;
 use transport::stream::Reader;
 use transport::tls;
 
+use crate::apart::Player;
 use crate::asking::{Begun, refused};
 use crate::bursts::Bursts;
 use crate::clock::CaptureClock;
@@ -29,7 +29,7 @@ use crate::continuity::Continuity;
 use crate::feedback::Feedback;
 use crate::hold::{Hold, Packet};
 use crate::latency::{Adaptation, LEAST, Latency, Shift};
-use crate::media::{Player, patience};
+use crate::media::patience;
 use crate::meeting::{Datagram, Met};
 use crate::outage::{Outage, Step};
 use crate::renewal::Renewed;
@@ -405,7 +405,7 @@ impl Session {
             let arrival = arrival + self.shift.now();
             place.continuity.write(&mut packet.bytes, index, timestamp, arrival);
             place.next_index = place.next_index.max(index + 1);
-            player.push(track, Bytes::from(packet.bytes), arrival);
+            player.push(track, &packet.bytes, arrival);
             if let Some(stored) = &mut self.stored {
                 stored.progress_at = Instant::now();
                 stored.was_broken = false;

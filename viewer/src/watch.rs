@@ -14,9 +14,10 @@ use tokio::sync::mpsc;
 use tokio::time::Interval;
 use transport::stream::ReadError;
 
+use crate::apart::{CLOSING, Player, Prepared};
 use crate::asking;
 use crate::config::Watch;
-use crate::media::{Output, Player, PlayerError, PlayerEvent, check_environment, preload};
+use crate::media::{Output, PlayerError, PlayerEvent};
 use crate::meeting::{Datagram, Met, Viewer};
 use crate::metrics::Metrics;
 use crate::printer::Printer;
@@ -27,8 +28,7 @@ use crate::stats::{State, Stats};
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const LONGEST_RETRY: Duration = Duration::from_secs(2);
 
-/// How long files may take to be closed.
-const CLOSING: Duration = Duration::from_millis(1200);
+/// Beyond the time that files may take to be closed.
 const CLOSING_RESERVE: Duration = Duration::from_millis(150);
 
 /// How long a goodbye may take.
@@ -36,23 +36,25 @@ const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Watches until the end, whatever that is.
 pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failure> {
-    let outputs = config.outputs.clone();
-    // Plugins load while the network side is at work.
-    let prepared = tokio::task::spawn_blocking(move || {
-        check_environment(&outputs).map(|()| preload(&outputs)).map_err(Failure::runtime)
+    let (player_events_in, player_events) = mpsc::unbounded_channel();
+    let tell = Arc::new(move |event| {
+        // Nobody listens any more once watching is over.
+        let _ = player_events_in.send(event);
     });
+    // They load their plugins while the network side is at work.
+    let (prepared, unfit) = Prepared::start(&config.outputs, config.target.log_format, tell)
+        .map_err(Failure::runtime)?;
     check_names(&config.outputs).await?;
     let (viewer, media) = Viewer::open(config.target.receive_port)?;
-    let (player_events_in, player_events) = mpsc::unbounded_channel();
     let mut stats = Stats::new(started_at);
     stats.local = viewer.port.socket().local_addr().ok();
     let metrics = serve_metrics(config.metrics).await?;
     let mut watcher = Watcher {
         viewer,
         media,
+        prepared: Some(prepared),
         player: None,
         player_tracks: Vec::new(),
-        player_events_in,
         player_events,
         placed: Vec::new(),
         stats,
@@ -62,10 +64,10 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         config,
     };
     let unprepared = async {
-        match prepared.await {
-            Ok(Err(failure)) => failure,
-            // Prepared; or the runtime stops, which others tell.
-            Ok(Ok(())) | Err(_) => std::future::pending().await,
+        match unfit.await {
+            Ok(error) => Failure::runtime(error),
+            // They play by now; what happens to them then is told as it happens.
+            Err(_) => std::future::pending().await,
         }
     };
     let result = tokio::select! {
@@ -116,9 +118,10 @@ struct Watcher {
     viewer: Viewer,
     /// What arrived and waits.
     media: mpsc::Receiver<Datagram>,
+    /// What will play, and what does.
+    prepared: Option<Prepared>,
     player: Option<Player>,
     player_tracks: Vec<Format>,
-    player_events_in: mpsc::UnboundedSender<PlayerEvent>,
     player_events: mpsc::UnboundedReceiver<PlayerEvent>,
     placed: Vec<Placed>,
     stats: Stats,
@@ -364,15 +367,11 @@ impl Watcher {
                 "the broadcaster came back with other tracks; watch again to see them",
             ));
         }
-        let events = self.player_events_in.clone();
-        let tell = Arc::new(move |event| {
-            // Nobody listens any more once watching is over.
-            let _ = events.send(event);
-        });
-        let Watch { outputs, latency, .. } = &self.config;
-        let player =
-            tokio::task::block_in_place(|| Player::start(formats, outputs, latency.least(), tell))
-                .map_err(Failure::runtime)?;
+        let latency = &self.config.latency;
+        let prepared =
+            self.prepared.take().ok_or_else(|| Failure::runtime("the player is gone"))?;
+        let player = tokio::task::block_in_place(|| prepared.play(formats, latency.least(), None))
+            .map_err(Failure::runtime)?;
         player.bear_lateness(latency.most_late());
         let running_time = player.running_time();
         self.player = Some(player);

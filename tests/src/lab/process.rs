@@ -162,6 +162,16 @@ impl Process {
         }
     }
 
+    /// Processes that the program has started itself and that still run.
+    pub fn children(&self) -> Vec<Pid> {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid));
+        let tasks = tasks.into_iter().flatten().flatten();
+        let texts = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        let words =
+            texts.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        words.filter_map(|pid| pid.parse().ok()).map(Pid::from_raw).collect()
+    }
+
     /// Processor time that the program has used so far, user and system, in steps of 10 ms.
     pub fn cpu_time(&self) -> Result<Duration> {
         let what = format!("reading the processor time of {}", self.name);

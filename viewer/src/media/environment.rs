@@ -18,9 +18,9 @@ const ALWAYS: &[&str] =
 /// What most channels carry. Others are asked for once the broadcaster has named them.
 const USUAL: &[Codec] = &[Codec::H264, Codec::Opus];
 
-/// Starts GStreamer and finds out whether the outputs can work here: elements, display, writable
+/// Finds out whether the outputs can work here: elements, display, writable
 /// files. Formats are checked by [`Player::start`](super::Player::start), when they are known.
-pub fn check_environment(outputs: &[Output]) -> Result<(), PlayerError> {
+pub(crate) fn check_environment(outputs: &[Output]) -> Result<(), PlayerError> {
     initialise()?;
     for (index, output) in outputs.iter().enumerate() {
         if outputs[..index].contains(output) {
@@ -36,8 +36,8 @@ pub fn check_environment(outputs: &[Output]) -> Result<(), PlayerError> {
 }
 
 /// Loads the plugins that most channels need, so that the first picture doesn't wait for them.
-/// Takes up to a second on a cold machine: run it on a thread while the path is being opened.
-pub fn preload(outputs: &[Output]) {
+/// Takes up to a second on a cold machine: it is done while the path is being opened.
+pub(crate) fn preload(outputs: &[Output]) {
     if initialise().is_err() {
         return;
     }
@@ -95,7 +95,7 @@ pub(super) fn muxer(container: Container) -> &'static str {
     }
 }
 
-pub(super) fn initialise() -> Result<(), PlayerError> {
+pub(crate) fn initialise() -> Result<(), PlayerError> {
     static STARTED: LazyLock<Result<(), String>> = LazyLock::new(|| {
         gst::init().map_err(|error| error.to_string())?;
         // The payload format of AV1. What else it brings has names that nothing here asks for.

@@ -79,6 +79,17 @@ pub enum PlayerError {
         /// What it said.
         reason: String,
     },
+    /// A process that played ended by itself.
+    #[error("{work} {how}; what comes may be damaged or made to do harm")]
+    Crashed {
+        /// What it did.
+        work: &'static str,
+        /// How it ended.
+        how: String,
+    },
+    /// As a process that plays put it.
+    #[error("{0}")]
+    Apart(String),
     /// Every output has broken, so nothing is left to play to.
     #[error("no output is left to play to")]
     NoOutputLeft,

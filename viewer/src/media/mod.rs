@@ -12,7 +12,7 @@
 //! in the middle of a GOP sees a picture at once, and then the live one, with nothing run through
 //! in between. Coded media goes to recordings and network outputs whole, whatever its age.
 //!
-//! GStreamer stays behind this module: nothing outside names one of its types.
+//! GStreamer stays behind this module, and runs in processes of its own ([`crate::apart`]): nothing outside names one of its types.
 
 mod bar;
 mod codec;
@@ -37,13 +37,16 @@ mod timeline;
 mod window;
 
 pub use counters::PlayerStats;
-pub use environment::{check_environment, preload};
+pub(crate) use environment::{check_environment, initialise, preload};
 pub use error::PlayerError;
 pub use output::{Container, Output, OutputError, Recording};
 pub use player::Player;
 pub(crate) use receive::patience;
+#[cfg(test)]
+pub(crate) use shared::clock;
+pub(crate) use shared::{BASE, nanoseconds};
 pub use supervise::{Events, PlayerEvent};
-pub use take::{Take, TakeTrack};
+pub use take::{Take, TakePlan, TakeTrack};
 
 #[cfg(test)]
 mod testing;

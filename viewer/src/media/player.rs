@@ -47,21 +47,24 @@ impl Player {
         latency: Duration,
         events: Events,
     ) -> Result<Self, PlayerError> {
-        Self::start_with(tracks, outputs, latency, events, None)
+        Self::start_with(None, tracks, outputs, latency, events, None)
     }
 
-    /// Starts playing a take of a stored file to the outputs.
-    pub fn start_take(
+    /// Starts playing, perhaps a take of a stored file. Running time is zero where the monotonic clock stands at
+    /// `base_time`, in nanoseconds.
+    pub(crate) fn start_at(
+        base_time: u64,
         tracks: &[Format],
         outputs: &[Output],
         latency: Duration,
         events: Events,
-        take: &Arc<Take>,
+        take: Option<Arc<Take>>,
     ) -> Result<Self, PlayerError> {
-        Self::start_with(tracks, outputs, latency, events, Some(Arc::clone(take)))
+        Self::start_with(Some(base_time), tracks, outputs, latency, events, take)
     }
 
     fn start_with(
+        base_time: Option<u64>,
         tracks: &[Format],
         outputs: &[Output],
         latency: Duration,
@@ -73,7 +76,7 @@ impl Player {
         check_tracks(&tracks, outputs)?;
         let (notices, heard) = mpsc::channel();
         let (finish, finished) = mpsc::channel();
-        let shared = Arc::new(Shared::new(latency, notices));
+        let shared = Arc::new(Shared::new(base_time, latency, notices));
         let mut player = Self {
             pipeline: shared.pipeline(Part::Receiver),
             receivers: Vec::new(),
@@ -108,6 +111,11 @@ impl Player {
     /// history can have arrived before the start.
     pub fn running_time(&self) -> Duration {
         self.shared.running_time()
+    }
+
+    /// The running time of a moment that is past.
+    pub(crate) fn running_time_at(&self, at: Instant) -> Duration {
+        self.running_time().saturating_sub(at.elapsed())
     }
 
     /// Takes one RTP packet, opened, of the given track. `arrival` is the running time at which it

@@ -15,7 +15,7 @@ use super::supervise::PlayerEvent;
 
 /// Running time at which a player starts. History may have arrived that long before, and running
 /// times are never negative.
-pub(super) const BASE: Duration = Duration::from_secs(120);
+pub(crate) const BASE: Duration = Duration::from_secs(120);
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -59,12 +59,13 @@ pub(super) enum Notice {
 }
 
 impl Shared {
-    pub(super) fn new(latency: Duration, notices: Sender<Notice>) -> Self {
+    /// Running time is zero where the monotonic clock stands at `base_time`, in nanoseconds; [`BASE`] ago without.
+    pub(super) fn new(base_time: Option<u64>, latency: Duration, notices: Sender<Notice>) -> Self {
         let clock = gst::SystemClock::obtain();
-        let base = gst::ClockTime::from_nseconds(nanoseconds(BASE));
         // The monotonic clock may stand below BASE on a machine that has just started; as base
         // times can't be negative, running time then starts lower by that much.
-        let base_time = clock.time().saturating_sub(base);
+        let before = || clock.time().nseconds().saturating_sub(nanoseconds(BASE));
+        let base_time = gst::ClockTime::from_nseconds(base_time.unwrap_or_else(before));
         Self {
             clock,
             base_time,
@@ -126,6 +127,13 @@ impl Shared {
     }
 }
 
+/// The clock that everything is played by, in nanoseconds.
+#[cfg(test)]
+pub(crate) fn clock() -> u64 {
+    gst::init().expect("GStreamer starts");
+    gst::SystemClock::obtain().time().nseconds()
+}
+
 /// Starts a pipeline; what goes wrong later comes as a message.
 pub(super) fn play(pipeline: &gst::Pipeline, what: &str) -> Result<(), PlayerError> {
     match pipeline.set_state(gst::State::Playing) {
@@ -167,7 +175,7 @@ pub(super) fn clock_time(time: Duration) -> gst::ClockTime {
 }
 
 /// Saturates far beyond any running time, and below GStreamer's mark for "none".
-pub(super) fn nanoseconds(time: Duration) -> u64 {
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(u64::MAX >> 2)
 }
 

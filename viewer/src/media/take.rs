@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use minicbor::{Decode, Encode};
+
 use super::shared::lock;
 
 /// RTP packets whose places are remembered, for each track: more than a GOP.
@@ -25,14 +27,34 @@ const LATE: i64 = 25_000_000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where one track of a take stands: this RTP timestamp has that position.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct TakeTrack {
     /// Rate of the RTP clock, in Hz.
+    #[n(0)]
     pub clock_rate: u32,
     /// An RTP timestamp …
+    #[n(1)]
     pub rtp_timestamp: u32,
     /// … and its position in the file, in nanoseconds.
+    #[n(2)]
     pub position: i64,
+}
+
+/// What a take is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TakePlan {
+    /// Position of the first picture to show, in nanoseconds.
+    #[n(0)]
+    pub target: i64,
+    /// How fast positions go by.
+    #[n(1)]
+    pub rate_percent: u32,
+    /// Whether only its first picture is shown.
+    #[n(2)]
+    pub stands: bool,
+    /// Where its tracks stand.
+    #[n(3)]
+    pub tracks: Vec<TakeTrack>,
 }
 
 /// One take.
@@ -71,6 +93,13 @@ struct Places {
 }
 
 impl Take {
+    /// A take as planned.
+    pub fn of(plan: &TakePlan) -> Self {
+        let mut take = Self::new(plan.target, plan.rate_percent, &plan.tracks);
+        take.stands = plan.stands;
+        take
+    }
+
     /// A take whose first picture to show is at `target` nanoseconds.
     pub fn new(target: i64, rate_percent: u32, tracks: &[TakeTrack]) -> Self {
         let places =
@@ -86,12 +115,6 @@ impl Take {
             ended: AtomicUsize::new(0),
             shown: Mutex::default(),
         }
-    }
-
-    /// One of which the first picture is shown, and nothing else.
-    pub fn standing(mut self, stands: bool) -> Self {
-        self.stands = stands;
-        self
     }
 
     /// Whether nothing more is to be shown than what was.

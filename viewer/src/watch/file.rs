@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 use transport::stream::ReadError;
 
 use super::{End, Watcher, close_after, is_passing, player_event, say_playing};
+use crate::apart::Player;
 use crate::asking::{Begun, ask_on, play};
 use crate::commands::{self, Command};
-use crate::media::{Player, PlayerEvent, Take, TakeTrack};
+use crate::media::{PlayerError, PlayerEvent, TakePlan, TakeTrack};
 use crate::session::{Session, first_ssrc};
 use crate::stats::{Playback, State};
 
@@ -60,7 +61,6 @@ pub(super) struct File {
     seek: Option<Duration>,
     /// Until when the seek bar is shown.
     bar_until: Option<Instant>,
-    take: Option<Arc<Take>>,
 }
 
 impl File {
@@ -81,7 +81,6 @@ impl File {
             asked_at: None,
             seek: None,
             bar_until: None,
-            take: None,
         })
     }
 
@@ -213,29 +212,22 @@ impl Watcher {
             }
         };
         let tracks: Vec<TakeTrack> = admission.tracks.iter().map(track).collect();
-        let played = Take::new(target, take.rate_percent, &tracks).standing(file.pauses_when_shown);
-        let played = Arc::new(played);
+        let (rate_percent, stands) = (take.rate_percent, file.pauses_when_shown);
+        let plan = TakePlan { target, rate_percent, stands, tracks };
         if file.duration.is_none() && !take.transcoded.is_empty() {
             tracing::info!("the broadcaster encodes anew: {}", take.transcoded);
         }
         file.shown_rate = take.rate_percent;
         file.duration = take.duration_us.map(Duration::from_micros).or(file.duration);
-        file.take = Some(Arc::clone(&played));
-        let events = self.player_events_in.clone();
-        let outputs = &self.config.outputs;
         let latency = self.config.latency.least();
-        let player = &mut self.player;
-        tokio::task::block_in_place(|| match player {
-            Some(player) => player.begin_take(&formats, played),
-            None => {
-                let tell = Arc::new(move |event| {
-                    // Nobody listens any more once watching is over.
-                    let _ = events.send(event);
-                });
-                let started = Player::start_take(&formats, outputs, latency, tell, &played)?;
-                *player = Some(started);
+        let (player, prepared) = (&mut self.player, self.prepared.take());
+        tokio::task::block_in_place(|| match (player.as_mut(), prepared) {
+            (Some(playing), _) => playing.begin_take(&formats, plan),
+            (None, Some(prepared)) => {
+                *player = Some(prepared.play(&formats, latency, Some(plan))?);
                 Ok(())
             }
+            (None, None) => Err(PlayerError::NoOutputLeft),
         })
         .map_err(Failure::runtime)?;
         self.placed.clear();
@@ -385,7 +377,7 @@ impl Watcher {
                 }
                 _ = looks.tick() => {
                     let now = Instant::now();
-                    let is_shown = file.take.as_ref().and_then(|take| take.shown_at());
+                    let is_shown = player.shown_at();
                     let is_current = asking.is_none() && !file.is_paused;
                     if is_current && is_shown.is_some() && !file.pauses_when_shown {
                         file.position = player.position().unwrap_or(file.position);

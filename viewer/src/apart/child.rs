@@ -1,0 +1,211 @@
+//! The process that plays: takes orders and media on standard input, which is a socket, and answers there.
+
+use std::io::{BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{SigSet, Signal};
+use service::exit::Failure;
+
+use super::wire::{self, Frame, Order, Start, State, Told, Unstopped, Word};
+use super::{CLOSING, sandbox};
+use crate::media::{
+    self, Output, Player, PlayerError, PlayerEvent, Take, check_environment, initialise, preload,
+};
+
+/// How often is said how far it is, where that is news.
+const TELLING: Duration = Duration::from_millis(10);
+
+/// Longest buffer for what comes in.
+const BUFFERED: usize = 1 << 16;
+
+/// Says words. A viewer that is gone is noticed where orders are read.
+#[derive(Clone)]
+struct Mouth(Arc<Mutex<UnixStream>>);
+
+impl Mouth {
+    fn say(&self, word: &Word) {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = stream.write_all(&wire::words(word)) {
+            tracing::debug!(%error, "nobody hears what is played");
+        }
+    }
+}
+
+/// What plays, and which take.
+#[derive(Default)]
+struct Playing {
+    player: Option<Player>,
+    take: u32,
+    plan: Option<Arc<Take>>,
+}
+
+/// Plays to the outputs until told to stop, or the viewer is gone.
+///
+/// # Errors
+///
+/// Where standard input is no socket of a viewer's.
+pub(crate) fn run(outputs: &[Output]) -> Result<(), Failure> {
+    // The viewer says when to stop; what a terminal or a service manager says to all goes to it as well.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(|error| Failure::runtime(format!("signals: {error}")))?;
+    let failed = |error: std::io::Error| {
+        Failure::usage(format!("only a viewer starts this, over a socket: {error}"))
+    };
+    let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
+    stream.peer_addr().map_err(failed)?;
+    let mouth = Mouth(Arc::new(Mutex::new(stream.try_clone().map_err(failed)?)));
+    // The library asks programs of its own about its plugins where those are new.
+    let begun = initialise();
+    sandbox::enter(outputs);
+    if let Err(error) = begun.and_then(|()| check_environment(outputs)) {
+        mouth.say(&Word::Unfit(error.to_string()));
+        return Ok(());
+    }
+    preload(outputs);
+    let playing = Arc::new(RwLock::<Playing>::default());
+    tell_state(&playing, &mouth).map_err(Failure::runtime)?;
+    obey(stream, outputs, &playing, &mouth);
+    Ok(())
+}
+
+/// Does what is ordered, until the end.
+fn obey(stream: UnixStream, outputs: &[Output], playing: &RwLock<Playing>, mouth: &Mouth) {
+    let mut orders = BufReader::with_capacity(BUFFERED, stream);
+    let deadline = loop {
+        let order = match wire::read::<Order>(&mut orders) {
+            Ok(Some(Frame::Words(order))) => order,
+            Ok(Some(Frame::Media { track, arrival, packet })) => {
+                let playing = playing.read().unwrap_or_else(PoisonError::into_inner);
+                if let Some(player) = &playing.player {
+                    player.push(track, packet, Duration::from_nanos(arrival));
+                }
+                continue;
+            }
+            // Without a viewer, files are closed all the same.
+            Ok(None) => break CLOSING,
+            Err(error) => {
+                tracing::debug!(%error, "no further orders");
+                break CLOSING;
+            }
+        };
+        match order {
+            Order::Stop(deadline) => break Duration::from_nanos(deadline),
+            Order::Start(start) => {
+                let started = begin(start, outputs, playing, mouth);
+                mouth.say(&answer(started));
+            }
+            Order::BeginTake { number, tracks, take } => {
+                let take = Arc::new(Take::of(&take));
+                let mut playing = playing.write().unwrap_or_else(PoisonError::into_inner);
+                playing.take = number;
+                playing.plan = Some(Arc::clone(&take));
+                let begun = playing.player.as_mut().map(|player| player.begin_take(&tracks, take));
+                drop(playing);
+                mouth.say(&answer(begun.unwrap_or(Err(PlayerError::NoOutputLeft))));
+            }
+            Order::Delay(by) => with(playing, |player| player.delay(Duration::from_nanos(by))),
+            Order::Bear(late) => {
+                with(playing, |player| player.bear_lateness(Duration::from_nanos(late)));
+            }
+            Order::Freeze => with(playing, Player::freeze),
+            Order::ShowBar(share) => with(playing, |player| player.show_bar(share)),
+            Order::CompleteTake => with(playing, Player::complete_take),
+        }
+    };
+    let player = playing.write().unwrap_or_else(PoisonError::into_inner).player.take();
+    let stopped = player.map_or(Ok(()), |player| player.stop(deadline));
+    mouth.say(&Word::Stopped(stopped.err().map(|error| match error {
+        PlayerError::Unfinished { output, .. } => Unstopped::Unfinished(output.to_string()),
+        error => Unstopped::Other(error.to_string()),
+    })));
+}
+
+fn with(playing: &RwLock<Playing>, order: impl FnOnce(&Player)) {
+    let playing = playing.read().unwrap_or_else(PoisonError::into_inner);
+    if let Some(player) = &playing.player {
+        order(player);
+    }
+}
+
+fn answer(result: Result<(), PlayerError>) -> Word {
+    result.map_or_else(|error| Word::Refused(error.to_string()), |()| Word::Started)
+}
+
+fn begin(
+    start: Start,
+    outputs: &[Output],
+    playing: &RwLock<Playing>,
+    mouth: &Mouth,
+) -> Result<(), PlayerError> {
+    let Start { tracks, latency, base_time, take } = start;
+    let take = take.map(|plan| Arc::new(Take::of(&plan)));
+    let mouth = mouth.clone();
+    let events = Arc::new(move |event| mouth.say(&Word::Told(told(event))));
+    let latency = Duration::from_nanos(latency);
+    let player = Player::start_at(base_time, &tracks, outputs, latency, events, take.clone())?;
+    let mut playing = playing.write().unwrap_or_else(PoisonError::into_inner);
+    playing.player = Some(player);
+    playing.plan = take;
+    Ok(())
+}
+
+fn told(event: PlayerEvent) -> Told {
+    match event {
+        PlayerEvent::FirstFrame => Told::FirstFrame,
+        PlayerEvent::WindowClosed => Told::WindowClosed,
+        PlayerEvent::Key(key) => Told::Key(key),
+        PlayerEvent::Bar(share) => Told::Bar(share),
+        PlayerEvent::Motion => Told::Motion,
+        PlayerEvent::Late(by) => Told::Late(media::nanoseconds(by)),
+        PlayerEvent::Failed(error) => {
+            let is_last = matches!(error, PlayerError::NoOutputLeft);
+            Told::Failed(error.to_string(), is_last)
+        }
+        PlayerEvent::OutputFailed { output, error } => {
+            Told::OutputFailed(output.to_string(), error.to_string())
+        }
+    }
+}
+
+/// Says how far it is, in a thread, for as long as the process lives.
+fn tell_state(playing: &Arc<RwLock<Playing>>, mouth: &Mouth) -> Result<(), PlayerError> {
+    let (playing, mouth) = (Arc::clone(playing), mouth.clone());
+    let tell = move || {
+        let mut last = State::default();
+        loop {
+            std::thread::sleep(TELLING);
+            let state = state(&playing.read().unwrap_or_else(PoisonError::into_inner));
+            if let Some(state) = state.filter(|state| *state != last) {
+                mouth.say(&Word::State(state.clone()));
+                last = state;
+            }
+        }
+    };
+    let thread = std::thread::Builder::new().name("telling".into()).spawn(tell);
+    thread.map(drop).map_err(|error| PlayerError::Refused { what: format!("a thread: {error}") })
+}
+
+fn state(Playing { player, take, plan }: &Playing) -> Option<State> {
+    let player = player.as_ref()?;
+    let stats = player.stats();
+    // The same moment for as long as it is the same: it is measured from here, once for each state.
+    let at = |at: Instant| media::nanoseconds(player.running_time_at(at));
+    Some(State {
+        take: *take,
+        frames_decoded: stats.frames_decoded,
+        frames_dropped: stats.frames_dropped,
+        audio_buffers_decoded: stats.audio_buffers_decoded,
+        first_frame_at: stats.first_frame_at.map(at),
+        latency: stats.latency.map(media::nanoseconds),
+        position: player.position().map(media::nanoseconds),
+        reached: player.reached().map(media::nanoseconds),
+        shown_at: plan.as_ref().and_then(|take| take.shown_at()).map(at),
+        has_played_out: player.has_played_out(),
+    })
+}

@@ -1,0 +1,269 @@
+//! What a viewer and the processes that play for it say to each other, over a Unix socket: frames of a length
+//! (4 bytes, big-endian), a kind (1 byte), and a body. Media stands in its frame as it is; all else is CBOR.
+
+use std::io::{self, Read};
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+use protocol::media::Format;
+
+use crate::media::TakePlan;
+
+/// Longest body, in bytes. A process that plays is not to be trusted with more memory than that.
+const MOST: usize = 1 << 20;
+
+const WORDS: u8 = 0;
+const MEDIA: u8 = 1;
+
+/// What stands in front of a packet: its track (4 bytes) and arrival (8 bytes).
+const MEDIA_HEADER: usize = 12;
+
+/// What is to be played, and how. Times are nanoseconds.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(super) struct Start {
+    #[n(0)]
+    pub(super) tracks: Vec<Format>,
+    #[n(1)]
+    pub(super) latency: u64,
+    /// The monotonic clock's time at running time zero.
+    #[n(2)]
+    pub(super) base_time: u64,
+    #[n(3)]
+    pub(super) take: Option<TakePlan>,
+}
+
+/// What a player is to do.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(super) enum Order {
+    /// Play. Answered with [`Word::Started`] or [`Word::Refused`].
+    #[n(0)]
+    Start(#[n(0)] Start),
+    /// Have all that is pushed come later by so many nanoseconds.
+    #[n(1)]
+    Delay(#[n(0)] u64),
+    /// Bear lateness of so many nanoseconds.
+    #[n(2)]
+    Bear(#[n(0)] u64),
+    /// Play another take. Answered as [`Self::Start`] is.
+    #[n(3)]
+    BeginTake {
+        #[n(0)]
+        number: u32,
+        #[n(1)]
+        tracks: Vec<Format>,
+        #[n(2)]
+        take: TakePlan,
+    },
+    /// Leave the last picture standing.
+    #[n(4)]
+    Freeze,
+    /// Show the seek bar, or none.
+    #[n(5)]
+    ShowBar(#[n(0)] Option<f64>),
+    /// No more comes of the take.
+    #[n(6)]
+    CompleteTake,
+    /// Close files, and end, within so many nanoseconds. Answered with [`Word::Stopped`].
+    #[n(7)]
+    Stop(#[n(0)] u64),
+}
+
+/// What a player says.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(super) enum Word {
+    /// It cannot play here, and ends.
+    #[n(0)]
+    Unfit(#[n(0)] String),
+    /// It plays.
+    #[n(1)]
+    Started,
+    /// It does not, and why.
+    #[n(2)]
+    Refused(#[n(0)] String),
+    /// Something happened.
+    #[n(3)]
+    Told(#[n(0)] Told),
+    /// How far it is.
+    #[n(4)]
+    State(#[n(0)] State),
+    /// It has stopped, and what went wrong with that.
+    #[n(5)]
+    Stopped(#[n(0)] Option<Unstopped>),
+}
+
+/// [`crate::media::PlayerEvent`], as it is said.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(super) enum Told {
+    #[n(0)]
+    FirstFrame,
+    #[n(1)]
+    WindowClosed,
+    #[n(2)]
+    Key(#[n(0)] String),
+    #[n(3)]
+    Bar(#[n(0)] f64),
+    #[n(4)]
+    Motion,
+    #[n(5)]
+    Late(#[n(0)] u64),
+    /// Why, and whether it is only that no output is left.
+    #[n(6)]
+    Failed(#[n(0)] String, #[n(1)] bool),
+    /// Which, and why.
+    #[n(7)]
+    OutputFailed(#[n(0)] String, #[n(1)] String),
+}
+
+/// What has been played. Times are nanoseconds of running time, positions nanoseconds of the file.
+#[derive(Debug, Clone, Default, PartialEq, Encode, Decode)]
+pub(super) struct State {
+    /// Which take this is about.
+    #[n(0)]
+    pub(super) take: u32,
+    #[n(1)]
+    pub(super) frames_decoded: u64,
+    #[n(2)]
+    pub(super) frames_dropped: u64,
+    #[n(3)]
+    pub(super) audio_buffers_decoded: u64,
+    #[n(4)]
+    pub(super) first_frame_at: Option<u64>,
+    #[n(5)]
+    pub(super) latency: Option<u64>,
+    #[n(6)]
+    pub(super) position: Option<u64>,
+    #[n(7)]
+    pub(super) reached: Option<u64>,
+    #[n(8)]
+    pub(super) shown_at: Option<u64>,
+    #[n(9)]
+    pub(super) has_played_out: bool,
+}
+
+/// Why a player did not stop well.
+#[derive(Debug, Clone, PartialEq, Encode, Decode)]
+pub(super) enum Unstopped {
+    /// This output was not finished.
+    #[n(0)]
+    Unfinished(#[n(0)] String),
+    /// Something else.
+    #[n(1)]
+    Other(#[n(0)] String),
+}
+
+/// What came in a frame.
+#[derive(Debug, PartialEq)]
+pub(super) enum Frame<T> {
+    Words(T),
+    Media { track: usize, arrival: u64, packet: Bytes },
+}
+
+/// A frame with words.
+pub(super) fn words<T: Encode<()>>(words: &T) -> Vec<u8> {
+    let mut frame = vec![0; 5];
+    // Writing to memory does not fail.
+    if let Err(error) = minicbor::encode(words, &mut frame) {
+        tracing::error!(%error, "words for a player that cannot be written");
+    }
+    finish(frame, WORDS)
+}
+
+/// A frame with a packet.
+pub(super) fn media(track: usize, arrival: u64, packet: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(5 + MEDIA_HEADER + packet.len());
+    frame.resize(5, 0);
+    frame.extend((track as u32).to_be_bytes());
+    frame.extend(arrival.to_be_bytes());
+    frame.extend(packet);
+    finish(frame, MEDIA)
+}
+
+fn finish(mut frame: Vec<u8>, kind: u8) -> Vec<u8> {
+    let length = (frame.len() - 5) as u32;
+    frame[..4].copy_from_slice(&length.to_be_bytes());
+    frame[4] = kind;
+    frame
+}
+
+/// The next frame; `None` at the end.
+///
+/// # Errors
+///
+/// Where reading fails, or what was read makes no sense.
+pub(super) fn read<T: for<'b> Decode<'b, ()>>(
+    from: &mut impl Read,
+) -> io::Result<Option<Frame<T>>> {
+    let nonsense = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+    let mut header = [0; 5];
+    let begun = loop {
+        match from.read(&mut header) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            begun => break begun?,
+        }
+    };
+    if begun == 0 {
+        return Ok(None);
+    }
+    from.read_exact(&mut header[begun..])?;
+    let [a, b, c, d, kind] = header;
+    let length = u32::from_be_bytes([a, b, c, d]) as usize;
+    if length > MOST {
+        return Err(nonsense("a frame that is too long"));
+    }
+    let mut body = vec![0; length];
+    from.read_exact(&mut body)?;
+    match kind {
+        WORDS => {
+            let words = minicbor::decode(&body).map_err(|error| nonsense(&error.to_string()))?;
+            Ok(Some(Frame::Words(words)))
+        }
+        MEDIA => {
+            let short = || nonsense("a packet that is too short");
+            let (track, rest) = body.split_first_chunk::<4>().ok_or_else(short)?;
+            let (arrival, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+            let (track, arrival) = (u32::from_be_bytes(*track), u64::from_be_bytes(*arrival));
+            let at = length - rest.len();
+            let packet = Bytes::from(body).slice(at..);
+            Ok(Some(Frame::Media { track: track as usize, arrival, packet }))
+        }
+        _ => Err(nonsense("a frame of an unknown kind")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_is_what_is_heard() {
+        let state = State { take: 3, position: Some(7), shown_at: Some(9), ..State::default() };
+        let said = [
+            Word::Unfit("no display".into()),
+            Word::Told(Told::OutputFailed("null".into(), "broke".into())),
+            Word::State(state),
+            Word::Stopped(Some(Unstopped::Unfinished("stdout".into()))),
+        ];
+        let mut bytes: Vec<u8> = said.iter().flat_map(words).collect();
+        bytes.extend(media(2, 77, b"a packet"));
+        let mut from = &bytes[..];
+        for word in said {
+            assert_eq!(read(&mut from).expect("whole"), Some(Frame::Words(word)));
+        }
+        let packet = Bytes::from_static(b"a packet");
+        let expected = Frame::Media { track: 2, arrival: 77, packet };
+        assert_eq!(read::<Word>(&mut from).expect("whole"), Some(expected));
+        assert_eq!(read::<Word>(&mut from).expect("the end"), None);
+    }
+
+    #[test]
+    fn nonsense_is_an_error() {
+        let too_long = [&u32::MAX.to_be_bytes()[..], &[WORDS]].concat();
+        let cut = words(&Word::Started)[..4].to_vec();
+        let unknown = finish(vec![0; 7], 9);
+        let short = finish(vec![0; 9], MEDIA);
+        let no_word = finish([&[0; 5][..], b"\xff\xff"].concat(), WORDS);
+        for bytes in [too_long, cut, unknown, short, no_word] {
+            assert!(read::<Word>(&mut &bytes[..]).is_err(), "{bytes:02x?}");
+        }
+    }
+}
