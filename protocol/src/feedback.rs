@@ -282,6 +282,14 @@ fn write(packet: &impl RtcpPacketWriterExt) -> Vec<u8> {
     bytes
 }
 
+/// What an APP packet carries. Ours are never padded, and the parser believes what padding says of its length.
+fn data<'a>(app: &'a App<'_>) -> Result<&'a [u8], FeedbackError> {
+    if app.padding().is_some() {
+        return Err(FeedbackError::Malformed);
+    }
+    Ok(app.data())
+}
+
 /// Reads a feedback datagram. Unknown RTCP packets in it are skipped.
 pub fn parse(bytes: &[u8]) -> Result<Feedback, FeedbackError> {
     let mut report = None;
@@ -290,10 +298,10 @@ pub fn parse(bytes: &[u8]) -> Result<Feedback, FeedbackError> {
         match packet? {
             Packet::Rr(rr) => report = Some(rr.report_blocks().map(block).collect()),
             Packet::App(app) if app.name() == *REPORT_NAME.as_bytes() => {
-                extension = Some(from_cbor::<Extension>(app.data())?);
+                extension = Some(from_cbor::<Extension>(data(&app)?)?);
             }
             Packet::App(app) if app.name() == *WISH_NAME.as_bytes() => {
-                let mut wish: Wish = from_cbor(app.data())?;
+                let mut wish: Wish = from_cbor(data(&app)?)?;
                 wish.trim();
                 return Ok(Feedback::Wish(wish));
             }
@@ -366,6 +374,19 @@ mod tests {
         let absurd = Totals { lost: u64::MAX, duplicates: u64::MAX, ..before };
         let grown = before.grown_to(&absurd, 1_000);
         assert_eq!((grown.received, grown.lost, grown.duplicates), (100, 1_000, 2_000));
+    }
+
+    #[test]
+    fn padding_says_nothing_that_is_believed() {
+        let wish = encode_wish(9, &Wish { loss: 0, takes_repair: false, asks: Vec::new() });
+        for padding in [0, 4, 200, 255] {
+            let mut padded = wish.clone();
+            padded[0] |= 0x20;
+            if let Some(last) = padded.last_mut() {
+                *last = padding;
+            }
+            assert!(parse(&padded).is_err(), "{padding}");
+        }
     }
 
     #[test]
