@@ -20,8 +20,14 @@ use crate::second::Places;
 use crate::session::{self, Shared};
 use crate::stun::{Answering, Stun};
 
-/// From this many connections on, a newcomer must first prove its address (QUIC Retry).
+/// From this many connections on, or handshakes under way, a newcomer must first prove its address (QUIC Retry).
 const RETRY_FROM: i64 = 1_000;
+const RETRY_FROM_HANDSHAKES: usize = 64;
+
+/// Handshakes that are begun with addresses that are not proved: so many at once, and so many a second. Each costs a
+/// key exchange, also one that fails at once.
+const UNPROVED_BURST: f64 = 200.0;
+const UNPROVED_RATE: f64 = 100.0;
 
 /// How long broadcasters take to notice a restart and to register again, and a little more.
 const REGISTERING_AGAIN: Duration = Duration::from_secs(6);
@@ -63,7 +69,7 @@ impl Server {
             ask_client: true,
             alpn: ALPN,
             strangers: true,
-            own_thread: false,
+            own_thread: true,
         };
         let stun_metrics = Arc::clone(&metrics);
         let failed = |error: std::io::Error| {
@@ -138,20 +144,52 @@ impl Server {
     }
 }
 
+/// What of [`UNPROVED_BURST`] is left.
+struct Unproved {
+    left: f64,
+    at: Instant,
+}
+
+impl Unproved {
+    fn new(now: Instant) -> Self {
+        Self { left: UNPROVED_BURST, at: now }
+    }
+
+    /// Whether one more may begin, which is then counted.
+    fn admit(&mut self, now: Instant) -> bool {
+        let passed = now.saturating_duration_since(self.at).as_secs_f64();
+        self.at = now;
+        self.left = (self.left + passed * UNPROVED_RATE).min(UNPROVED_BURST);
+        let admits = self.left >= 1.0;
+        if admits {
+            self.left -= 1.0;
+        }
+        admits
+    }
+}
+
 async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
+    let handshakes = Arc::new(());
+    let mut unproved = Unproved::new(Instant::now());
     while let Some(incoming) = endpoint.accept().await {
+        let is_busy = Arc::strong_count(&handshakes) > RETRY_FROM_HANDSHAKES;
         let open = shared.metrics.connections.get();
         if open >= i64::try_from(shared.limits.connections).unwrap_or(i64::MAX) {
             shared.metrics.reject(Rejection::Connection);
             incoming.refuse();
-        } else if open >= RETRY_FROM && !incoming.remote_address_validated() {
+        } else if !incoming.remote_address_validated()
+            && (is_busy || open >= RETRY_FROM || !unproved.admit(Instant::now()))
+        {
             // The address is proved when the retry comes back; nothing is kept meanwhile.
             let _ = incoming.retry();
         } else {
             let shared = Arc::clone(&shared);
+            let handshake = Arc::clone(&handshakes);
             tokio::spawn(async move {
                 shared.metrics.connections.inc();
-                match incoming.await {
+                let connected = incoming.await;
+                drop(handshake);
+                match connected {
                     Ok(connection) => session::serve(connection, &shared).await,
                     Err(error) => {
                         tracing::debug!(%error, "handshake failed");

@@ -139,7 +139,12 @@ impl Paths {
 
     /// Whether QUIC's address for someone is of a peer with a path, or of a server that we chose to talk to.
     pub(crate) fn is_known(&self, to: SocketAddr) -> bool {
-        Peer::from_address(to).is_some() || self.servers.contains(&canonical(to))
+        Peer::from_address(to).is_some() || self.is_server(to)
+    }
+
+    /// Whether this is a server's address.
+    pub(crate) fn is_server(&self, to: SocketAddr) -> bool {
+        self.servers.contains(&canonical(to))
     }
 
     /// Which way and where a datagram for an address that QUIC knows must go; `None` drops it.

@@ -1,6 +1,6 @@
 //! QUIC over our socket: what quinn needs of a socket, and the settings of both ends.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
@@ -61,6 +61,11 @@ const CONTENTS: Windows = Windows { stream: 4 << 20, connection: 8 << 20, ..CONT
 /// What a broadcaster sends to a viewer, which sends it no more than anybody does.
 const SERVING: Windows = Windows { sent: 4 << 20, ..CONTROL };
 
+/// A server that has not answered by then is sent the first datagram again, so often and so far apart.
+const BEGINNING_AGAIN: Duration = Duration::from_millis(100);
+const BEGINNINGS: u32 = 20;
+const BEGINNINGS_APART: Duration = Duration::from_millis(25);
+
 /// What stands between quinn and the socket.
 pub(crate) struct QuicSocket {
     ways: Arc<Ways>,
@@ -68,13 +73,60 @@ pub(crate) struct QuicSocket {
     inbox: Mutex<Inbox>,
     repeats: Mutex<Repeats>,
     is_insistent: AtomicBool,
+    /// Servers that we begin to talk to, and whether one has answered.
+    beginnings: Arc<Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>>,
     most_waiting: usize,
 }
 
+/// What begins a connection, without and with a token that we gave out: so much waits of each at most.
+const MOST_BEGINNINGS: usize = 256;
+
+/// What waits for quinn: in turns, so that a flood of beginnings holds up no connection, and no beginning that has
+/// proved its address.
 #[derive(Default)]
 struct Inbox {
-    waiting: VecDeque<(SocketAddr, Vec<u8>)>,
+    waiting: [VecDeque<(SocketAddr, Vec<u8>)>; 3],
+    turn: usize,
     waker: Option<Waker>,
+}
+
+/// The places of [`Inbox::waiting`], as the turns go.
+const UNDER_WAY: usize = 0;
+const WITH_TOKEN: usize = 1;
+const WITHOUT: usize = 2;
+const TURNS: [usize; 4] = [UNDER_WAY, WITH_TOKEN, UNDER_WAY, WITHOUT];
+
+impl Inbox {
+    fn pop(&mut self) -> Option<(SocketAddr, Vec<u8>)> {
+        TURNS.iter().find_map(|_| {
+            self.turn = (self.turn + 1) % TURNS.len();
+            self.waiting[TURNS[self.turn]].pop_front()
+        })
+    }
+}
+
+/// Where a datagram waits.
+fn place(datagram: &[u8]) -> usize {
+    match token_length(datagram) {
+        None => UNDER_WAY,
+        Some(0) => WITHOUT,
+        Some(_) => WITH_TOKEN,
+    }
+}
+
+/// How long the token is of a datagram that begins with an Initial packet (RFC 9000, section 17.2.2), by its first
+/// byte; `None` for others.
+fn token_length(datagram: &[u8]) -> Option<u8> {
+    let (first, rest) = datagram.split_first()?;
+    if first & 0xb0 != 0x80 {
+        return None;
+    }
+    let mut rest = rest.get(4..)?;
+    for _ in ["destination", "source"] {
+        let (length, behind) = rest.split_first()?;
+        rest = behind.get(usize::from(*length)..)?;
+    }
+    rest.first().copied()
 }
 
 impl fmt::Debug for QuicSocket {
@@ -93,14 +145,24 @@ impl QuicSocket {
             inbox: Mutex::default(),
             repeats: Mutex::default(),
             is_insistent: AtomicBool::new(false),
+            beginnings: Arc::default(),
             most_waiting,
         })
     }
 
     /// Queues a datagram for quinn. False when there is no room.
     pub(crate) fn deliver(&self, from: SocketAddr, datagram: &[u8]) -> bool {
+        let mut beginnings = self.beginnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !beginnings.is_empty()
+            && let Some(answered) = beginnings.remove(&from)
+        {
+            answered.store(true, Ordering::Relaxed);
+        }
+        drop(beginnings);
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        if inbox.waiting.len() >= self.most_waiting {
+        let place = place(datagram);
+        let most = if place == UNDER_WAY { self.most_waiting } else { MOST_BEGINNINGS };
+        if inbox.waiting[place].len() >= most {
             return false;
         }
         // The family that `local_addr` promised: quinn compares addresses as they are.
@@ -108,7 +170,7 @@ impl QuicSocket {
             SocketAddr::V4(v4) => SocketAddr::new(v4.ip().to_ipv6_mapped().into(), v4.port()),
             v6 => v6,
         };
-        inbox.waiting.push_back((from, datagram.to_vec()));
+        inbox.waiting[place].push_back((from, datagram.to_vec()));
         let waker = inbox.waker.take();
         drop(inbox);
         if let Some(waker) = waker {
@@ -120,6 +182,46 @@ impl QuicSocket {
     /// From now on repeats every datagram to somebody who is known.
     pub(crate) fn insist(&self) {
         self.is_insistent.store(true, Ordering::Relaxed);
+    }
+
+    /// Sends the first datagram to a server again, in close succession, until one has answered: one that is flooded
+    /// leaves most beginnings out, and QUIC alone would wait longer and longer for the next try.
+    fn begin(&self, transmit: &Transmit<'_>, local: Local, to: SocketAddr) {
+        let is_server = self.paths.is_server(transmit.destination);
+        if !is_server || token_length(transmit.contents).is_none() {
+            return;
+        }
+        let mut beginnings = self.beginnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if beginnings.contains_key(&to) {
+            return;
+        }
+        let answered = Arc::new(AtomicBool::new(false));
+        beginnings.insert(to, Arc::clone(&answered));
+        drop(beginnings);
+        let (ways, contents) = (Arc::clone(&self.ways), transmit.contents.to_vec());
+        let all = Arc::clone(&self.beginnings);
+        tokio::spawn(async move {
+            tokio::time::sleep(BEGINNING_AGAIN).await;
+            for _ in 0..BEGINNINGS {
+                if answered.load(Ordering::Relaxed) {
+                    return;
+                }
+                let contents = &contents;
+                let copy = Transmit {
+                    destination: to,
+                    ecn: None,
+                    contents,
+                    segment_size: None,
+                    src_ip: None,
+                };
+                // As good as lost on the way.
+                let _ = ways.transmit(local, to, &copy);
+                tokio::time::sleep(BEGINNINGS_APART).await;
+            }
+            // QUIC's own next try begins anew.
+            let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, other| !Arc::ptr_eq(other, &answered));
+        });
     }
 
     /// Sends a datagram again and again, if it is to somebody who is known and the exchange takes long.
@@ -166,6 +268,7 @@ impl AsyncUdpSocket for QuicSocket {
                 Ok(())
             }
             Ok(()) => {
+                self.begin(transmit, local, to);
                 self.repeat(transmit, local, to);
                 Ok(())
             }
@@ -181,7 +284,7 @@ impl AsyncUdpSocket for QuicSocket {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let mut count = 0;
         for (buffer, meta) in buffers.iter_mut().zip(metas) {
-            let Some((addr, datagram)) = inbox.waiting.pop_front() else { break };
+            let Some((addr, datagram)) = inbox.pop() else { break };
             let len = datagram.len().min(buffer.len());
             buffer[..len].copy_from_slice(&datagram[..len]);
             *meta = RecvMeta { addr, len, stride: len, ecn: None, dst_ip: None };
