@@ -9,9 +9,10 @@ use tests::stage::{Stage, count};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The addresses that the floods come from, and those of the ones who join meanwhile.
-const NOBODYS: &str = "198.19.0.0/17";
-const COMERS: &str = "198.19.128.0/17";
+/// The addresses that the floods come from, and those of the ones who join meanwhile. Open homes of the lab have the
+/// lower half.
+const NOBODYS: &str = "198.19.128.0/18";
+const COMERS: &str = "198.19.192.0/18";
 
 /// Datagrams a second, and for how many seconds.
 const RATE: u32 = 50_000;

@@ -34,4 +34,5 @@ mod slow_start;
 pub mod socket;
 pub mod stream;
 pub mod tls;
+mod unproved;
 pub mod ways;

@@ -11,15 +11,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use protocol::address::canonical;
 use protocol::opening::Local;
 use protocol::size::MAX_DATAGRAM;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller, VarInt};
 
-use crate::paths::Paths;
+use crate::paths::{Paths, Peer};
 use crate::repeats::{self, Repeats};
 use crate::slow_start::CarefulCubicConfig;
 use crate::socket::Socket;
+use crate::unproved::Unproved;
 use crate::ways::Ways;
 
 /// QUIC datagrams waiting for quinn, at most. Control traffic is thin; more is a flood, unless it comes from
@@ -75,6 +77,8 @@ pub(crate) struct QuicSocket {
     is_insistent: AtomicBool,
     /// Servers that we begin to talk to, and whether one has answered.
     beginnings: Arc<Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>>,
+    /// Whoever asks us, where others may.
+    unproved: Option<Mutex<Unproved>>,
     most_waiting: usize,
 }
 
@@ -146,6 +150,7 @@ impl QuicSocket {
             repeats: Mutex::default(),
             is_insistent: AtomicBool::new(false),
             beginnings: Arc::default(),
+            unproved: is_server.then(Mutex::default),
             most_waiting,
         })
     }
@@ -159,6 +164,12 @@ impl QuicSocket {
             answered.store(true, Ordering::Relaxed);
         }
         drop(beginnings);
+        // Those with a path have proved it.
+        let unproved = self.unproved.as_ref().filter(|_| Peer::from_address(from).is_none());
+        if let Some(unproved) = unproved {
+            let mut unproved = unproved.lock().unwrap_or_else(PoisonError::into_inner);
+            unproved.received(canonical(from), datagram);
+        }
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         let place = place(datagram);
         let most = if place == UNDER_WAY { self.most_waiting } else { MOST_BEGINNINGS };
@@ -260,6 +271,15 @@ impl AsyncUdpSocket for QuicSocket {
             // A peer without a path: as if the network had lost it. QUIC sends it again.
             return Ok(());
         };
+        let is_peer = Peer::from_address(transmit.destination).is_some();
+        if let Some(unproved) = self.unproved.as_ref().filter(|_| !is_peer) {
+            let mut unproved = unproved.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_ours = self.paths.is_server(transmit.destination);
+            if !is_ours && !unproved.may_send(to, transmit.contents, Instant::now()) {
+                // As if the network had lost it.
+                return Ok(());
+            }
+        }
         match self.ways.transmit(local, to, transmit) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
             Err(error) => {
@@ -422,4 +442,42 @@ pub(crate) fn client_config(
     let transport = transport_config(idle_timeout, interval, first_rtt, windows, MOST_STREAMS);
     config.transport_config(transport);
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An Initial packet with a token of so many bytes.
+    fn initial(token: u8) -> Vec<u8> {
+        let ids = [&[8][..], &[1; 8], &[3], &[2; 3]].concat();
+        [&[0xc0, 0, 0, 0, 1][..], &ids, &[token], &vec![7; usize::from(token)], &[0x41, 0]].concat()
+    }
+
+    #[test]
+    fn beginnings_are_told_from_what_is_under_way() {
+        assert_eq!(place(&initial(0)), WITHOUT);
+        assert_eq!(place(&initial(60)), WITH_TOKEN);
+        for other in [&[0xe0, 0, 0, 0, 1, 0, 0, 0][..], &[0x40; 20], &[], &initial(0)[..9], &[0xc0]]
+        {
+            assert_eq!(place(other), UNDER_WAY, "{other:02x?}");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_a_flood_of_others() {
+        let mut inbox = Inbox::default();
+        let from = ([192, 0, 2, 1], 1).into();
+        for place in [UNDER_WAY, WITH_TOKEN, WITHOUT] {
+            inbox.waiting[place].extend((0..100).map(|_| (from, vec![place as u8])));
+        }
+        let popped: Vec<u8> =
+            (0..8).filter_map(|_| inbox.pop()).map(|(_, datagram)| datagram[0]).collect();
+        for (place, most) in [(UNDER_WAY, 4), (WITH_TOKEN, 2), (WITHOUT, 2)] {
+            let count = popped.iter().filter(|other| usize::from(**other) == place).count();
+            assert_eq!(count, most, "{popped:?}");
+        }
+        while inbox.pop().is_some() {}
+        assert!(inbox.waiting.iter().all(VecDeque::is_empty));
+    }
 }

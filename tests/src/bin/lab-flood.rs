@@ -1,11 +1,14 @@
 //! A flood from addresses that are not its own.
 //!
-//! `lab-flood TO KIND RATE SECONDS NETWORK`: to this address and port; `initial` (QUIC handshakes that begin as they should, each of
-//! its own), `stun` (Binding requests), or `random` (bytes); so many datagrams a second, for so long; each from a random
-//! address of a network such as 198.19.0.0/16, and a random port. Prints how many it sent.
+//! `lab-flood TO KIND RATE SECONDS NETWORK`: to this address and port; `initial` (QUIC handshakes that begin as they
+//! should, each one of its own), `stun` (Binding requests), `random` (bytes), or `corpus:FOLDER` (each file below it once,
+//! whatever the time, and some of the others); so many datagrams a second, for so long; each from a random address of a
+//! network such as 198.19.0.0/16, and a random port. Prints how many it sent.
 
 use std::env;
+use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,14 +19,19 @@ use quinn_proto::crypto::rustls::QuicClientConfig;
 use quinn_proto::{ClientConfig, Endpoint, EndpointConfig};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
+use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::aws_lc_rs::default_provider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, Error, SignatureScheme};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// Handshakes that are made in advance: each begins again when all others have.
 const HANDSHAKES: usize = 20_000;
+
+/// Beginnings and requests among the messages of a corpus.
+const FEW: usize = 100;
 
 /// A datagram of QUIC's.
 const INITIAL: usize = 1200;
@@ -48,6 +56,9 @@ fn main() -> anyhow::Result<()> {
         "initial" => initials(to.into())?,
         "stun" => (0..HANDSHAKES).map(|_| binding_request(&mut rng)).collect(),
         "random" => (0..HANDSHAKES).map(|_| random(&mut rng)).collect(),
+        _ if kind.starts_with("corpus:") => {
+            corpus(Path::new(kind.trim_start_matches("corpus:")), to.into(), &mut rng)?
+        }
         _ => bail!("'{kind}' is no kind of flood"),
     };
     let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(RAW)))?;
@@ -55,7 +66,8 @@ fn main() -> anyhow::Result<()> {
     println!("ready");
     let began = Instant::now();
     let (mut sent, mut refused) = (0u64, 0u64);
-    let total = (rate * seconds) as u64;
+    let is_corpus = kind.starts_with("corpus:");
+    let total = if is_corpus { payloads.len() as u64 } else { (rate * seconds) as u64 };
     let mut packet = Vec::with_capacity(HEADERS + INITIAL);
     for payload in payloads.iter().cycle() {
         if sent + refused >= total || began.elapsed().as_secs_f64() > seconds * 2.0 {
@@ -98,10 +110,13 @@ fn initials(to: SocketAddr) -> anyhow::Result<Vec<Vec<u8>>> {
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Nobody));
-    let mut tls = tls.with_no_client_auth();
+    let mut tls = tls.with_client_cert_resolver(Arc::new(Nobody));
     tls.alpn_protocols = vec![ALPN.to_vec()];
     let config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls)?));
-    let mut endpoint = Endpoint::new(Arc::new(EndpointConfig::default()), None, false, None);
+    let mut settings = EndpointConfig::default();
+    // As ours have it: other standards share the port.
+    settings.grease_quic_bit(false);
+    let mut endpoint = Endpoint::new(Arc::new(settings), None, false, None);
     let mut all = Vec::with_capacity(HANDSHAKES);
     for _ in 0..HANDSHAKES {
         let now = Instant::now();
@@ -117,6 +132,20 @@ fn initials(to: SocketAddr) -> anyhow::Result<Vec<Vec<u8>>> {
 /// Offers what our programs offer: raw public keys. No answer is ever looked at.
 #[derive(Debug)]
 struct Nobody;
+
+impl ResolvesClientCert for Nobody {
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        None
+    }
+
+    fn only_raw_public_keys(&self) -> bool {
+        true
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
 
 impl ServerCertVerifier for Nobody {
     fn verify_server_cert(
@@ -155,6 +184,26 @@ impl ServerCertVerifier for Nobody {
     fn requires_raw_public_keys(&self) -> bool {
         true
     }
+}
+
+/// Every file below a folder, once, and a few of the other kinds.
+fn corpus(folder: &Path, to: SocketAddr, rng: &mut SmallRng) -> anyhow::Result<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                all.push(fs::read(path)?);
+            }
+        }
+    }
+    all.retain(|message| (1..=INITIAL).contains(&message.len()));
+    all.extend(initials(to)?.into_iter().take(FEW));
+    all.extend((0..FEW).map(|_| binding_request(rng)));
+    Ok(all)
 }
 
 fn binding_request(rng: &mut SmallRng) -> Vec<u8> {
