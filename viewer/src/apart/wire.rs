@@ -256,6 +256,27 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_player_says_is_read_or_refused() {
+        use rand::rngs::SmallRng;
+        use rand::{Rng, RngExt, SeedableRng};
+        let mut rng = SmallRng::seed_from_u64(5);
+        let state = State { position: Some(u64::MAX), ..State::default() };
+        let genuine = [words(&Word::State(state)), words(&Word::Refused("x".repeat(40)))];
+        for round in 0..100_000 {
+            let mut bytes = genuine[round % 2].clone();
+            for _ in 0..rng.random_range(0..4) {
+                let at = rng.random_range(5..bytes.len());
+                bytes[at] = rng.random();
+            }
+            if round % 5 == 0 {
+                rng.fill_bytes(&mut bytes[5..]);
+            }
+            let mut from = &bytes[..];
+            while matches!(read::<Word>(&mut from), Ok(Some(_))) {}
+        }
+    }
+
+    #[test]
     fn nonsense_is_an_error() {
         let too_long = [&u32::MAX.to_be_bytes()[..], &[WORDS]].concat();
         let cut = words(&Word::Started)[..4].to_vec();
