@@ -26,7 +26,7 @@ pub struct Broadcasters {
     pub ids: Vec<String>,
     /// A file with tokens, one a line: who shows one of them may, too.
     pub tokens: Option<PathBuf>,
-    /// Most that are registered at once from one IPv4 address or IPv6 /56.
+    /// Most that are registered at once from one IPv4 address or IPv6 /56, beside those that are named here.
     pub per_address: usize,
 }
 
@@ -54,8 +54,21 @@ pub(crate) struct Permits {
     ids: HashSet<BroadcasterId>,
     tokens: Option<Mutex<Tokens>>,
     per_address: usize,
-    registered: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    registered: Arc<Mutex<Registered>>,
 }
+
+/// As what a broadcaster may register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// Its id is listed, or it showed a token.
+    Named,
+    /// It is one of all.
+    Anonymous,
+}
+
+/// The anonymous ones of each household, each with how many connections it has: one that registers again has
+/// two for a moment.
+type Registered = HashMap<IpAddr, HashMap<BroadcasterId, usize>>;
 
 /// The tokens of a file, as it was read last.
 #[derive(Debug)]
@@ -68,18 +81,24 @@ struct Tokens {
 /// One registration's place among those of its address; given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
-    registered: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    household: IpAddr,
+    /// `None` for one that takes none.
+    of: Option<(IpAddr, BroadcasterId)>,
+    registered: Arc<Mutex<Registered>>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let Some((household, id)) = self.of else { return };
         let mut registered = lock(&self.registered);
-        if let Some(count) = registered.get_mut(&self.household) {
-            *count -= 1;
-            if *count == 0 {
-                registered.remove(&self.household);
+        let Some(ids) = registered.get_mut(&household) else { return };
+        if let Some(connections) = ids.get_mut(&id) {
+            *connections -= 1;
+            if *connections == 0 {
+                ids.remove(&id);
             }
+        }
+        if ids.is_empty() {
+            registered.remove(&household);
         }
     }
 }
@@ -89,8 +108,13 @@ impl Permits {
     ///
     /// # Errors
     ///
-    /// In words, where an id is none, or the tokens cannot be read.
+    /// In words, where an id is none, the tokens cannot be read, or nobody could register.
     pub(crate) fn new(config: &Broadcasters) -> Result<Self, String> {
+        if config.per_address == 0 {
+            return Err("broadcasters.per_address: with 0 nobody who is not named could register; give 1 or \
+                        more, or set allow: listed to let in only who is named"
+                .into());
+        }
         let id = |text: &String| {
             text.parse().map_err(|_| format!("broadcasters.ids: '{text}' is no broadcaster's id"))
         };
@@ -112,28 +136,41 @@ impl Permits {
         Ok(Self { allow: config.allow, ids, tokens, per_address: config.per_address, registered })
     }
 
-    /// Whether a broadcaster may register.
-    pub(crate) fn may_register(&self, id: BroadcasterId, token: Option<&Token>) -> bool {
-        if self.allow == Allow::Any || self.ids.contains(&id) {
-            return true;
+    /// As what a broadcaster may register, if it may.
+    pub(crate) fn standing(&self, id: BroadcasterId, token: Option<&Token>) -> Option<Standing> {
+        if self.ids.contains(&id) || token.is_some_and(|token| self.knows(token)) {
+            return Some(Standing::Named);
         }
-        let (Some(tokens), Some(token)) = (&self.tokens, token) else { return false };
+        (self.allow == Allow::Any).then_some(Standing::Anonymous)
+    }
+
+    fn knows(&self, token: &Token) -> bool {
+        let Some(tokens) = &self.tokens else { return false };
         let mut tokens = lock(tokens);
         tokens.refresh();
         // All of them, so that time tells nothing.
         tokens.tokens.iter().fold(false, |found, known| found | (known == token))
     }
 
-    /// A place for a broadcaster at this address; `None` where there are too many.
-    pub(crate) fn place(&self, address: IpAddr) -> Option<Place> {
+    /// A place for a broadcaster at this address; `None` where there are too many. Who is named takes none.
+    pub(crate) fn place(
+        &self,
+        address: IpAddr,
+        id: BroadcasterId,
+        standing: Standing,
+    ) -> Option<Place> {
+        let registered = Arc::clone(&self.registered);
+        if standing == Standing::Named {
+            return Some(Place { of: None, registered });
+        }
         let household = household(address);
-        let mut registered = lock(&self.registered);
-        let count = registered.entry(household).or_default();
-        if *count >= self.per_address {
+        let mut all = lock(&self.registered);
+        let ids = all.entry(household).or_default();
+        if ids.len() >= self.per_address && !ids.contains_key(&id) {
             return None;
         }
-        *count += 1;
-        Some(Place { registered: Arc::clone(&self.registered), household })
+        *ids.entry(id).or_default() += 1;
+        Some(Place { of: Some((household, id)), registered })
     }
 }
 
@@ -191,7 +228,7 @@ mod tests {
     #[test]
     fn anybody_may_unless_told_otherwise() {
         let permits = Permits::new(&Broadcasters::default()).expect("it is the default");
-        assert!(permits.may_register(ID, None));
+        assert_eq!(permits.standing(ID, None), Some(Standing::Anonymous));
         let nobody = Broadcasters { allow: Allow::Listed, ..Broadcasters::default() };
         let error = Permits::new(&nobody).expect_err("nobody could register");
         assert!(error.contains("allow: any"), "{error}");
@@ -212,10 +249,10 @@ mod tests {
         };
         let permits = Permits::new(&config).expect("it is sound");
         let token = |text: &str| Token::new(text).expect("it is one");
-        assert!(permits.may_register(ID, None));
-        assert!(!permits.may_register(OTHER, None));
-        assert!(permits.may_register(OTHER, Some(&token(GOOD))));
-        assert!(!permits.may_register(OTHER, Some(&token("a-token-of-some-lengtH"))));
+        assert_eq!(permits.standing(ID, None), Some(Standing::Named));
+        assert_eq!(permits.standing(OTHER, None), None);
+        assert_eq!(permits.standing(OTHER, Some(&token(GOOD))), Some(Standing::Named));
+        assert_eq!(permits.standing(OTHER, Some(&token("a-token-of-some-lengtH"))), None);
         // Another file takes effect; one that is unsound does not.
         let later = SystemTime::now() + Duration::from_secs(5);
         let rewrite = |text: &str, at| {
@@ -227,10 +264,16 @@ mod tests {
                 .expect("ours");
         };
         rewrite("another-token-of-length\n", later);
-        assert!(!permits.may_register(OTHER, Some(&token(GOOD))));
-        assert!(permits.may_register(OTHER, Some(&token("another-token-of-length"))));
+        assert_eq!(permits.standing(OTHER, Some(&token(GOOD))), None);
+        assert_eq!(
+            permits.standing(OTHER, Some(&token("another-token-of-length"))),
+            Some(Standing::Named)
+        );
         rewrite("short\n", later + Duration::from_secs(5));
-        assert!(permits.may_register(OTHER, Some(&token("another-token-of-length"))));
+        assert_eq!(
+            permits.standing(OTHER, Some(&token("another-token-of-length"))),
+            Some(Standing::Named)
+        );
         assert!(Permits::new(&config).expect_err("line 1 is short").contains("line 1"));
     }
 
@@ -238,13 +281,60 @@ mod tests {
     fn one_address_has_so_many_places() {
         let config = Broadcasters { per_address: 2, ..Broadcasters::default() };
         let permits = Permits::new(&config).expect("it is sound");
-        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
-        let first = permits.place(address("2001:db8:1::1"));
-        let second = permits.place(address("2001:db8:1:ff::2"));
+        let place = |text: &str, id: u8| {
+            let address = text.parse().expect("an address");
+            permits.place(address, BroadcasterId::new([id; 32]), Standing::Anonymous)
+        };
+        let first = place("2001:db8:1::1", 1);
+        let second = place("2001:db8:1:ff::2", 2);
         assert!(first.is_some() && second.is_some());
-        assert!(permits.place(address("2001:db8:1:3::3")).is_none(), "one household");
-        assert!(permits.place(address("198.51.100.7")).is_some());
+        assert!(place("2001:db8:1:3::3", 3).is_none(), "one household");
+        let elsewhere = place("198.51.100.7", 3);
+        assert!(elsewhere.is_some());
+        // One that registers again has the place of its former connection, and keeps it when that goes.
+        let again = place("2001:db8:1::9", 1);
+        assert!(again.is_some());
         drop(first);
-        assert!(permits.place(address("2001:db8:1:3::3")).is_some());
+        assert!(place("2001:db8:1:3::3", 3).is_none(), "it is registered still");
+        drop(again);
+        assert!(place("2001:db8:1:3::3", 3).is_some());
+        drop((second, elsewhere));
+        assert!(lock(&permits.registered).is_empty(), "nothing is left of those that went");
+    }
+
+    #[test]
+    fn who_is_named_takes_no_place_of_the_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("tokens");
+        fs::write(&path, format!("{GOOD}\n")).expect("room");
+        let config = Broadcasters {
+            ids: vec![ID.to_string()],
+            tokens: Some(path),
+            per_address: 1,
+            ..Broadcasters::default()
+        };
+        let permits = Permits::new(&config).expect("it is sound");
+        let token = |text: &str| Token::new(text).expect("it is one");
+        let standing = |id, token: Option<&Token>| permits.standing(id, token).expect("all may");
+        assert_eq!(standing(ID, None), Standing::Named);
+        assert_eq!(standing(OTHER, Some(&token(GOOD))), Standing::Named);
+        assert_eq!(standing(OTHER, Some(&token("a-token-of-some-lengtH"))), Standing::Anonymous);
+        let home = "198.51.100.7".parse().expect("an address");
+        let stranger = permits.place(home, OTHER, Standing::Anonymous);
+        assert!(stranger.is_some());
+        // The address is full, and has room for any number of named ones.
+        assert!(permits.place(home, BroadcasterId::new([3; 32]), Standing::Anonymous).is_none());
+        let named =
+            [1, 4, 5].map(|id| permits.place(home, BroadcasterId::new([id; 32]), Standing::Named));
+        assert!(named.iter().all(Option::is_some));
+        drop(stranger);
+        assert!(permits.place(home, BroadcasterId::new([3; 32]), Standing::Anonymous).is_some());
+    }
+
+    #[test]
+    fn an_address_without_any_place_is_refused() {
+        let none = Broadcasters { per_address: 0, ..Broadcasters::default() };
+        let error = Permits::new(&none).expect_err("nobody could register");
+        assert!(error.contains("per_address") && error.contains("1 or more"), "{error}");
     }
 }

@@ -129,10 +129,11 @@ async fn register(
     let Some(id) = tls::peer_id(connection) else {
         return refuse_registration(send, Refusal::NoKey, shared).await;
     };
-    if !shared.permits.may_register(id, token) {
+    let Some(standing) = shared.permits.standing(id, token) else {
         return refuse_registration(send, Refusal::NotListed, shared).await;
-    }
-    let Some(_place) = shared.permits.place(connection.remote_address().ip()) else {
+    };
+    let from = connection.remote_address().ip();
+    let Some(_place) = shared.permits.place(from, id, standing) else {
         return refuse_registration(send, Refusal::Busy, shared).await;
     };
     let full = shared.directory.len() >= shared.limits.broadcasters;
