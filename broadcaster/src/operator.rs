@@ -2,6 +2,7 @@
 //! open. A question is one line of JSON, and so is its answer.
 
 use std::fmt::Write as _;
+use std::fs::Permissions;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
@@ -80,12 +81,16 @@ impl Desk {
                 "another broadcaster with this state folder runs; give this one another with --state",
             ));
         }
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        // Nobody else reaches it before its permissions are set. The name is short, as a socket's path must be.
+        let apart = tempfile::Builder::new()
+            .prefix("s")
+            .rand_bytes(6)
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(state)?;
+        let bound = apart.path().join("s");
+        let listener = UnixListener::bind(&bound)?;
+        std::fs::set_permissions(&bound, Permissions::from_mode(0o600))?;
+        std::fs::rename(&bound, &path)?;
         Ok(Self { listener, path })
     }
 
@@ -350,13 +355,20 @@ mod tests {
         let desk = Desk::open(folder.path()).expect("it is free");
         let mode = std::fs::metadata(folder.path().join(NAME)).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
+        let left = std::fs::read_dir(folder.path()).expect("there").count();
+        assert_eq!(left, 1, "only the socket is left");
         let taken = Desk::open(folder.path()).map(|_| ());
         let error = taken.expect_err("it is taken").to_string();
         assert!(error.contains("--state"), "{error}");
         drop(desk);
         // What a process left that was killed.
         drop(std::os::unix::net::UnixListener::bind(folder.path().join(NAME)).expect("free"));
-        Desk::open(folder.path()).expect("nobody is there");
+        let desk = Desk::open(folder.path()).expect("nobody is there");
+        let answered = UnixStream::connect(folder.path().join(NAME));
+        assert!(
+            answered.is_ok() && desk.listener.accept().await.is_ok(),
+            "it is reached by its name"
+        );
         let nowhere = folder.path().join("none");
         let nobody = ask(&nowhere, &Question::ListViewers).expect_err("nobody is there");
         assert!(nobody.to_string().contains("is it running"), "{nobody}");
