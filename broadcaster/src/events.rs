@@ -11,8 +11,9 @@ use protocol::units::Bitrate;
 use serde::Serialize;
 use tracing::field::display;
 
-/// Events that the status page shows.
+/// Events that the status page shows; and of these, those that anybody can bring about who has a link.
 const MOST_KEPT: usize = 200;
+const MOST_OF_STRANGERS: usize = 100;
 
 /// Something that an operator wants to know.
 #[derive(Debug, Clone)]
@@ -69,6 +70,8 @@ pub(crate) struct Recorded {
     event: &'static str,
     viewer: Option<String>,
     text: String,
+    #[serde(skip)]
+    is_of_stranger: bool,
 }
 
 /// The latest events.
@@ -85,8 +88,16 @@ impl Events {
             event: event.name(),
             viewer: event.viewer().map(|viewer| viewer.to_string()),
             text: event.text(),
+            is_of_stranger: event.is_of_stranger(),
         };
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if recorded.is_of_stranger {
+            let strangers = kept.iter().enumerate().filter(|(_, kept)| kept.is_of_stranger);
+            // Counted from the newest.
+            if let Some((at, _)) = strangers.skip(MOST_OF_STRANGERS - 1).last() {
+                kept.remove(at);
+            }
+        }
         kept.truncate(MOST_KEPT - 1);
         kept.push_front(recorded);
     }
@@ -123,6 +134,18 @@ impl Event {
             Self::UplinkFull { .. } => "uplink_full",
             Self::UplinkFree => "uplink_free",
         }
+    }
+
+    /// Whether it is of somebody who was not let in, or not yet.
+    fn is_of_stranger(&self) -> bool {
+        matches!(
+            self,
+            Self::PathOpened { .. }
+                | Self::PathFailed { .. }
+                | Self::PathLost { viewer: None, .. }
+                | Self::ViewerKnocks { .. }
+                | Self::ViewerRefused { .. }
+        )
     }
 
     fn viewer(&self) -> Option<ViewerId> {
@@ -283,5 +306,17 @@ mod tests {
         assert_eq!(latest.len(), MOST_KEPT);
         assert_eq!(latest[0].viewer.as_deref(), Some(&*(MOST_KEPT + 49).to_string()));
         assert!(latest[0].text.contains("paused"), "{}", latest[0].text);
+    }
+
+    #[test]
+    fn strangers_push_out_each_other_and_nobody_else() {
+        let events = Events::default();
+        events.record(Event::SourceStarted { tracks: 1 });
+        for _ in 0..3 * MOST_KEPT {
+            events.record(Event::ViewerRefused { reason: "secret", remote: None });
+        }
+        let latest = events.latest();
+        assert_eq!(latest.len(), MOST_OF_STRANGERS + 1);
+        assert_eq!(latest[MOST_OF_STRANGERS].event, "source_started");
     }
 }
