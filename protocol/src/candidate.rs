@@ -80,6 +80,11 @@ pub struct Candidate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Priority(pub u32);
 
+impl Priority {
+    /// What is less than this is a relayed address.
+    pub const LEAST_DIRECT: Self = Self(1 << 24);
+}
+
 impl Candidate {
     /// A candidate; the address is brought into canonical form.
     pub fn new(address: SocketAddr, kind: CandidateKind) -> Self {
@@ -119,6 +124,9 @@ mod tests {
             .collect();
         assert!(order.is_sorted_by(|better, worse| better > worse), "{order:?}");
         assert!(CandidateKind::ALL.is_sorted());
+        for (at, priority) in order.iter().enumerate() {
+            assert_eq!(*priority < Priority::LEAST_DIRECT, at >= order.len() - 2);
+        }
     }
 
     #[test]

@@ -571,10 +571,12 @@ impl Agent {
         transaction: crate::stun::TransactionId,
         nomination: Option<u32>,
     ) {
+        let is_relayed = self.pairs.way(id.local).is_some_and(|way| way.is_relay);
+        let kind = if is_relayed { CandidateKind::Relayed } else { CandidateKind::Reflexive };
         let check = Check {
             transaction,
             sender: self.setup.role,
-            priority: Candidate::new(id.remote, CandidateKind::Reflexive).priority(),
+            priority: Candidate::new(id.remote, kind).priority(),
             nomination,
             wants_media: self.media_local == Some(id.local),
         };

@@ -108,7 +108,9 @@ impl Pairs {
         let priority = Candidate::new(candidate.address, kind).priority();
         match self.get_mut(id) {
             Some(known) => {
-                known.kind = known.kind.min(kind);
+                // What only a check showed may be a relay's address: the peer knows.
+                let is_corrected = known.is_peer_reflexive && kind == CandidateKind::Relayed;
+                known.kind = if is_corrected { kind } else { known.kind.min(kind) };
                 known.priority = known.priority.max(priority);
                 known.is_peer_reflexive = false;
                 false
@@ -144,7 +146,8 @@ impl Pairs {
         // An address that only the check showed is worth what the check says (RFC 8445, section
         // 7.3.1.3), and at most as much as the rendezvous' word.
         let is_relay = self.way(id.local).is_some_and(|way| way.is_relay);
-        let kind = if is_relay {
+        // A peer's relay has no other mark, until the peer tells of it.
+        let kind = if is_relay || claimed < Priority::LEAST_DIRECT {
             CandidateKind::Relayed
         } else if self.predicted.contains(&id.remote) {
             CandidateKind::Predicted
