@@ -74,8 +74,6 @@ pub(crate) struct Seat {
     is_paused: AtomicBool,
     /// Whether the operator sent it away.
     is_removed: AtomicBool,
-    /// The minted link that it came by.
-    pub(crate) link: Option<Arc<str>>,
     /// For the session: there is a notice, or silence, or a word although media is paused.
     woken: Notify,
     state: Mutex<State>,
@@ -87,8 +85,6 @@ struct State {
     sample: Sample,
     trend: Trend,
     path: &'static str,
-    /// Where that leads.
-    remote: SocketAddr,
     /// The least round trip that there ever was.
     least_rtt: Option<Duration>,
     congestion: Congestion,
@@ -129,8 +125,7 @@ impl Audience {
         viewer: ViewerId,
         channel: LiveChannel,
         latency: Duration,
-        (path, path_kind, remote): (Handle, &'static str, SocketAddr),
-        link: Option<Arc<str>>,
+        (path, path_kind): (Handle, &'static str),
         key: &FeedbackKey,
     ) -> Arc<Seat> {
         let now = Instant::now();
@@ -144,7 +139,6 @@ impl Audience {
             joined_at: now,
             is_paused: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
-            link,
             woken: Notify::new(),
             state: Mutex::new(State {
                 opener: Opener::new(key, viewer.0),
@@ -152,7 +146,6 @@ impl Audience {
                 sample: Sample::default(),
                 trend: Trend::default(),
                 path: path_kind,
-                remote,
                 least_rtt: None,
                 congestion: Congestion::default(),
                 notices: VecDeque::new(),
@@ -223,34 +216,16 @@ impl Audience {
         live.for_each(|seat| seat.tell(notice.clone()));
     }
 
-    /// Sends a viewer away: it is told nothing more. Returns its seat and the address of its path.
-    pub(crate) fn remove(&self, viewer: ViewerId) -> Option<(Arc<Seat>, SocketAddr)> {
+    /// A viewer was sent away: it is told nothing more. Its seat, the first time.
+    pub(crate) fn remove(&self, viewer: ViewerId) -> Option<Arc<Seat>> {
         let seat = self.seats.get(&viewer).map(|seat| Arc::clone(&seat))?;
-        seat.is_removed.store(true, Ordering::Release);
-        seat.tell(Notice::Removed);
-        let remote = seat.lock().remote;
-        Some((seat, remote))
+        (!seat.is_removed.swap(true, Ordering::AcqRel)).then_some(seat)
     }
 
-    /// Sends everybody away who came by a link.
-    pub(crate) fn remove_by_link(&self, name: &str) -> Vec<Arc<Seat>> {
-        let by_it = |seat: &Arc<Seat>| seat.link.as_deref() == Some(name);
-        let seats: Vec<_> = self.seats.iter().map(|seat| Arc::clone(&seat)).filter(by_it).collect();
-        seats.iter().for_each(|seat| _ = self.remove(seat.viewer));
-        seats
-    }
-
-    /// All viewers, with their addresses: for the operator alone.
-    pub(crate) fn all_shown(&self) -> Vec<Value> {
-        let shown = self.seats.iter().map(|seat| {
-            let mut shown = seat.shown(&seat.row());
-            shown["remote"] = seat.lock().remote.to_string().into();
-            shown["link"] = seat.link.as_deref().into();
-            (seat.viewer, shown)
-        });
-        let mut shown: Vec<_> = shown.collect();
-        shown.sort_by_key(|(viewer, _)| *viewer);
-        shown.into_iter().map(|(_, shown)| shown).collect()
+    /// One viewer, for the operator.
+    pub(crate) fn shown_of(&self, viewer: ViewerId) -> Option<Value> {
+        let seat = self.seats.get(&viewer).map(|seat| Arc::clone(&seat))?;
+        Some(seat.shown(&seat.row()))
     }
 
     /// Takes a datagram that may be feedback.
@@ -419,10 +394,9 @@ impl Seat {
     }
 
     /// The viewer's path is another one: what the former carried says nothing about it.
-    pub(crate) fn moved(&self, path: &'static str, remote: SocketAddr) {
+    pub(crate) fn moved(&self, path: &'static str) {
         let mut state = self.lock();
         state.path = path;
-        state.remote = remote;
         state.least_rtt = None;
         let carried = std::mem::take(&mut state.congestion).carries();
         self.channel.fan_out.limit(self.viewer, None);

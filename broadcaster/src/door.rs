@@ -1,18 +1,28 @@
 //! The door, where the operator admits each viewer: who is not known knocks, and waits for as long as it likes.
 
 use std::collections::{BTreeMap, HashSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use protocol::address::household;
 use protocol::channel::ViewerId;
-use serde_json::{Value, json};
+use protocol::control::Refusal;
 use tokio::sync::oneshot;
 
-/// Viewers that may wait at once: of one household, and in all.
+use crate::guests::Origin;
+
+/// Viewers that may wait at once: of one household, in all, and of those who show neither a minted link nor the
+/// secret, so that there is room for who does.
 const MOST_OF_ONE: usize = 4;
 const MOST_KNOCKS: usize = 1_000;
+const MOST_STRANGERS: usize = MOST_KNOCKS / 2;
+
+/// Where there is no room, who has waited for so long gives its place to who comes.
+const STALE_AFTER: Duration = Duration::from_secs(600);
+
+/// Knocks that are told as events: one of each household, and so many in all, within this time.
+const TELLING: Duration = Duration::from_secs(60);
+const MOST_TOLD: usize = 20;
 
 /// Households that are remembered. Beyond, a viewer that comes back knocks again.
 const MOST_KNOWN: usize = 20_000;
@@ -28,29 +38,37 @@ struct State {
     knocks: BTreeMap<ViewerId, Knock>,
     /// Where viewers were let in from: a path that broke is no reason to knock again.
     known: HashSet<IpAddr>,
+    /// Whose knocks were told of lately.
+    told: Vec<(Option<IpAddr>, Instant)>,
 }
 
 #[derive(Debug)]
 struct Knock {
-    remote: SocketAddr,
-    path: &'static str,
+    origin: Option<Origin>,
+    /// Whether neither a minted link nor the secret was shown.
+    is_stranger: bool,
     since: Instant,
-    word: oneshot::Sender<bool>,
+    word: oneshot::Sender<()>,
+}
+
+impl Knock {
+    fn is_of(&self, home: Option<IpAddr>) -> bool {
+        self.origin.map(|origin| origin.household) == home
+    }
 }
 
 /// A viewer's wait at the door; over when dropped.
 #[derive(Debug)]
 pub(crate) struct Knocking {
     viewer: ViewerId,
-    word: oneshot::Receiver<bool>,
+    word: oneshot::Receiver<()>,
     door: Arc<Door>,
 }
 
 impl Knocking {
-    /// Whether it is let in, once the operator said so.
+    /// Whether it is let in, once the operator said so, or its place went to another.
     pub(crate) async fn word(&mut self) -> bool {
-        // The door lasts as long as its broadcaster.
-        (&mut self.word).await.unwrap_or(false)
+        (&mut self.word).await.is_ok()
     }
 }
 
@@ -60,67 +78,81 @@ impl Drop for Knocking {
     }
 }
 
+impl State {
+    /// Has the oldest stale one of these go; those who show nothing go first. False where none is stale.
+    fn displace(&mut self, now: Instant, among: impl Fn(&Knock) -> bool) -> bool {
+        let is_stale = |knock: &Knock| now.saturating_duration_since(knock.since) >= STALE_AFTER;
+        let those = self.knocks.iter().filter(|(_, knock)| is_stale(knock) && among(knock));
+        let oldest = those.min_by_key(|(_, knock)| (!knock.is_stranger, knock.since));
+        let oldest = oldest.map(|(viewer, _)| *viewer);
+        // It hears so, as nobody is left to give it a word.
+        oldest.and_then(|viewer| self.knocks.remove(&viewer)).is_some()
+    }
+}
+
 impl Door {
-    /// Whether a viewer from this address was let in before.
-    pub(crate) fn knows(&self, address: IpAddr) -> bool {
-        self.lock().known.contains(&household(address))
+    /// Whether a viewer from there was let in before. Where it comes from must be proved: a rendezvous that lies
+    /// must not open the door.
+    pub(crate) fn knows(&self, origin: Option<Origin>) -> bool {
+        let proven = origin.filter(|origin| origin.is_proven);
+        proven.is_some_and(|origin| self.lock().known.contains(&origin.household))
     }
 
-    /// A viewer knocks. `None` where too many do.
+    /// A viewer knocks, or why it may not.
     pub(crate) fn knock(
         self: &Arc<Self>,
         viewer: ViewerId,
-        remote: SocketAddr,
-        path: &'static str,
-    ) -> Option<Knocking> {
+        origin: Option<Origin>,
+        is_stranger: bool,
+        now: Instant,
+    ) -> Result<Knocking, Refusal> {
         let mut state = self.lock();
-        let home = household(remote.ip());
-        let neighbours =
-            state.knocks.values().filter(|knock| household(knock.remote.ip()) == home).count();
-        if neighbours >= MOST_OF_ONE || state.knocks.len() >= MOST_KNOCKS {
-            return None;
+        let home = origin.map(|origin| origin.household);
+        let count = |state: &State, of: &dyn Fn(&Knock) -> bool| {
+            state.knocks.values().filter(|knock| of(knock)).count()
+        };
+        if count(&state, &|knock| knock.is_of(home)) >= MOST_OF_ONE
+            && !state.displace(now, |knock| knock.is_of(home))
+        {
+            return Err(Refusal::TooMany);
+        }
+        let is_full = state.knocks.len() >= MOST_KNOCKS
+            || (is_stranger && count(&state, &|knock| knock.is_stranger) >= MOST_STRANGERS);
+        if is_full && !state.displace(now, |knock| knock.is_stranger || !is_stranger) {
+            return Err(Refusal::Full);
         }
         let (told, word) = oneshot::channel();
-        state.knocks.insert(viewer, Knock { remote, path, since: Instant::now(), word: told });
-        Some(Knocking { viewer, word, door: Arc::clone(self) })
+        state.knocks.insert(viewer, Knock { origin, is_stranger, since: now, word: told });
+        Ok(Knocking { viewer, word, door: Arc::clone(self) })
+    }
+
+    /// Whether a knock is to be told of. Those of strangers must not push out what else was told.
+    pub(crate) fn is_news(&self, origin: Option<Origin>, now: Instant) -> bool {
+        let home = origin.map(|origin| origin.household);
+        let mut state = self.lock();
+        let told = &mut state.told;
+        told.retain(|(_, at)| now.saturating_duration_since(*at) < TELLING);
+        let is_news = told.len() < MOST_TOLD && told.iter().all(|(other, _)| *other != home);
+        if is_news {
+            told.push((home, now));
+        }
+        is_news
     }
 
     /// Lets in who knocks, and whoever comes from its address. False where nobody of this number waits.
     pub(crate) fn admit(&self, viewer: ViewerId) -> bool {
         let mut state = self.lock();
-        let Some(Knock { remote, word, .. }) = state.knocks.remove(&viewer) else { return false };
-        if state.known.len() < MOST_KNOWN {
-            state.known.insert(household(remote.ip()));
+        let Some(Knock { origin, word, .. }) = state.knocks.remove(&viewer) else { return false };
+        let proven = origin.filter(|origin| origin.is_proven);
+        if let Some(origin) = proven.filter(|_| state.known.len() < MOST_KNOWN) {
+            state.known.insert(origin.household);
         }
-        word.send(true).is_ok()
+        word.send(()).is_ok()
     }
 
-    /// Sends away who knocks. Where it came from, if somebody of this number waits.
-    pub(crate) fn turn_away(&self, viewer: ViewerId) -> Option<IpAddr> {
-        let Knock { remote, word, .. } = self.lock().knocks.remove(&viewer)?;
-        // It may have gone by itself.
-        let _ = word.send(false);
-        Some(remote.ip())
-    }
-
-    /// Nobody from this address is known any more.
-    pub(crate) fn forget(&self, address: IpAddr) {
-        self.lock().known.remove(&household(address));
-    }
-
-    /// Who waits, as the operator sees it.
-    pub(crate) fn shown(&self) -> Vec<Value> {
-        let state = self.lock();
-        let shown = state.knocks.iter().map(|(viewer, Knock { remote, path, since, .. })| {
-            json!({
-                "viewer": viewer.to_string(),
-                "state": "knocking",
-                "path": path,
-                "remote": remote.to_string(),
-                "since_seconds": since.elapsed().as_secs_f64(),
-            })
-        });
-        shown.collect()
+    /// Nobody of this household is known any more.
+    pub(crate) fn forget(&self, household: IpAddr) {
+        self.lock().known.remove(&household);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -132,45 +164,103 @@ impl Door {
 mod tests {
     use super::*;
 
-    fn at(text: &str) -> SocketAddr {
-        text.parse().expect("an address")
+    fn from(number: u32) -> Option<Origin> {
+        let household = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+        Some(Origin { household, is_proven: true })
     }
 
     #[tokio::test]
-    async fn who_knocks_is_let_in_or_sent_away() {
+    async fn who_knocks_is_let_in_and_known() {
         let door = Arc::<Door>::default();
-        let (home, elsewhere) = (at("198.51.100.7:5000"), at("198.51.100.8:5000"));
-        let mut first = door.knock(ViewerId(1), home, "reflexive").expect("room");
-        let mut second = door.knock(ViewerId(2), elsewhere, "relay").expect("room");
-        let shown = door.shown();
-        assert_eq!(
-            (shown[0]["viewer"].as_str(), shown[1]["path"].as_str()),
-            (Some("1"), Some("relay"))
-        );
-        assert!(!door.knows(home.ip()));
+        let now = Instant::now();
+        let (home, seen) = (from(1), from(2).map(|at| Origin { is_proven: false, ..at }));
+        let mut first = door.knock(ViewerId(1), home, false, now).expect("room");
+        let mut relayed = door.knock(ViewerId(2), seen, false, now).expect("room");
+        assert!(!door.knows(home) && !door.knows(None));
         assert!(door.admit(ViewerId(1)) && !door.admit(ViewerId(1)));
-        assert!(first.word().await && door.knows(home.ip()));
-        assert_eq!(door.turn_away(ViewerId(2)), Some(elsewhere.ip()));
-        assert_eq!(door.turn_away(ViewerId(2)), None);
-        assert!(!second.word().await && !door.knows(elsewhere.ip()));
-        assert!(door.shown().is_empty());
-        door.forget(home.ip());
-        assert!(!door.knows(home.ip()));
+        assert!(first.word().await && door.knows(home));
+        // What only the rendezvous says opens no door later.
+        assert!(door.admit(ViewerId(2)) && relayed.word().await);
+        assert!(!door.knows(seen) && !door.knows(from(2)));
+        assert!(!door.knows(home.map(|at| Origin { is_proven: false, ..at })));
+        door.forget(home.expect("known").household);
+        assert!(!door.knows(home));
     }
 
     #[test]
     fn who_goes_waits_no_more_and_a_household_has_so_many_knocks() {
         let door = Arc::<Door>::default();
-        let home = at("[2001:db8:1::1]:5000");
-        let knock = |number: u32| {
-            let remote = at(&format!("[2001:db8:1:{number:x}::1]:5000"));
-            door.knock(ViewerId(number), remote, "host")
+        let now = Instant::now();
+        for home in [from(1), None] {
+            let knock = |number| door.knock(ViewerId(number), home, false, now);
+            let waiting: Vec<_> =
+                (0..MOST_OF_ONE as u32).map(|number| knock(number).expect("room")).collect();
+            assert_eq!(knock(9).map(|_| ()), Err(Refusal::TooMany));
+            assert_eq!(door.lock().knocks.len(), MOST_OF_ONE);
+            drop(waiting);
+            assert!(door.lock().knocks.is_empty() && !door.admit(ViewerId(0)));
+            assert!(knock(10).is_ok());
+        }
+    }
+
+    #[test]
+    fn strangers_leave_room_for_who_shows_a_link() {
+        let door = Arc::<Door>::default();
+        let now = Instant::now();
+        let mut number = 0;
+        let mut knock = |is_stranger, now| {
+            number += 1;
+            door.knock(ViewerId(number), from(number), is_stranger, now)
         };
-        let waiting: Vec<_> =
-            (0..MOST_OF_ONE as u32).map(|number| knock(number).expect("room")).collect();
-        assert!(knock(9).is_none() && door.shown().len() == MOST_OF_ONE);
-        drop(waiting);
-        assert!(door.shown().is_empty() && !door.admit(ViewerId(0)));
-        assert!(door.knock(ViewerId(10), home, "host").is_some());
+        let strangers: Vec<_> =
+            (0..MOST_STRANGERS).map(|_| knock(true, now).expect("room")).collect();
+        assert_eq!(knock(true, now).map(|_| ()), Err(Refusal::Full));
+        let guests: Vec<_> = (MOST_STRANGERS..MOST_KNOCKS)
+            .map(|_| knock(false, now).expect("room for who shows a link"))
+            .collect();
+        assert_eq!(knock(false, now).map(|_| ()), Err(Refusal::Full));
+        drop((strangers, guests));
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_long_gives_way_and_strangers_first() {
+        let door = Arc::<Door>::default();
+        let began = Instant::now();
+        let knock = |number: u32, is_stranger, now| {
+            door.knock(ViewerId(number), from(number), is_stranger, now)
+        };
+        let half = MOST_STRANGERS as u32;
+        let mut guests: Vec<_> =
+            (0..half).map(|at| knock(at, false, began).expect("room")).collect();
+        let later = began + Duration::from_secs(1);
+        let mut strangers: Vec<_> =
+            (half..2 * half).map(|at| knock(at, true, later).expect("room")).collect();
+        let stale = later + STALE_AFTER;
+        assert_eq!(
+            knock(5000, true, stale - Duration::from_millis(1)).map(|_| ()),
+            Err(Refusal::Full)
+        );
+        let _stranger = knock(5000, true, stale).expect("another gives way");
+        assert!(!strangers[0].word().await, "the one that waited the longest");
+        let _guest = knock(5001, false, stale).expect("another gives way");
+        assert!(!strangers[1].word().await, "a stranger, though guests wait for longer");
+        assert!(door.admit(ViewerId(0)) && guests[0].word().await);
+
+        // In a household, too.
+        let home = |at, now| door.knock(ViewerId(6000 + at), from(6000), false, now);
+        let _home: Vec<_> = (0..MOST_OF_ONE as u32).map(|at| home(at, stale)).collect();
+        assert_eq!(home(10, stale).map(|_| ()), Err(Refusal::TooMany));
+        assert!(home(11, stale + STALE_AFTER).is_ok());
+    }
+
+    #[test]
+    fn knocks_are_told_of_now_and_then() {
+        let door = Door::default();
+        let now = Instant::now();
+        assert!(door.is_news(from(1), now) && !door.is_news(from(1), now + TELLING / 2));
+        assert!(door.is_news(None, now) && !door.is_news(None, now));
+        let told = (2..1000).filter(|at| door.is_news(from(*at), now)).count();
+        assert_eq!(told, MOST_TOLD - 2);
+        assert!(door.is_news(from(1), now + TELLING));
     }
 }

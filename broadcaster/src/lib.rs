@@ -13,6 +13,7 @@ mod contents;
 mod door;
 mod events;
 pub mod fanout;
+mod guests;
 mod keys;
 mod library;
 mod links;

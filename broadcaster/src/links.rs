@@ -23,11 +23,14 @@ const MOST_NAME: usize = 100;
 /// Random bytes of a minted secret.
 const SECRET_BYTES: usize = 16;
 
-/// Who comes back within so long from the same address is no further viewer: paths break.
-const COMING_BACK: Duration = Duration::from_secs(600);
+/// Who comes back within so long from the same address is no further viewer: paths break, and people take pauses.
+const COMING_BACK: Duration = Duration::from_secs(12 * 3600);
 
-/// Viewers that are remembered to come back.
+/// Viewers that are remembered to come back; half of them at most by links that open for any number.
 const MOST_REMEMBERED: usize = 20_000;
+
+/// So long after its end a link is forgotten.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// One minted link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,15 +48,28 @@ pub(crate) struct Minted {
     pub(crate) uses: Option<u32>,
     /// For how many it has.
     pub(crate) used: u32,
+    /// When it was used last, where uses are counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    used_at: Option<u64>,
 }
 
 impl Minted {
-    fn opens(&self, now: u64) -> bool {
-        self.expires.is_none_or(|until| now < until)
+    fn is_over(&self, now: u64) -> bool {
+        self.expires.is_some_and(|until| until <= now)
     }
 
     fn has_uses(&self) -> bool {
         self.uses.is_none_or(|uses| self.used < uses)
+    }
+
+    /// When it came to its end, where that is known to come.
+    fn ended(&self) -> Option<u64> {
+        let used_up = self.used_at.filter(|_| !self.has_uses());
+        self.expires.into_iter().chain(used_up).min()
+    }
+
+    fn is_forgotten(&self, now: u64) -> bool {
+        self.ended().is_some_and(|ended| ended.saturating_add(FORGOTTEN_AFTER.as_secs()) <= now)
     }
 }
 
@@ -86,13 +102,54 @@ pub(crate) enum LinksError {
 pub(crate) struct Links {
     path: PathBuf,
     state: Mutex<State>,
+    /// The version that the file holds.
+    written: Mutex<u64>,
 }
 
 #[derive(Default)]
 struct State {
     minted: Vec<Minted>,
+    /// Grows with each change of what is kept.
+    version: u64,
     /// Who came by which link, and when.
     recent: HashMap<(String, IpAddr), Instant>,
+}
+
+impl State {
+    /// Forgets links that ended long ago.
+    fn purge(&mut self) {
+        let now = seconds(SystemTime::now());
+        let before = self.minted.len();
+        self.minted.retain(|minted| !minted.is_forgotten(now));
+        self.version += u64::from(self.minted.len() < before);
+    }
+
+    fn is_back(&self, digest: &str, comer: Comer, now: Instant) -> bool {
+        let came = comer.from.and_then(|from| self.recent.get(&(digest.to_owned(), from)));
+        comer.has_entered || came.is_some_and(|at| is_recent(*at, now))
+    }
+}
+
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < COMING_BACK
+}
+
+/// Who shows a link.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Comer {
+    /// The household, where that is known.
+    pub(crate) from: Option<IpAddr>,
+    /// Whether its session entered by this link before.
+    pub(crate) has_entered: bool,
+}
+
+/// A viewer's entry by a link.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// The link's name.
+    pub(crate) name: String,
+    /// Whether the file is to be written ([`Links::save`]).
+    pub(crate) is_to_be_saved: bool,
 }
 
 impl Links {
@@ -108,11 +165,12 @@ impl Links {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
             Err(error) => return Err(error),
         };
-        let state = State { minted, ..State::default() };
-        Ok(Self { path, state: Mutex::new(state) })
+        let mut state = State { minted, ..State::default() };
+        state.purge();
+        Ok(Self { path, state: Mutex::new(state), written: Mutex::default() })
     }
 
-    /// Mints a link. Without a name it gets one.
+    /// Mints a link. Without a name it gets one. Blocks while it is written.
     pub(crate) fn mint(
         &self,
         name: Option<String>,
@@ -120,6 +178,7 @@ impl Links {
         uses: Option<u32>,
     ) -> Result<(String, Secret), LinksError> {
         let mut state = self.lock();
+        state.purge();
         let unused = |number: &usize| {
             let name = number.to_string();
             state.minted.iter().all(|minted| minted.name != name)
@@ -143,9 +202,15 @@ impl Links {
         let made = seconds(SystemTime::now());
         let expires = lasts.map(|lasts| made.saturating_add(lasts.as_secs().max(1)));
         let digest = digest(&secret);
-        state.minted.push(Minted { name: name.clone(), digest, made, expires, uses, used: 0 });
-        if let Err(error) = self.write(&state) {
-            state.minted.pop();
+        let minted =
+            Minted { name: name.clone(), digest, made, expires, uses, used: 0, used_at: None };
+        state.minted.push(minted);
+        state.version += 1;
+        drop(state);
+        if let Err(error) = self.save() {
+            let mut state = self.lock();
+            state.minted.retain(|minted| minted.name != name);
+            state.version += 1;
             return Err(error);
         }
         Ok((name, secret))
@@ -153,72 +218,106 @@ impl Links {
 
     /// All of them.
     pub(crate) fn list(&self) -> Vec<Minted> {
-        self.lock().minted.clone()
+        let mut state = self.lock();
+        state.purge();
+        state.minted.clone()
     }
 
-    /// A link opens no more.
+    /// A link opens no more. Blocks while that is written.
     pub(crate) fn revoke(&self, name: &str) -> Result<(), LinksError> {
         let mut state = self.lock();
         let at = state.minted.iter().position(|minted| minted.name == name);
         let at = at.ok_or_else(|| LinksError::Unknown(name.to_owned()))?;
         let revoked = state.minted.remove(at);
-        if let Err(error) = self.write(&state) {
-            state.minted.insert(at, revoked);
+        state.version += 1;
+        drop(state);
+        if let Err(error) = self.save() {
+            let mut state = self.lock();
+            state.minted.push(revoked);
+            state.version += 1;
             return Err(error);
         }
         Ok(())
     }
 
-    /// Whether a secret is one of a link that still opens, for whoever came by it before at least.
-    pub(crate) fn knows(&self, shown: &Secret) -> bool {
-        let now = seconds(SystemTime::now());
-        // Of a digest, what a comparison's time tells is of no use.
+    /// The name of the link that a secret is of, whether it still opens or not.
+    pub(crate) fn named(&self, shown: &Secret) -> Option<String> {
         let digest = digest(shown);
-        self.lock().minted.iter().any(|minted| minted.digest == digest && minted.opens(now))
+        let state = self.lock();
+        let link = state.minted.iter().find(|minted| minted.digest == digest)?;
+        Some(link.name.clone())
     }
 
-    /// A viewer enters by a link. Returns the link's name, or `None` where it does not open.
-    pub(crate) fn enter(&self, shown: &Secret, from: IpAddr, now: Instant) -> Option<String> {
+    /// Whether a secret is of a link that opens for this viewer: one that is not over, and has uses left or was used
+    /// from there lately. Nothing is counted.
+    pub(crate) fn opens(&self, shown: &Secret, comer: Comer, now: Instant) -> bool {
+        let wall = seconds(SystemTime::now());
+        // Of a digest, what a comparison's time tells is of no use.
+        let digest = digest(shown);
+        let state = self.lock();
+        let link = state.minted.iter().find(|minted| minted.digest == digest);
+        link.is_some_and(|link| {
+            !link.is_over(wall) && (link.has_uses() || state.is_back(&digest, comer, now))
+        })
+    }
+
+    /// A viewer enters by a link, or `None` where that does not open. Counts as a use, once for each household within
+    /// [`COMING_BACK`]; where that is not known, once for each session.
+    pub(crate) fn enter(&self, shown: &Secret, comer: Comer, now: Instant) -> Option<Entry> {
         let wall = seconds(SystemTime::now());
         let digest = digest(shown);
         let mut state = self.lock();
-        let State { minted, recent } = &mut *state;
+        let is_back = state.is_back(&digest, comer, now);
+        let State { minted, recent, version } = &mut *state;
         let link =
-            minted.iter_mut().find(|minted| minted.digest == digest && minted.opens(wall))?;
-        let is_back = |at: &Instant| now.saturating_duration_since(*at) < COMING_BACK;
-        let key = (digest, from);
-        if !recent.get(&key).is_some_and(is_back) {
+            minted.iter_mut().find(|minted| minted.digest == digest && !minted.is_over(wall))?;
+        let is_counted = link.uses.is_some();
+        if !is_back {
             if !link.has_uses() {
                 return None;
             }
             link.used = link.used.saturating_add(1);
+            link.used_at = is_counted.then_some(wall);
+            *version += u64::from(is_counted);
         }
-        let (name, is_counted) = (link.name.clone(), link.uses.is_some());
-        if recent.len() >= MOST_REMEMBERED {
-            recent.retain(|_, at| is_back(at));
+        let entry = Entry { name: link.name.clone(), is_to_be_saved: is_counted && !is_back };
+        if let Some(from) = comer.from {
+            let most = if is_counted { MOST_REMEMBERED } else { MOST_REMEMBERED / 2 };
+            if recent.len() >= most {
+                recent.retain(|_, at| is_recent(*at, now));
+            }
+            let key = (digest, from);
+            if recent.len() < most || recent.contains_key(&key) {
+                recent.insert(key, now);
+            }
         }
-        if recent.len() < MOST_REMEMBERED {
-            recent.insert(key, now);
-        }
-        if is_counted && let Err(error) = self.write(&state) {
-            tracing::warn!("{error}");
-        }
-        Some(name)
+        Some(entry)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whole or not at all, and for the owner alone.
-    fn write(&self, state: &State) -> Result<(), LinksError> {
+    /// Writes what was changed, whole or not at all, and for the owner alone. Blocks; who only looks links up
+    /// does not wait for it.
+    pub(crate) fn save(&self) -> Result<(), LinksError> {
+        // One after the other, and each the latest.
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let (text, version) = {
+            let state = self.lock();
+            if *written == state.version {
+                return Ok(());
+            }
+            (serde_json::to_vec_pretty(&state.minted), state.version)
+        };
         let failed = |reason| LinksError::Write { path: self.path.clone(), reason };
+        let text = text.map_err(|error| failed(error.into()))?;
         let folder = self.path.parent().unwrap_or(Path::new("."));
-        let text = serde_json::to_vec_pretty(&state.minted).map_err(|e| failed(e.into()))?;
         // Temporary files are their owner's alone.
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
         file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
         file.persist(&self.path).map_err(|error| failed(error.error))?;
+        *written = version;
         Ok(())
     }
 }
@@ -240,13 +339,19 @@ mod tests {
     const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
     const ELSEWHERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 8));
 
+    fn comer(from: IpAddr) -> Comer {
+        Comer { from: Some(from), has_entered: false }
+    }
+
     #[test]
     fn links_outlive_the_process_and_tell_nobody_their_secret() {
         let folder = tempfile::tempdir().expect("a folder");
         let links = Links::open(folder.path()).expect("empty");
         let (name, secret) = links.mint(Some("grandma".into()), None, Some(2)).expect("minted");
         assert_eq!(name, "grandma");
-        assert!(links.enter(&secret, HOME, Instant::now()).is_some());
+        let entry = links.enter(&secret, comer(HOME), Instant::now()).expect("it opens");
+        assert!(entry.is_to_be_saved);
+        links.save().expect("room");
         let file = folder.path().join(NAME);
         let mode = fs::metadata(&file).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -255,7 +360,7 @@ mod tests {
         let again = Links::open(folder.path()).expect("readable");
         assert_eq!(again.list(), links.list());
         assert_eq!(again.list()[0].used, 1);
-        assert!(again.knows(&secret));
+        assert!(again.opens(&secret, Comer::default(), Instant::now()));
         fs::write(&file, "[{}]").expect("room");
         Links::open(folder.path()).map(|_| ()).expect_err("that is none of ours");
     }
@@ -266,23 +371,93 @@ mod tests {
         let links = Links::open(folder.path()).expect("empty");
         let now = Instant::now();
         let (_, once) = links.mint(None, None, Some(1)).expect("minted");
-        assert_eq!(links.enter(&once, HOME, now).as_deref(), Some("1"));
-        assert_eq!(links.enter(&once, ELSEWHERE, now), None, "it was for one");
-        // Who was there comes back after its path broke.
-        assert!(links.enter(&once, HOME, now + COMING_BACK / 2).is_some());
-        assert_eq!(links.enter(&once, HOME, now + COMING_BACK * 2), None);
+        let enter = |secret, comer, now| links.enter(secret, comer, now).map(|entry| entry.name);
+        let (home, elsewhere) = (comer(HOME), comer(ELSEWHERE));
+        assert!(links.opens(&once, elsewhere, now));
+        assert_eq!(enter(&once, home, now).as_deref(), Some("1"));
+        // It was for one, and opens nothing for another, nor for who comes from nowhere that is known.
+        for from in [elsewhere, Comer::default()] {
+            assert_eq!(enter(&once, from, now), None);
+            assert!(!links.opens(&once, from, now));
+        }
+        // A session that entered goes on to use it, wherever it comes from.
+        assert!(links.opens(&once, Comer { from: None, has_entered: true }, now));
+        // Who was there comes back after its path broke, and that is no further use.
+        let later = now + COMING_BACK / 2;
+        assert!(links.opens(&once, home, later));
+        let back = links.enter(&once, home, later).expect("it comes back");
+        assert!(!back.is_to_be_saved && links.list()[0].used == 1);
+        assert_eq!(enter(&once, home, now + COMING_BACK * 2), None);
+        assert!(!links.opens(&once, home, now + COMING_BACK * 2));
         let (name, short) = links.mint(None, Some(Duration::from_millis(1)), None).expect("minted");
         assert_eq!(name, "2");
-        assert!(links.knows(&short));
-        links.lock().minted[1].expires = Some(1);
-        assert!(!links.knows(&short) && links.enter(&short, HOME, now).is_none(), "it expired");
+        assert!(links.opens(&short, home, now) && enter(&short, home, now).is_some());
+        let over = seconds(SystemTime::now()) - 1;
+        links.lock().minted[1].expires = Some(over);
+        assert!(
+            !links.opens(&short, home, now) && enter(&short, home, now).is_none(),
+            "it expired"
+        );
+        assert_eq!(links.named(&short).as_deref(), Some("2"));
         links.revoke("1").expect("it is there");
-        assert!(!links.knows(&once));
+        assert!(!links.opens(&once, home, now) && links.named(&once).is_none());
         assert!(matches!(links.revoke("1"), Err(LinksError::Unknown(_))));
         for name in ["", "a\nb", &"n".repeat(101)] {
             let refused = links.mint(Some(name.into()), None, None);
             assert!(matches!(refused, Err(LinksError::Name)), "{name:?}");
         }
         assert!(matches!(links.mint(Some("2".into()), None, None), Err(LinksError::Taken(_))));
+    }
+
+    #[test]
+    fn links_are_forgotten_long_after_their_end() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let links = Links::open(folder.path()).expect("empty");
+        let now = seconds(SystemTime::now());
+        let (month, day) = (FORGOTTEN_AFTER.as_secs(), 24 * 3600);
+        for name in ["expired", "used up", "used", "lasting", "just expired"] {
+            links.mint(Some(name.into()), None, Some(1)).expect("minted");
+        }
+        {
+            let mut state = links.lock();
+            state.minted[0].expires = Some(now - month - day);
+            for at in [1, 2] {
+                state.minted[at].used = 1;
+                state.minted[at].used_at = Some(now - month - day);
+            }
+            // It opens for one more.
+            state.minted[2].uses = Some(2);
+            state.minted[4].expires = Some(now - day);
+            state.version += 1;
+        }
+        links.save().expect("room");
+        let kept = ["used", "lasting", "just expired"];
+        for links in [&Links::open(folder.path()).expect("readable"), &links] {
+            let names: Vec<String> = links.list().into_iter().map(|minted| minted.name).collect();
+            assert_eq!(names, kept);
+        }
+        links.save().expect("room");
+        let text = fs::read_to_string(folder.path().join(NAME)).expect("text");
+        assert!(!text.contains("used up"), "{text}");
+    }
+
+    #[test]
+    fn links_for_any_number_do_not_push_out_who_came_by_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let links = Links::open(folder.path()).expect("empty");
+        let now = Instant::now();
+        let (_, open) = links.mint(None, None, None).expect("minted");
+        let (_, once) = links.mint(None, None, Some(1)).expect("minted");
+        for at in 0..MOST_REMEMBERED as u32 {
+            let from = IpAddr::from((0x0a00_0000 + at).to_be_bytes());
+            assert!(links.enter(&open, comer(from), now).is_some());
+        }
+        assert_eq!(links.lock().recent.len(), MOST_REMEMBERED / 2);
+        assert!(links.enter(&once, comer(HOME), now).is_some());
+        assert!(links.enter(&once, comer(HOME), now).is_some(), "it is remembered");
+        // Half a day later there is room.
+        let later = now + COMING_BACK;
+        assert!(links.enter(&open, comer(ELSEWHERE), later).is_some());
+        assert_eq!(links.lock().recent.len(), 1);
     }
 }

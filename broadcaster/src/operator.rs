@@ -37,7 +37,7 @@ const MOST_ANSWERED: u64 = 64 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub(crate) enum Question {
-    /// Who watches?
+    /// Who is here?
     ListViewers,
     /// Let this viewer in, which knocks.
     AdmitViewer(u32),
@@ -123,12 +123,17 @@ impl Drop for Desk {
     }
 }
 
-async fn serve(mut stream: tokio::net::UnixStream, shared: &Shared) -> io::Result<()> {
+async fn serve(mut stream: tokio::net::UnixStream, shared: &Arc<Shared>) -> io::Result<()> {
     let (asking, mut answering) = stream.split();
     let mut line = String::new();
     tokio::io::BufReader::new(asking.take(MOST_ASKED)).read_line(&mut line).await?;
     let answer = match serde_json::from_str(&line) {
-        Ok(question) => answer(&question, shared),
+        Ok(question) => {
+            let shared = Arc::clone(shared);
+            // Links are written to a disk.
+            let answering = tokio::task::spawn_blocking(move || answer(&question, &shared));
+            answering.await.map_err(io::Error::other)?
+        }
         Err(error) => refused(format_args!("not understood: {error}")),
     };
     answering.write_all(format!("{answer}\n").as_bytes()).await
@@ -140,10 +145,7 @@ fn refused(reason: impl std::fmt::Display) -> Value {
 
 fn answer(question: &Question, shared: &Shared) -> Value {
     match question {
-        Question::ListViewers => {
-            let viewers = [shared.audience.all_shown(), shared.door.shown()].concat();
-            json!({ "viewers": viewers })
-        }
+        Question::ListViewers => json!({ "viewers": shared.viewers_shown() }),
         Question::AdmitViewer(viewer) => match shared.door.admit(ViewerId(*viewer)) {
             true => json!({ "admitted": viewer }),
             false => refused(format_args!("no viewer {viewer} knocks")),
@@ -284,8 +286,8 @@ fn links(links: &[Value], now: u64) -> String {
 
 fn table(viewers: &[Value]) -> String {
     let mut text = format!(
-        "{:<8} {:<10} {:<10} {:<40} {:>9} {:>7} {}\n",
-        "VIEWER", "STATE", "PATH", "ADDRESS", "FOR", "LOSS", "LINK"
+        "{:<8} {:<10} {:<10} {:<40} {:>9} {:>7} {:<16} {}\n",
+        "VIEWER", "STATE", "PATH", "ADDRESS", "FOR", "LOSS", "LINK", "WANTS"
     );
     for viewer in viewers {
         let word = |key: &str| viewer[key].as_str().unwrap_or("-").to_owned();
@@ -294,14 +296,15 @@ fn table(viewers: &[Value]) -> String {
             viewer["loss"].as_f64().map_or("-".to_owned(), |loss| format!("{:.1}%", loss * 100.0));
         let _ = writeln!(
             text,
-            "{:<8} {:<10} {:<10} {:<40} {:>8}s {:>7} {}",
+            "{:<8} {:<10} {:<10} {:<40} {:>8}s {:>7} {:<16} {}",
             word("viewer"),
             word("state"),
             word("path"),
             word("remote"),
             since,
             loss,
-            word("link")
+            word("link"),
+            word("wants")
         );
     }
     text
@@ -341,9 +344,17 @@ mod tests {
             "viewer": "3", "state": "playing", "path": "reflexive", "remote": "198.51.100.7:5000",
             "since_seconds": 12.7, "loss": 0.012,
         });
-        let text = table(&[viewer]);
+        let knock = json!({
+            "viewer": "4", "state": "knocking", "path": "relayed", "remote": "203.0.113.9:50000",
+            "since_seconds": 3.0, "link": "grandma", "wants": "play films/a.mkv",
+        });
+        let text = table(&[viewer, knock]);
         let line = text.lines().nth(1).expect("one viewer");
         for word in ["3 ", "playing", "reflexive", "198.51.100.7:5000", "12s", "1.2%"] {
+            assert!(line.contains(word), "{word}: {line}");
+        }
+        let line = text.lines().nth(2).expect("who knocks");
+        for word in ["4 ", "knocking", "relayed", "3s", "grandma", "play films/a.mkv"] {
             assert!(line.contains(word), "{word}: {line}");
         }
         assert_eq!(table(&[]).lines().count(), 1);

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
@@ -149,7 +148,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         arrivals: DashMap::new(),
         efforts: DashMap::new(),
         audience,
-        next_viewer: AtomicU32::new(1),
+        guests: Arc::default(),
         places: Places::default(),
         library,
         workshop,

@@ -1,20 +1,21 @@
 //! One viewer's life at the broadcaster: introduced, path opened, connected, admitted, gone.
 
 use std::future::Future;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::behaviour::Kind;
 use protocol::channel::ViewerId;
 use protocol::control::{Notice, Refusal, Request, Response, close};
+use protocol::link::Secret;
 use protocol::opening::{Config, Event, IntroductionId, Local, Path, Role};
 use protocol::seal::{Epoch, PacketIndex};
 use protocol::srtcp::FeedbackKey;
 use protocol::tag::TagKey;
 use protocol::units::Bitrate;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use transport::effort::{Effort, Means};
 use transport::openings::Opening;
 use transport::paths::Peer;
@@ -24,7 +25,9 @@ use transport::tls;
 use crate::audience::{MOST_LATENCY, Seat};
 use crate::door::Knocking;
 use crate::events::Event as Happened;
-use crate::fanout::Target;
+use crate::fanout::{FanOut, Target};
+use crate::guests::{Guest, Origin, Stay, Whereabouts};
+use crate::links::Comer;
 use crate::metrics::Departure;
 use crate::places::{Held, Place, Places};
 use crate::playout::Running;
@@ -32,9 +35,6 @@ use crate::registration::Introduced;
 use crate::shared::{Admitted, Shared};
 
 mod stored;
-
-/// Where nobody comes from: who asks has a path.
-const UNSPECIFIED: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
 
 /// How long a viewer with a path may take to connect and ask for something.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(15);
@@ -49,6 +49,9 @@ const MOST_REFUSALS: u32 = 8;
 /// How long a viewer may take to receive what is said to it. Nothing else of it is served meanwhile, nor
 /// its consent looked at: media must not go on to a viewer that leaves a window closed.
 const SAYING_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the last word to a viewer may take to arrive before its connection goes.
+const LAST_WORD: Duration = Duration::from_millis(300);
 
 /// Begins to open a path to an introduced viewer. From when this returns, what the viewer tells further
 /// finds its way; the future serves it to its end. `None` for an introduction without credentials.
@@ -97,7 +100,11 @@ pub(crate) fn serve(
         media_at: None,
         arrival,
         tags: None,
+        stay: None,
+        leave: Arc::default(),
+        is_let_in: false,
         knocking: None,
+        joining: None,
         watching: None,
         refusals: 0,
         fetching: Places::default(),
@@ -126,8 +133,16 @@ struct Session {
     arrival: oneshot::Receiver<Connection>,
     /// What proves to the viewer that media is ours, once it is connected.
     tags: Option<Arc<TagKey>>,
+    /// From its knock, or the first request that it was let in with.
+    stay: Option<Stay>,
+    /// The operator sends it away.
+    leave: Arc<Notify>,
+    /// Whether it was let in: by the operator, where each viewer knocks.
+    is_let_in: bool,
     /// What it asked for and waits to be let in for.
     knocking: Option<(Knocking, SendStream, Request)>,
+    /// A channel that it joins, and does not watch yet.
+    joining: Option<(FanOut, ViewerId)>,
     watching: Option<Watching>,
     /// Requests that were refused.
     refusals: u32,
@@ -177,6 +192,18 @@ impl Session {
             }
             Err(why) => return End { why, departure: Departure::Lost },
         };
+        let leave = Arc::clone(&self.leave);
+        tokio::select! {
+            biased;
+            () = leave.notified() => {}
+            end = self.attend(&connection) => return end,
+        }
+        Box::pin(self.see_off(&connection)).await
+    }
+
+    /// Serves the viewer until its connection or path is gone. May be dropped at any point: what it holds by
+    /// then is given back by [`Self::close`].
+    async fn attend(&mut self, connection: &Connection) -> End {
         let mut asking = Box::pin(tokio::time::sleep(CONNECT_PATIENCE));
         loop {
             let watching = self.watching.as_ref();
@@ -197,10 +224,14 @@ impl Session {
                 is_let_in = word => {
                     let Some((_, send, request)) = self.knocking.take() else { continue };
                     if is_let_in {
-                        Box::pin(self.handle(&connection, send, request)).await;
+                        self.is_let_in = true;
+                        self.stay.iter().for_each(|stay| stay.is_let_in());
+                        Box::pin(self.receive(connection, send, request)).await;
                     } else {
-                        let response = Response::Refused { reason: Refusal::Removed };
-                        self.answer(&connection, send, response).await;
+                        // Another has its place at the door.
+                        self.stay = None;
+                        let response = Response::Refused { reason: Refusal::Full };
+                        self.answer(connection, send, response).await;
                     }
                 }
                 event = self.opening.event() => {
@@ -212,15 +243,15 @@ impl Session {
                 stream = connection.accept_bi() => match stream {
                     // What is rare stays out of the memory that each session holds for good.
                     Ok((send, receive)) => {
-                        Box::pin(self.request(&connection, send, receive)).await;
+                        Box::pin(self.request(connection, send, receive)).await;
                     }
                     Err(error) => {
                         tracing::debug!(%error, "viewer's connection ended");
-                        return End::of_connection(&connection);
+                        return End::of_connection(connection);
                     }
                 },
                 () = woken => {
-                    if let Some(end) = Box::pin(self.say_notices(&connection)).await {
+                    if let Some(end) = Box::pin(self.say_notices(connection)).await {
                         return end;
                     }
                     self.resume_if_heard();
@@ -238,6 +269,24 @@ impl Session {
         }
     }
 
+    /// Tells a viewer that was sent away so, and ends its connection.
+    async fn see_off(&mut self, connection: &Connection) -> End {
+        if let Some(viewer) = self.stay.as_ref().map(|stay| stay.viewer) {
+            // It may have got its seat only just now.
+            self.shared.unseat(viewer);
+            self.record(Happened::ViewerRemoved { viewer });
+        }
+        if let Some((_, mut send, _)) = self.knocking.take() {
+            self.shared.metrics.refuse(Refusal::Removed);
+            last_word(&mut send, &Response::Refused { reason: Refusal::Removed }).await;
+        }
+        if let Some(Watching { send, .. }) = &mut self.watching {
+            last_word(send, &Notice::Removed).await;
+        }
+        connection.close(VarInt::from_u32(close::REFUSED), b"removed");
+        End { why: "removed", departure: Departure::Removed }
+    }
+
     fn record(&self, event: Happened) {
         self.shared.metrics.events.record(event);
     }
@@ -247,10 +296,14 @@ impl Session {
         self.watching.as_ref().map(|watching| watching.seat.viewer)
     }
 
-    /// Waits for a path and then for the viewer's connection on it.
+    /// Waits for a path and for the viewer's connection on it.
     async fn connected(&mut self) -> Result<Connection, &'static str> {
         let mut patience = None;
+        let mut connection = None;
         loop {
+            if let Some(connection) = connection.take_if(|_| self.path.is_some()) {
+                return Ok(connection);
+            }
             let give_up = async {
                 match patience {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -263,8 +316,8 @@ impl Session {
                     let now = tokio::time::Instant::now();
                     patience = patience.or(self.path.map(|_| now + CONNECT_PATIENCE));
                 }
-                connection = &mut self.arrival => {
-                    return connection.map_err(|_| "the viewer's handshake failed");
+                arrived = &mut self.arrival, if connection.is_none() => {
+                    connection = Some(arrived.map_err(|_| "the viewer's handshake failed")?);
                 }
                 () = give_up => return Err("the viewer opened a path and never connected"),
             }
@@ -328,11 +381,24 @@ impl Session {
             self.shared.metrics.path(former.map(|former| former.kind), Some(path.kind));
         }
         if let Some(Watching { seat, .. }) = &self.watching {
-            seat.moved(path.kind.as_str(), path.remote);
+            seat.moved(path.kind.as_str());
+        }
+        if let Some(stay) = &self.stay {
+            stay.moved(self.whereabouts(path));
         }
         self.relocate(path);
         let left = former.map(|former| former.local).filter(|local| *local != path.local);
         self.close_socket(left);
+    }
+
+    fn whereabouts(&self, path: Path) -> Whereabouts {
+        let origin = Origin::of(&path, self.observed);
+        Whereabouts { remote: path.remote, path: path.kind.as_str(), origin }
+    }
+
+    /// Where the viewer comes from, if that is known.
+    fn origin(&self) -> Option<Origin> {
+        self.path.and_then(|path| Origin::of(&path, self.observed))
     }
 
     /// Media goes to this path from now on.
@@ -372,50 +438,121 @@ impl Session {
             }
             Err(_) => return,
         };
-        if self.must_knock(&request) {
-            self.knock(connection, send, request).await;
-        } else {
-            self.handle(connection, send, request).await;
+        self.receive(connection, send, request).await;
+    }
+
+    /// Takes a request of who may come in; others knock, or are refused.
+    async fn receive(&mut self, connection: &Connection, send: SendStream, request: Request) {
+        let shown = request.shown().map(Option::<&Secret>::cloned);
+        // Of who is in already.
+        let Some(shown) = shown else { return self.handle(connection, send, request).await };
+        let shown = shown.as_ref();
+        if let Err(reason) = self.may_come_in(shown) {
+            return self.answer(connection, send, Response::Refused { reason }).await;
         }
+        if self.must_knock() {
+            return self.knock(connection, send, (request, self.shared.is_strange(shown))).await;
+        }
+        // Whoever is in stays so, wherever its path leads later.
+        self.is_let_in = true;
+        let link = self.shared.link_named(shown);
+        let Some(guest) = self.guest() else { return };
+        if !link.is_none_or(|name| guest.shows(&name)) {
+            let response = Response::Refused { reason: Refusal::TooMany };
+            return self.answer(connection, send, response).await;
+        }
+        self.handle(connection, send, request).await;
+    }
+
+    /// Whether what a viewer shows lets it in, or lets it knock.
+    fn may_come_in(&self, shown: Option<&Secret>) -> Result<(), Refusal> {
+        if self.shared.is_barred(self.origin()) {
+            return Err(Refusal::Removed);
+        }
+        // Who shows a wrong secret bothers nobody.
+        let is_open = self.path.is_some() && self.shared.opens(shown, self.comer(shown));
+        if is_open { Ok(()) } else { Err(Refusal::Secret) }
     }
 
     /// Whether the operator is to let the viewer in, before it hears anything.
-    fn must_knock(&self, request: &Request) -> bool {
-        let (Some(shown), Some(path)) = (request.shown(), self.path) else { return false };
-        let from = path.remote.ip();
-        // Who shows a wrong secret bothers nobody.
-        self.shared.knock
-            && !self.shared.door.knows(from)
-            && !self.shared.is_barred(from)
-            && self.shared.may_enter(shown)
+    fn must_knock(&self) -> bool {
+        self.shared.knock && !self.is_let_in && !self.shared.door.knows(self.origin())
     }
 
-    async fn knock(&mut self, connection: &Connection, mut send: SendStream, request: Request) {
+    /// Who it is that shows this.
+    fn comer(&self, shown: Option<&Secret>) -> Comer {
+        let entered = |stay: &Stay| {
+            let name = self.shared.link_named(shown);
+            name.is_some_and(|name| stay.has_entered_by(&name))
+        };
+        Comer {
+            from: self.origin().map(|origin| origin.household),
+            has_entered: self.stay.as_ref().is_some_and(entered),
+        }
+    }
+
+    /// The viewer, known from now on. `None` where it has no path.
+    fn guest(&mut self) -> Option<&Guest> {
+        if self.stay.is_none() {
+            let whereabouts = self.whereabouts(self.path?);
+            let guests = &self.shared.guests;
+            self.stay = Some(guests.arrive(guests.number(), whereabouts, &self.leave));
+        }
+        self.stay.as_deref()
+    }
+
+    /// The viewer enters by what it shows, or why it may not.
+    async fn enter(&mut self, shown: Option<&Secret>) -> Result<(), Refusal> {
+        let entered = self.shared.enter(shown, self.comer(shown)).await?;
+        if let (Some(name), Some(stay)) = (entered, &self.stay) {
+            stay.enters_by(&name);
+        }
+        Ok(())
+    }
+
+    async fn knock(
+        &mut self,
+        connection: &Connection,
+        mut send: SendStream,
+        (request, is_stranger): (Request, bool),
+    ) {
         let Some(path) = self.path else { return };
-        let viewer = self.shared.next_viewer();
-        let kind = path.kind.as_str();
+        let origin = self.origin();
+        let now = Instant::now();
+        let viewer = match &self.stay {
+            Some(stay) => stay.viewer,
+            None => self.shared.guests.number(),
+        };
         let knocking = match &self.knocking {
-            Some(_) => None,
-            None => self.shared.door.knock(viewer, path.remote, kind),
+            Some(_) => Err(Refusal::TooMany),
+            None => self.shared.door.knock(viewer, origin, is_stranger, now),
         };
-        let Some(knocking) = knocking else {
-            let response = Response::Refused { reason: Refusal::TooMany };
-            return self.answer(connection, send, response).await;
+        let knocking = match knocking {
+            Ok(knocking) => knocking,
+            Err(reason) => {
+                return self.answer(connection, send, Response::Refused { reason }).await;
+            }
         };
-        self.record(Happened::ViewerKnocks { viewer, path: kind, remote: path.remote });
+        let whereabouts = self.whereabouts(path);
+        let guests = &self.shared.guests;
+        let stay = self.stay.get_or_insert_with(|| guests.arrive(viewer, whereabouts, &self.leave));
+        stay.knocks(&request);
+        if let Some(name) = self.shared.link_named(request.shown().flatten()) {
+            // The first one that it shows, or one more of few.
+            stay.shows(&name);
+        }
+        if self.shared.door.is_news(origin, now) {
+            let path_kind = path.kind.as_str();
+            self.record(Happened::ViewerKnocks { viewer, path: path_kind, remote: path.remote });
+        }
         if say(&mut send, &Response::Knocking).await {
             self.knocking = Some((knocking, send, request));
         }
     }
 
     async fn handle(&mut self, connection: &Connection, send: SendStream, request: Request) {
-        let is_barred = self.path.is_some_and(|path| self.shared.is_barred(path.remote.ip()));
         let response = match request {
-            _ if is_barred => Response::Refused { reason: Refusal::Removed },
-            Request::List { secret } if self.shared.may_enter(secret.as_ref()) => {
-                Response::Catalogue { channels: self.shared.catalogue().await }
-            }
-            Request::List { .. } => Response::Refused { reason: Refusal::Secret },
+            Request::List { .. } => Response::Catalogue { channels: self.shared.catalogue().await },
             Request::Clock => match &self.watching {
                 Some(Watching { seat, .. }) => {
                     let capture_us = seat.channel.fan_out.capture_now().as_micros();
@@ -426,12 +563,8 @@ impl Session {
             Request::Watch { .. } if self.watching.is_some() => {
                 Response::Refused { reason: Refusal::Malformed }
             }
-            Request::Files { secret, after } => {
-                stored::page(&self.shared, secret.as_ref(), after.as_deref())
-            }
-            Request::Thumbnail { path, secret } => {
-                stored::thumbnail(&self.shared, secret.as_ref(), &path)
-            }
+            Request::Files { after, .. } => stored::page(&self.shared, after.as_deref()),
+            Request::Thumbnail { path, .. } => stored::thumbnail(&self.shared, &path),
             Request::Pause { ssrc } => self.pause_take(ssrc),
             Request::Fetch { path, secret, offset, digest } => {
                 return self.fetch(connection, send, (path, secret), (offset, digest)).await;
@@ -453,8 +586,11 @@ impl Session {
                 return self.play(connection, send, wanted).await;
             }
             Request::Watch { channel, secret, latency_ms } => {
-                let from = self.path.map_or(UNSPECIFIED, |path| path.remote.ip());
-                match self.shared.admit(&channel, secret.as_ref(), from).await {
+                let admitted = match self.shared.admit(&channel).await {
+                    Ok(admitted) => self.enter(secret.as_ref()).await.map(|()| admitted),
+                    Err(reason) => Err(reason),
+                };
+                match admitted {
                     Ok(admitted) => {
                         let latency = Duration::from_millis(latency_ms.into()).min(MOST_LATENCY);
                         self.watch(connection, send, admitted, latency).await;
@@ -493,25 +629,25 @@ impl Session {
     async fn watch(
         &mut self,
         connection: &Connection,
-        mut send: SendStream,
-        Admitted { id: viewer, channel, place, link }: Admitted,
+        send: SendStream,
+        Admitted { channel, place }: Admitted,
         latency: Duration,
     ) {
         let Some(path) = self.path else { return };
+        let Some(viewer) = self.guest().map(|guest| guest.viewer) else { return };
         let key = FeedbackKey::random(&mut rand::rng());
+        self.joining = Some((channel.fan_out.clone(), viewer));
         let joined = channel.join(viewer, self.target(path), latency, key.clone()).await;
+        self.joining = None;
         let Some(admission) = joined else { return };
-        let handle = (self.opening.handle().clone(), path.kind.as_str(), path.remote);
-        let seat = self.shared.audience.seat(viewer, channel, latency, handle, link, &key);
+        let handle = (self.opening.handle().clone(), path.kind.as_str());
+        let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
         // A key that was made since belongs to it as well; all later ones it is told with the others.
         let known = admission.keys.last().map_or(Epoch::FIRST, |key| key.epoch);
         let since = seat.channel.keys.since(known).into_iter().filter(|key| key.epoch > known);
         since.for_each(|key| seat.tell(Notice::Key { key }));
         self.tell_of_admission(viewer, path, connection);
-        if !say(&mut send, &Response::Admitted { admission }).await {
-            connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
-        }
-        self.watching = Some(Watching {
+        let watching = self.watching.insert(Watching {
             seat,
             send,
             paused_at: Vec::new(),
@@ -519,6 +655,9 @@ impl Session {
             running: None,
             encoding: None,
         });
+        if !say(&mut watching.send, &Response::Admitted { admission }).await {
+            connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
+        }
     }
 
     /// Counts and tells that the viewer was admitted.
@@ -547,10 +686,10 @@ impl Session {
         // A file does not run on while nobody hears: its viewer asks for another take.
         running.iter().for_each(Running::stop);
         seat.channel.fan_out.leave(seat.viewer);
-        *paused_at = seat.channel.fan_out.standing().await.unwrap_or_default();
         let viewer = seat.viewer;
         self.shared.metrics.paused.inc();
-        self.record(Happened::MediaPaused { viewer });
+        self.shared.metrics.events.record(Happened::MediaPaused { viewer });
+        *paused_at = seat.channel.fan_out.standing().await.unwrap_or_default();
     }
 
     /// Goes on with media if it is paused and a word came.
@@ -595,34 +734,22 @@ impl Session {
     /// Sends a notice; says why the session ends if it does.
     async fn say(&mut self, connection: &Connection, notice: &Notice) -> Option<End> {
         let watching = self.watching.as_mut()?;
-        let viewer = watching.seat.viewer;
-        let said = say(&mut watching.send, notice).await;
-        match notice {
-            Notice::Ended | Notice::Removed => {
-                let _ = watching.send.finish();
-                // The notice must arrive before the connection goes.
-                let stopped = watching.send.stopped();
-                let _ = tokio::time::timeout(Duration::from_millis(300), stopped).await;
-                connection.close(VarInt::from_u32(close::DONE), b"ended");
-                let is_removed = matches!(notice, Notice::Removed);
-                if is_removed {
-                    self.record(Happened::ViewerRemoved { viewer });
-                    return Some(End { why: "removed", departure: Departure::Removed });
-                }
-                Some(End { why: "the broadcast ended", departure: Departure::Ended })
-            }
-            Notice::Key { .. }
-            | Notice::Carries { .. }
-            | Notice::LeftOut { .. }
-            | Notice::Finished { .. }
-            | Notice::Interrupted => (!said).then(|| End::of_connection(connection)),
+        if matches!(notice, Notice::Ended) {
+            last_word(&mut watching.send, notice).await;
+            connection.close(VarInt::from_u32(close::DONE), b"ended");
+            return Some(End { why: "the broadcast ended", departure: Departure::Ended });
         }
+        let said = say(&mut watching.send, notice).await;
+        (!said).then(|| End::of_connection(connection))
     }
 
     fn close(&mut self, end: &End) {
         self.shared.arrivals.remove(&self.peer);
         self.shared.efforts.remove(&self.opening.id());
         self.close_socket(self.path.map(|path| path.local));
+        if let Some((fan_out, viewer)) = self.joining.take() {
+            fan_out.leave(viewer);
+        }
         if let Some(watching) = self.watching.take() {
             let seat = watching.seat;
             seat.channel.fan_out.leave(seat.viewer);
@@ -646,4 +773,12 @@ impl Session {
 async fn say<T: minicbor::Encode<()>>(send: &mut SendStream, message: &T) -> bool {
     let said = tokio::time::timeout(SAYING_PATIENCE, stream::write(send, message)).await;
     said.is_ok_and(|said| said.is_ok())
+}
+
+/// Says the last that there is to say, and waits a moment for it to arrive before the connection goes.
+async fn last_word<T: minicbor::Encode<()>>(send: &mut SendStream, message: &T) {
+    if say(send, message).await {
+        let _ = send.finish();
+        let _ = tokio::time::timeout(LAST_WORD, send.stopped()).await;
+    }
 }

@@ -1,12 +1,10 @@
 //! What all sessions of a broadcaster share.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::{DashMap, DashSet};
-use protocol::address::household;
 use protocol::channel::ViewerId;
 use protocol::control::{Admission, ChannelEntry, Refusal, Track, UNKNOWN_CAPTURE};
 use protocol::link::{Link, Secret};
@@ -16,6 +14,7 @@ use protocol::srtcp::FeedbackKey;
 use protocol::tag::TAG;
 use protocol::units::Bitrate;
 use protocol::uplink::REPAIR_SHARE;
+use serde_json::Value;
 use tokio::sync::{Notify, oneshot, watch};
 use transport::effort::Words;
 use transport::openings::Openings;
@@ -26,9 +25,10 @@ use crate::audience::Audience;
 use crate::contents::Pace;
 use crate::door::Door;
 use crate::fanout::{FanOut, Target};
+use crate::guests::{Guest, Guests, Origin};
 use crate::keys::Keyring;
 use crate::library::Library;
-use crate::links::{Links, LinksError};
+use crate::links::{Comer, Links, LinksError};
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::places::{Booked, Booking, Bookings, Place, Places};
 use crate::playout::Workshop;
@@ -99,7 +99,8 @@ pub(crate) struct Shared {
     pub(crate) efforts: DashMap<IntroductionId, Words>,
     /// Admitted viewers.
     pub(crate) audience: Arc<Audience>,
-    pub(crate) next_viewer: AtomicU32,
+    /// Sessions of viewers that were let in, or wait for that.
+    pub(crate) guests: Arc<Guests>,
     /// Places of viewers of the live channel.
     pub(crate) places: Places,
     /// Stored files, where some are offered.
@@ -111,7 +112,7 @@ pub(crate) struct Shared {
     /// Whether the operator admits each viewer, and where they wait for that.
     pub(crate) knock: bool,
     pub(crate) door: Arc<Door>,
-    /// Where viewers were sent away from.
+    /// Households that viewers were sent away from.
     pub(crate) barred: DashSet<IpAddr>,
     /// Another key is wanted now.
     pub(crate) key_wanted: Notify,
@@ -133,11 +134,8 @@ const MOST_FETCHES: usize = 64;
 
 /// A viewer that was admitted, its channel, and the place that it takes.
 pub(crate) struct Admitted {
-    pub(crate) id: ViewerId,
     pub(crate) channel: LiveChannel,
     pub(crate) place: Place,
-    /// The minted link that it came by.
-    pub(crate) link: Option<Arc<str>>,
 }
 
 impl Shared {
@@ -152,8 +150,9 @@ impl Shared {
     }
 
     /// Whether a viewer that shows this may see what there is.
-    pub(crate) fn may_enter(&self, shown: Option<&Secret>) -> bool {
-        self.is_open_to(shown) || shown.is_some_and(|shown| self.links.knows(shown))
+    pub(crate) fn opens(&self, shown: Option<&Secret>, comer: Comer) -> bool {
+        let by_link = |shown: &Secret| self.links.opens(shown, comer, Instant::now());
+        self.is_open_to(shown) || shown.is_some_and(by_link)
     }
 
     /// Whether it needs no minted link.
@@ -165,41 +164,47 @@ impl Shared {
         }
     }
 
-    /// A viewer enters from an address. The name of the link that it came by, if it is a minted one.
-    pub(crate) fn enter(
-        &self,
-        shown: Option<&Secret>,
-        from: IpAddr,
-    ) -> Result<Option<Arc<str>>, Refusal> {
-        let by = shown.and_then(|shown| self.links.enter(shown, household(from), Instant::now()));
-        match by {
-            Some(name) => Ok(Some(name.into())),
-            None if self.is_open_to(shown) => Ok(None),
-            None => Err(Refusal::Secret),
-        }
+    /// The name of the minted link that this is of.
+    pub(crate) fn link_named(&self, shown: Option<&Secret>) -> Option<String> {
+        shown.and_then(|shown| self.links.named(shown))
     }
 
-    /// Lets nobody in by a link any more, and sends away who came by it. Returns how many those are.
+    /// Whether this is neither of a minted link nor the secret.
+    pub(crate) fn is_strange(&self, shown: Option<&Secret>) -> bool {
+        let is_secret = self.secret.is_some() && self.is_open_to(shown);
+        !is_secret && self.link_named(shown).is_none()
+    }
+
+    /// A viewer enters. The name of the link that it came by, if it is a minted one.
+    pub(crate) async fn enter(
+        self: &Arc<Self>,
+        shown: Option<&Secret>,
+        comer: Comer,
+    ) -> Result<Option<String>, Refusal> {
+        let by = shown.and_then(|shown| self.links.enter(shown, comer, Instant::now()));
+        let Some(entry) = by else {
+            return if self.is_open_to(shown) { Ok(None) } else { Err(Refusal::Secret) };
+        };
+        if entry.is_to_be_saved {
+            let shared = Arc::clone(self);
+            let saving = tokio::task::spawn_blocking(move || shared.links.save());
+            if let Ok(Err(error)) = saving.await {
+                tracing::warn!("{error}");
+            }
+        }
+        Ok(Some(entry.name))
+    }
+
+    /// Lets nobody in by a link any more, and sends away who showed it. Returns how many those are.
     pub(crate) fn revoke(&self, name: &str) -> Result<usize, LinksError> {
         self.links.revoke(name)?;
-        let removed = self.audience.remove_by_link(name);
-        removed.iter().for_each(|seat| seat.channel.fan_out.leave(seat.viewer));
-        if removed.iter().any(|seat| seat.channel.on_demand.is_none()) {
-            self.key_wanted.notify_one();
-        }
-        Ok(removed.len())
+        let guests = self.guests.by_link(name);
+        guests.iter().for_each(|guest| self.send_away(guest));
+        Ok(guests.len())
     }
 
-    /// Admits a viewer to the channel, or says why not.
-    pub(crate) async fn admit(
-        &self,
-        channel_name: &str,
-        shown: Option<&Secret>,
-        from: IpAddr,
-    ) -> Result<Admitted, Refusal> {
-        if !self.may_enter(shown) {
-            return Err(Refusal::Secret);
-        }
+    /// A place for a viewer of the channel, or why there is none.
+    pub(crate) async fn admit(&self, channel_name: &str) -> Result<Admitted, Refusal> {
         if channel_name != self.name || !self.is_live {
             return Err(Refusal::UnknownChannel);
         }
@@ -216,40 +221,44 @@ impl Shared {
             );
         }
         let place = place.ok_or(Refusal::Full)?;
-        let link = self.enter(shown, from)?;
-        let id = self.next_viewer();
-        Ok(Admitted { id, channel, place, link })
+        Ok(Admitted { channel, place })
     }
 
     /// Sends a viewer away, and whoever comes from its address. False where there is none.
     pub(crate) fn remove(&self, viewer: ViewerId) -> bool {
-        if let Some(from) = self.door.turn_away(viewer) {
-            self.bar(from);
-            return true;
+        let Some(guest) = self.guests.find(viewer) else { return false };
+        if let Some(Origin { household, .. }) = guest.origin() {
+            self.door.forget(household);
+            self.barred.insert(household);
         }
-        let Some((seat, remote)) = self.audience.remove(viewer) else { return false };
-        seat.channel.fan_out.leave(viewer);
-        self.bar(remote.ip());
-        if seat.channel.on_demand.is_none() {
-            self.key_wanted.notify_one();
-        }
+        self.send_away(&guest);
         true
     }
 
-    /// Nobody from this address comes in any more.
-    fn bar(&self, address: IpAddr) {
-        self.door.forget(address);
-        self.barred.insert(household(address));
+    /// Ends a viewer's session, whatever that does.
+    fn send_away(&self, guest: &Guest) {
+        guest.leave();
+        self.unseat(guest.viewer);
     }
 
-    /// Whether viewers from this address were sent away.
-    pub(crate) fn is_barred(&self, address: IpAddr) -> bool {
-        self.barred.contains(&household(address))
+    /// Nothing more is sent to a viewer, and what is sent to others it cannot read for long.
+    pub(crate) fn unseat(&self, viewer: ViewerId) {
+        let Some(seat) = self.audience.remove(viewer) else { return };
+        seat.channel.fan_out.leave(viewer);
+        if seat.channel.on_demand.is_none() {
+            self.key_wanted.notify_one();
+        }
     }
 
-    /// A number for one more viewer.
-    pub(crate) fn next_viewer(&self) -> ViewerId {
-        ViewerId(self.next_viewer.fetch_add(1, Ordering::Relaxed))
+    /// Whether viewers from there were sent away.
+    pub(crate) fn is_barred(&self, origin: Option<Origin>) -> bool {
+        origin.is_some_and(|origin| self.barred.contains(&origin.household))
+    }
+
+    /// Everybody who is here, with their addresses: for the operator alone.
+    pub(crate) fn viewers_shown(&self) -> Vec<Value> {
+        let guests = self.guests.all();
+        guests.iter().map(|guest| guest.shown(self.audience.shown_of(guest.viewer))).collect()
     }
 
     fn has_room(&self) -> bool {

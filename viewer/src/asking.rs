@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use protocol::control::{Admission, Refusal, Request, Response};
+use protocol::control::{Admission, Refusal, Request, Response, close};
 use protocol::library::Take;
 use protocol::link::{Link, Target};
 use protocol::tag::TAG;
-use quinn::{Connection, RecvStream, SendStream};
+use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use service::exit::{Code, Failure};
 use transport::stream;
 
@@ -102,8 +102,20 @@ pub(crate) async fn ask_on(
     request: &Request,
 ) -> Result<(SendStream, RecvStream, Response), Failure> {
     let answer = tokio::time::timeout(ANSWER, exchange(connection, request)).await;
-    let answer = answer.map_err(|_| broken(format_args!("no answer within {ANSWER:?}")))??;
-    let_in(answer).await
+    let answer = answer.map_err(|_| broken(format_args!("no answer within {ANSWER:?}")));
+    let let_in = async { let_in(answer??).await };
+    let_in.await.map_err(|failure| removed(connection).unwrap_or(failure))
+}
+
+/// What there is to say where the broadcaster ended a connection because its operator removed this viewer.
+pub(crate) fn removed(connection: &Connection) -> Option<Failure> {
+    let code = VarInt::from_u32(close::REFUSED);
+    match connection.close_reason() {
+        Some(ConnectionError::ApplicationClosed(closed)) if closed.error_code == code => {
+            Some(refused(Refusal::Removed, ""))
+        }
+        _ => None,
+    }
 }
 
 /// Where the operator is to let us in first, waits for that as long as the connection lives.
@@ -130,13 +142,14 @@ pub(crate) async fn ask_for_long(
     let exchange = exchange(connection, request);
     tokio::pin!(exchange);
     let answer = match tokio::time::timeout(WONDER, &mut exchange).await {
-        Ok(answer) => answer?,
+        Ok(answer) => answer,
         Err(_) => {
             takes_long();
-            exchange.await?
+            exchange.await
         }
     };
-    let_in(answer).await
+    let let_in = async { let_in(answer?).await };
+    let_in.await.map_err(|failure| removed(connection).unwrap_or(failure))
 }
 
 async fn exchange(

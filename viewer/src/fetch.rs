@@ -20,7 +20,7 @@ use service::exit::{Code, Failure};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use crate::asking::{ask_for_long, not_asked, refused};
+use crate::asking::{ask_for_long, not_asked, refused, removed};
 use crate::config::Fetch;
 use crate::meeting::Viewer;
 
@@ -203,6 +203,9 @@ async fn copy_all(
                         }
                     }
                 };
+                if let Some(failure) = removed(&connection) {
+                    return Err(failure);
+                }
                 connection.close(VarInt::from_u32(close::DONE), b"");
                 let mut broken = None;
                 for (at, outcome) in outcomes {

@@ -12,7 +12,7 @@ use protocol::units::Bitrate;
 use quinn::{Connection, SendStream, VarInt};
 use transport::stream;
 
-use super::{Session, UNSPECIFIED, Watching, say};
+use super::{Session, Watching, say};
 use crate::audience::MOST_LATENCY;
 use crate::contents::{self, Contents};
 use crate::library::{FileError, Library, StoredFile};
@@ -55,8 +55,6 @@ struct Ready {
 #[derive(Default)]
 struct NewPlaces {
     booking: Option<Booking>,
-    /// The minted link that it came by.
-    link: Option<Arc<str>>,
     encoding: Option<Place>,
 }
 
@@ -102,10 +100,7 @@ fn encodes(media: &StoredMedia, wanted: &Wanted) -> bool {
     picture.into_iter().chain(sound).any(|track| !track.passes_through)
 }
 
-fn library(shared: &Shared, secret: Option<&Secret>) -> Result<Arc<Library>, Instead> {
-    if !shared.may_enter(secret) {
-        return Err(refused(Refusal::Secret));
-    }
+fn library(shared: &Shared) -> Result<Arc<Library>, Instead> {
     shared.library.clone().ok_or_else(|| refused(Refusal::UnknownFile))
 }
 
@@ -124,8 +119,8 @@ async fn open(library: &Arc<Library>, path: String) -> Result<StoredFile, Instea
 }
 
 /// A page of the catalogue.
-pub(super) fn page(shared: &Shared, secret: Option<&Secret>, after: Option<&str>) -> Response {
-    match library(shared, secret) {
+pub(super) fn page(shared: &Shared, after: Option<&str>) -> Response {
+    match library(shared) {
         Ok(library) => {
             let (files, more) = library.page(after, PAGE, PAGE_BYTES);
             Response::Files { files, more }
@@ -135,8 +130,8 @@ pub(super) fn page(shared: &Shared, secret: Option<&Secret>, after: Option<&str>
 }
 
 /// The picture of a file.
-pub(super) fn thumbnail(shared: &Shared, secret: Option<&Secret>, path: &str) -> Response {
-    match library(shared, secret) {
+pub(super) fn thumbnail(shared: &Shared, path: &str) -> Response {
+    match library(shared) {
         Ok(library) if library.entry(path).is_some() => {
             let jpeg = library.thumbnail(path).map(|jpeg| jpeg.to_vec());
             Response::Thumbnail { jpeg }
@@ -163,7 +158,7 @@ impl Session {
     }
 
     async fn ready(&mut self, wanted: Wanted) -> Result<Ready, Instead> {
-        let library = library(&self.shared, wanted.secret.as_ref())?;
+        let library = library(&self.shared)?;
         if !RATES.contains(&wanted.rate_percent) {
             return Err(refused(Refusal::Malformed));
         }
@@ -185,9 +180,11 @@ impl Session {
             }
             Some(Held::Live { .. }) | None => {
                 places.booking = Some(self.shared.book(needed).map_err(refused)?);
-                let from = self.path.map_or(UNSPECIFIED, |path| path.remote.ip());
-                places.link = self.shared.enter(wanted.secret.as_ref(), from).map_err(refused)?;
             }
+        }
+        if let Err(reason) = self.enter(wanted.secret.as_ref()).await {
+            self.book_what_is_played();
+            return Err(refused(reason));
         }
         let ready = self.open_take(file, wanted, media.as_ref(), (places, needed)).await;
         if ready.is_err() {
@@ -257,10 +254,10 @@ impl Session {
         Ok(Ready { prepared, places, latency, encodes })
     }
 
-    async fn begin_take(&mut self, connection: &Connection, mut send: SendStream, ready: Ready) {
+    async fn begin_take(&mut self, connection: &Connection, send: SendStream, ready: Ready) {
         let Ready { prepared, places, latency, encodes } = ready;
         let Some(path) = self.path else { return };
-        let viewer = self.viewer().unwrap_or_else(|| self.shared.next_viewer());
+        let Some(viewer) = self.guest().map(|guest| guest.viewer) else { return };
         let key = FeedbackKey::random(&mut rand::rng());
         let joined = prepared.join(viewer, self.target(path), latency, key.clone()).await;
         let Some(joined) = joined else {
@@ -271,7 +268,6 @@ impl Session {
         self.refusals = 0;
         let former = self.watching.take();
         let is_first = former.is_none();
-        let link = former.as_ref().map_or(places.link, |former| former.seat.link.clone());
         let (held, encoding) = match former {
             Some(former) => {
                 if former.seat.is_paused() {
@@ -286,9 +282,9 @@ impl Session {
                 None => return,
             },
         };
-        let handle = (self.opening.handle().clone(), path.kind.as_str(), path.remote);
+        let handle = (self.opening.handle().clone(), path.kind.as_str());
         let channel = joined.channel.clone();
-        let seat = self.shared.audience.seat(viewer, channel, latency, handle, link, &key);
+        let seat = self.shared.audience.seat(viewer, channel, latency, handle, &key);
         if is_first {
             self.shared.metrics.stored.playouts.inc();
             self.tell_of_admission(viewer, path, connection);
@@ -297,13 +293,20 @@ impl Session {
         tracing::debug!(%viewer, file = %joined.channel.name, take = ?joined.take, "take");
         let response =
             Response::Playing { admission: joined.admission.clone(), take: joined.take.clone() };
-        let said = say(&mut send, &response).await;
-        let running = joined.run(Arc::clone(&seat)).ok();
-        if !said || running.is_none() {
+        let seat_of_take = Arc::clone(&seat);
+        let watching = self.watching.insert(Watching {
+            seat,
+            send,
+            paused_at: Vec::new(),
+            held,
+            running: None,
+            encoding,
+        });
+        let said = say(&mut watching.send, &response).await;
+        watching.running = joined.run(seat_of_take).ok();
+        if !said || watching.running.is_none() {
             connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
         }
-        self.watching =
-            Some(Watching { seat, send, paused_at: Vec::new(), held, running, encoding });
         self.book_what_is_played();
     }
 
@@ -335,7 +338,7 @@ impl Session {
         let Some(place) = self.shared.place_to_fetch() else {
             return self.answer(connection, send, *refused(Refusal::Full)).await;
         };
-        let library = match library(&self.shared, secret.as_ref()) {
+        let library = match library(&self.shared) {
             Ok(library) => library,
             Err(response) => return self.answer(connection, send, *response).await,
         };
@@ -343,6 +346,9 @@ impl Session {
             Ok(file) => file,
             Err(response) => return self.answer(connection, send, *response).await,
         };
+        if let Err(reason) = self.enter(secret.as_ref()).await {
+            return self.answer(connection, send, *refused(reason)).await;
+        }
         let shared = Arc::clone(&self.shared);
         let connection = connection.clone();
         tokio::spawn(async move {
