@@ -1,6 +1,6 @@
 #!/bin/bash
 # The long runs: every fuzz target for a minute (or for the seconds given), ten million simulated packets
-# on each lossy path, five minutes of real programs on them, and routers that forget and change under running
+# on each lossy path, five minutes of real programs on them, a removal among a thousand viewers, and routers that forget and change under running
 # streams, and a stored file that stands still for an hour.
 source "$(dirname "$0")/common.sh"
 
@@ -17,6 +17,8 @@ say "building"
 cargo build --locked --workspace --bins
 say "five minutes on lossy links"
 WATCH_SECONDS=300 cargo test --locked --package tests --test repair -- --nocapture
+say "a viewer is sent away among a thousand, at a tenth lost"
+REMOVAL_VIEWERS=1000 cargo test --locked --package tests --test removal
 say "routers that forget and change under running streams"
 cargo run --locked --package tests --bin soak-renewal
 say "an hour's pause in a stored file"

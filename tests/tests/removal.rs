@@ -1,0 +1,129 @@
+//! One viewer of a crowd is sent away while a tenth of all packets is lost.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+use tests::lab::{self, Impairment, Link, Process, Result, Signal, eventually};
+use tests::load::{Clip, Line, Second, Summary};
+use tests::stage::{Stage, count};
+use tests::traffic::epochs;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// The lab's other half of the benchmarking addresses: its nodes are in 198.18.0.0/16.
+const NETWORK: &str = "198.19.0.0/16";
+
+/// How long all go on behind the removal.
+const AFTERWARDS: Duration = Duration::from_secs(8);
+
+/// Viewers in the crowd; `REMOVAL_VIEWERS` sets it.
+fn viewers() -> u32 {
+    std::env::var("REMOVAL_VIEWERS")
+        .map_or(100, |text| text.parse().expect("REMOVAL_VIEWERS is a number"))
+}
+
+/// 300 kbit/s: what is looked at does not depend on the rate, and what the crowd costs does.
+fn clip() -> Clip {
+    Clip { bits_per_second: 300_000, ..Clip::default() }
+}
+
+fn lossy() -> Option<Link> {
+    Some(Link::both(Impairment { delay: 20 * SECOND / 1000, ..Impairment::loss(0.1) }))
+}
+
+fn lines(crowd: &Process) -> Vec<Line> {
+    let lines = crowd.stdout().lines();
+    lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
+fn now(crowd: &Process) -> Second {
+    let seconds = lines(crowd).into_iter().rev().find_map(|line| match line {
+        Line::Second(second) => Some(second),
+        Line::Summary(_) => None,
+    });
+    seconds.unwrap_or_default()
+}
+
+fn operator(stage: &Stage, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
+    command.args(arguments).arg("--state").arg(stage.path("cam-state"));
+    stage.cam.run(&command)
+}
+
+#[test]
+fn a_viewer_among_many_is_sent_away_and_nobody_else_loses_anything() -> Result<()> {
+    let viewers = viewers();
+    let mut stage = Stage::with_links(&[lossy(), lossy()])?;
+    let crowd = stage.lab.public_host("crowd")?;
+    crowd.add_network(stage.lab.core(), NETWORK)?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let clip = clip().make(stage.lab.folder()).expect("ffmpeg is there");
+    // That all lose as much is no sign of a full uplink here.
+    let broadcast = stage.broadcast("cam", &format!("file:{}", clip.display()), "uplink: 10G\n")?;
+    let number = viewers.to_string();
+    let mut load = Command::new(lab::binary("lab-load")?);
+    load.args([&broadcast.link, "--for", "5m", "--viewers", &number, "--addresses", NETWORK]);
+    load.args(["--join-rate", "50", "--loss", "0.1", "--latency", "500ms"]);
+    let load = crowd.spawn("crowd", &load)?;
+    let all_watch = || now(&load).watching == viewers;
+    let patience = 20 * SECOND + SECOND * viewers / 10;
+    assert!(eventually(patience, all_watch), "{:?}\n{}", now(&load), load.stderr().text());
+
+    let flags = ["--output", "null", "--latency", "500ms"];
+    let [unwanted, other] = [0, 1].map(|at| stage.watch(at, &broadcast.link, &flags));
+    let (unwanted, other) = (unwanted?, other?);
+    let captures = [0, 1].map(|at: usize| stage.viewers[at].1.capture());
+    for viewer in [&unwanted, &other] {
+        viewer.wait_for(20 * SECOND, |stats| stats["frames_decoded"].as_u64() > Some(60));
+    }
+    let listed = operator(&stage, &["viewers", "list", "--json"])?;
+    let listed: Value = serde_json::from_str(&listed).expect("JSON");
+    let listed = listed["viewers"].as_array().expect("a list");
+    assert_eq!(listed.len() as u32, viewers + 2, "everybody is listed");
+    let address = format!("{}:", stage.viewers[0].0.external_address());
+    let is_it = |viewer: &&Value| {
+        viewer["remote"].as_str().is_some_and(|remote| remote.starts_with(&address))
+    };
+    let viewer = listed.iter().find(is_it).expect("it is listed");
+    let before = now(&load);
+    operator(&stage, &["viewers", "remove", viewer["viewer"].as_str().expect("a number")])?;
+    let removed_at = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later");
+    let began = Instant::now();
+    let status = unwanted.process.wait(5 * SECOND)?;
+    assert_eq!(status.code(), Some(4), "{}", unwanted.process.stderr().text());
+    assert!(eventually(2 * AFTERWARDS, || began.elapsed() >= AFTERWARDS));
+
+    // The other one of the two hears what all of the crowd hear: a burst is sealed once for all.
+    let [to_it, to_other] = captures;
+    let (to_it, to_other) = (to_it?.stop()?, to_other?.stop()?);
+    let second = removed_at + SECOND;
+    let known: BTreeSet<u32> = to_it.iter().flat_map(epochs).collect();
+    let later = to_other.iter().filter(|datagram| datagram.at >= second);
+    let later: BTreeSet<u32> = later.flat_map(epochs).collect();
+    assert!(!known.is_empty() && !later.is_empty(), "{known:?}, {later:?}");
+    assert!(known.is_disjoint(&later), "it had {known:?}; {later:?} were sent a second later");
+    let late = to_it.iter().filter(|datagram| datagram.at >= second).flat_map(epochs).count();
+    assert_eq!(late, 0, "media goes on to it");
+
+    other.stop()?;
+    let last = other.latest();
+    assert_eq!((count(&last, "packets_unrecovered"), count(&last, "reconnects")), (0, 0), "{last}");
+    load.kill(Signal::SIGINT)?;
+    assert!(load.wait(20 * SECOND)?.success(), "{}", load.stderr().text());
+    let summary = lines(&load).into_iter().find_map(|line| match line {
+        Line::Summary(summary) => Some(*summary),
+        Line::Second(_) => None,
+    });
+    let summary: Summary = summary.expect("a process that ends well sums up");
+    println!("{summary:#?}");
+    let Second { watching, broken, ended, failed, unrecovered, packets, lost, .. } = summary.counts;
+    assert_eq!((watching, broken, ended, failed), (viewers, 0, 0, 0), "{:?}", summary.failures);
+    assert_eq!(unrecovered, 0, "of {packets}, {lost} were lost at first");
+    // 30 packets a second and more for each viewer, of which a tenth is lost and comes again.
+    let went_on = u64::from(viewers) * 25 * AFTERWARDS.as_secs();
+    assert!(packets >= before.packets + went_on, "{packets}, {} before", before.packets);
+    assert!(lost * 12 > packets, "{lost} of {packets} lost");
+    Ok(())
+}
