@@ -56,6 +56,12 @@ fn media(datagram: &Datagram) -> Vec<((u32, u16), Vec<u8>)> {
     media.collect()
 }
 
+/// Epochs of the media in a datagram, unless that is sent again: what is new.
+pub fn new_epochs(datagram: &Datagram) -> Vec<u32> {
+    let mki = |packet: &[u8]| packet.last_chunk().copied().map(u32::from_be_bytes);
+    media(datagram).iter().filter_map(|(_, packet)| mki(packet)).collect()
+}
+
 /// Packets of media that were sent to an address, each counted once, by SSRC and sequence number.
 pub fn sent_to(sent: &[Datagram], to: IpAddr) -> u64 {
     let to_it = sent.iter().filter(|datagram| datagram.destination.ip() == to);
