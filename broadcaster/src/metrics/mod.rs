@@ -248,7 +248,7 @@ impl Metrics {
             refusals: counters(
                 r,
                 "punchcast_refusals_total",
-                "Requests of viewers refused, by reason; one viewer may ask several times. removed is reserved.",
+                "Requests of viewers refused, by reason; one viewer may ask several times.",
                 "reason",
                 refusals,
             ),

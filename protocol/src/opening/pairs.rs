@@ -259,3 +259,34 @@ pub(super) fn by_importance(mut candidates: Vec<Candidate>) -> Vec<Candidate> {
     });
     candidates
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_is_known_by_its_check_or_by_what_is_told_later() {
+        let now = Instant::now();
+        let remote: SocketAddr = "9.9.9.9:50000".parse().expect("an address");
+        let id = PairId { local: Local::MAIN, remote };
+        let of = |kind| Candidate::new(remote, kind);
+        let heard = |claimed: CandidateKind| {
+            let mut pairs = Pairs::default();
+            let way = Way { id: Local::MAIN, is_relay: false, told: Vec::new() };
+            assert!(pairs.add_way(way, None, now));
+            assert!(pairs.heard(id, of(claimed).priority(), None, now));
+            pairs
+        };
+        let kind = |pairs: &Pairs| pairs.get(id).map(|pair| pair.kind);
+        let told = heard(CandidateKind::Relayed);
+        assert_eq!(kind(&told), Some(CandidateKind::Relayed));
+        let mut later = heard(CandidateKind::Reflexive);
+        assert_eq!(kind(&later), Some(CandidateKind::Reflexive));
+        let policy = Policy::default();
+        later.introduce(of(CandidateKind::Relayed), &policy, now).expect("a public address");
+        assert_eq!(kind(&later), Some(CandidateKind::Relayed));
+        // What is a relay's by one word and the peer's own by another is the better.
+        later.introduce(of(CandidateKind::Host), &policy, now).expect("a public address");
+        assert_eq!(kind(&later), Some(CandidateKind::Host));
+    }
+}
