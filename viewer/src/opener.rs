@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use protocol::behaviour::Behaviour;
 use protocol::candidate::CandidateKind;
-use protocol::control::{Notice, Request, close};
+use protocol::control::{Notice, Request, Response, close};
 use protocol::feedback::Totals;
 use protocol::link::Target as Named;
 use protocol::opening::{Event, Path};
-use quinn::{SendStream, VarInt};
+use quinn::{RecvStream, SendStream, VarInt};
 use rand::RngExt;
 use service::exit::{Code, Failure};
 use transport::stream::{ReadError, Reader};
@@ -202,6 +202,23 @@ impl Opener {
         if let Some(report) = self.receiver.report(self.rtt()) {
             self.say(report);
         }
+    }
+
+    /// The way of what is said out of turn, once it watches: a viewer that misbehaves.
+    pub fn mouth(&mut self) -> Option<&mut Feedback> {
+        self.admitted.as_mut().map(|admitted| &mut admitted.feedback)
+    }
+
+    /// Asks for whatever it is, beside what is watched. Gives the streams with the answer.
+    ///
+    /// # Errors
+    ///
+    /// Where the connection breaks, or nothing is answered in time.
+    pub async fn ask(
+        &self,
+        request: &Request,
+    ) -> Result<(SendStream, RecvStream, Response), Failure> {
+        asking::ask(&self.met, request).await
     }
 
     fn rtt(&self) -> Duration {
