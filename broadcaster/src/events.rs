@@ -22,6 +22,10 @@ pub(crate) enum Event {
     SourceStarted { tracks: usize },
     /// The source came to its end.
     SourceEnded,
+    /// The source failed; it is started again.
+    SourceLost { reason: String },
+    /// It runs again.
+    SourceBack { lasted: Duration },
     /// A rendezvous knows us.
     RendezvousRegistered { rendezvous: SocketAddr, external: SocketAddr },
     /// The connection to one broke.
@@ -114,6 +118,8 @@ impl Event {
         match self {
             Self::SourceStarted { .. } => "source_started",
             Self::SourceEnded => "source_ended",
+            Self::SourceLost { .. } => "source_lost",
+            Self::SourceBack { .. } => "source_back",
             Self::RendezvousRegistered { .. } => "rendezvous_registered",
             Self::RendezvousLost { .. } => "rendezvous_lost",
             Self::ViewerKnocks { .. } => "viewer_knocks",
@@ -175,6 +181,12 @@ impl Event {
         match self {
             Self::SourceStarted { tracks } => format!("the source runs, {tracks} tracks"),
             Self::SourceEnded => "the source came to its end".into(),
+            Self::SourceLost { reason } => {
+                format!("the source is away, and is started again: {reason}")
+            }
+            Self::SourceBack { lasted } => {
+                format!("the source runs again, after {} ms", lasted.as_millis())
+            }
             Self::RendezvousRegistered { .. } => "registered at the rendezvous".into(),
             Self::RendezvousLost { .. } => {
                 "the rendezvous is away; viewers go on watching, new ones must wait".into()
@@ -239,6 +251,11 @@ impl Event {
         let ms = |time: &Duration| time.as_millis() as u64;
         match self {
             Self::SourceStarted { tracks } => tracing::info!(event, tracks, "{text}"),
+            Self::SourceLost { reason } => tracing::warn!(event, reason, "{text}"),
+            Self::SourceBack { lasted } => {
+                let lasted_ms = ms(lasted);
+                tracing::info!(event, lasted_ms, "{text}");
+            }
             Self::RendezvousRegistered { rendezvous, external } => {
                 tracing::info!(event, %rendezvous, %external, "{text}");
             }

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use dashmap::{DashMap, DashSet};
@@ -45,7 +45,7 @@ use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::{LiveChannel, Shared, choose_ssrcs};
-use crate::source::{Feed, Start};
+use crate::source::{Feed, Source, Start};
 use crate::status::Status;
 use crate::surroundings::{Seen, Surroundings};
 use crate::uplink::Uplink;
@@ -105,8 +105,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     }
     let (port, openings) = open_port(&config, &identity, &audience)?;
 
-    let keyframes = Arc::<OnceLock<Weak<Producer>>>::default();
-    let start = channel_starter(&config, &port, &metrics, &keyframes, &audience)?;
+    let source = Arc::<Source>::default();
+    let start = channel_starter(&config, &port, &metrics, &source, &audience)?;
     let (feed, mut told) = Feed::new(start);
     let media = MediaConfig {
         source: config.source.clone(),
@@ -114,11 +114,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         audio: config.audio.clone(),
     };
     let is_live = config.source != SourceSpec::None;
-    let producer =
-        is_live.then(|| Producer::start(media, feed.sink()).map(Arc::new)).transpose()?;
-    if let Some(producer) = &producer {
-        // Nothing else sets it.
-        let _ = keyframes.set(Arc::downgrade(producer));
+    if is_live {
+        source.set(Some(Producer::start(media.clone(), feed.sink())?));
     }
     let surroundings = Arc::<Surroundings>::default();
     let workshop = Workshop {
@@ -189,7 +186,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         result = shutdown => result.map_err(|error| {
             Failure::runtime(format!("cannot listen for signals: {error}"))
         }),
-        end = told.ended.recv() => source_result(end, &metrics),
+        end = source.supervise(&media, &feed, &mut told.turns, &metrics.events) => end,
         () = at_the_desk => Err(Failure::runtime("the operator's socket is gone")),
         result = async {
             let ready = !is_live || told.channel.wait_for(Option::is_some).await.is_ok();
@@ -204,7 +201,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 let beside = async {
                     tokio::join!(
                         accept(port.endpoint().clone(), &shared),
-                        watch(producer.as_deref(), &shared),
+                        watch(&source, &shared),
                         keys::replace_in_time(&shared, config.key_interval),
                         shared.audience.watch_silence(),
                         surroundings.watch_addresses(&port),
@@ -258,7 +255,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             tokio::join!(
                 serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
-                watch(producer.as_deref(), &shared),
+                watch(&source, &shared),
                 keys::replace_in_time(&shared, config.key_interval),
                 shared.audience.watch_silence(),
                 surroundings.watch_addresses(&port),
@@ -275,7 +272,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         }
     };
     tokio::join!(stop(&shared, &port), releasing);
-    drop(producer);
+    source.set(None);
     if let Some(embedded) = embedded {
         embedded.server.stop().await;
     }
@@ -287,13 +284,6 @@ fn expected_rate(config: &Config) -> Bitrate {
     let encoded_here = matches!(config.source, SourceSpec::Test | SourceSpec::Camera(_));
     let rates = [config.video.bitrate, config.audio.bitrate].map(Bitrate::as_bits_per_second);
     Bitrate::bits_per_second(if encoded_here { rates.iter().sum() } else { 0 })
-}
-
-fn source_result(end: Option<Result<(), Failure>>, metrics: &Metrics) -> Result<(), Failure> {
-    if let Some(Ok(())) = end {
-        metrics.events.record(Event::SourceEnded);
-    }
-    end.unwrap_or(Ok(()))
 }
 
 /// The rendezvous that the configuration names.
@@ -404,7 +394,7 @@ fn channel_starter(
     config: &Config,
     port: &Port,
     metrics: &Metrics,
-    producer: &Arc<OnceLock<Weak<Producer>>>,
+    source: &Arc<Source>,
     audience: &Arc<Audience>,
 ) -> Result<Start, Failure> {
     let budget = config.uplink.map(Budget::of);
@@ -416,11 +406,11 @@ fn channel_starter(
     let metrics = Arc::clone(&metrics.channel);
     let metrics_of_channel = Arc::clone(&metrics);
     let name: Arc<str> = config.channel.as_str().into();
-    let producer = Arc::clone(producer);
+    let source = Arc::clone(source);
     let audience = Arc::clone(audience);
     let tell = move |event| match event {
         fanout::Event::KeyframeWanted => {
-            if let Some(producer) = producer.get().and_then(Weak::upgrade) {
+            if let Some(producer) = source.get() {
                 producer.request_keyframe();
             }
         }
@@ -623,13 +613,13 @@ async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
 }
 
 /// Copies the encoder's counters into the metrics, and looks at the viewers and the uplink, each second.
-async fn watch(producer: Option<&Producer>, shared: &Shared) {
+async fn watch(source: &Source, shared: &Shared) {
     let metrics = &shared.metrics;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     loop {
         ticks.tick().await;
         shared.audience.look();
-        if let Some(producer) = producer {
+        if let Some(producer) = source.get() {
             metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
         }
         let channel = shared.channel.borrow().clone();

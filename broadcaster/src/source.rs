@@ -1,15 +1,16 @@
 //! From the running source to the channel: starts the channel once the tracks are known, then feeds
-//! its fan-out.
+//! its fan-out. A source that fails is started again, and goes on in the same channel.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use protocol::media::{Format, Kind};
 use service::exit::Failure;
 use tokio::sync::{mpsc, watch};
 
+use crate::events::{Event as Happened, Events};
 use crate::fanout::{Burst, FanOut};
-use crate::media::{Event, EventSink, Unit};
+use crate::media::{Event, EventSink, MediaConfig, Producer, SourceSpec, Unit};
 use crate::shared::LiveChannel;
 
 /// Makes a channel for tracks of these formats.
@@ -20,10 +21,11 @@ pub(crate) struct Feed {
     start: Mutex<Option<Start>>,
     channel: watch::Sender<Option<LiveChannel>>,
     connected: OnceLock<Connected>,
-    ended: mpsc::UnboundedSender<Result<(), Failure>>,
+    turns: mpsc::UnboundedSender<Turn>,
 }
 
 struct Connected {
+    formats: Arc<[Format]>,
     fan_out: FanOut,
     /// For each track, whether viewers can start at its keyframes.
     joinable: Vec<bool>,
@@ -33,18 +35,123 @@ struct Connected {
 pub(crate) struct Told {
     /// The channel, once there is one.
     pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
-    /// The source's end, and whether it was a failure.
-    pub(crate) ended: mpsc::UnboundedReceiver<Result<(), Failure>>,
+    /// How the source fares.
+    pub(crate) turns: mpsc::UnboundedReceiver<Turn>,
+}
+
+/// What becomes of a source.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// It came to its end.
+    Ended,
+    /// It cannot be broadcast.
+    Failed(Failure),
+    /// It ran, and failed.
+    Lost(Failure),
+    /// It runs again.
+    Back,
+}
+
+/// From a failure to the first try to start again, growing to the longest while it does not last.
+const FIRST_RESTART: Duration = Duration::from_millis(200);
+const LONGEST_RESTART: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether nobody uses a source any more.
+const RELEASING: Duration = Duration::from_millis(1);
+
+/// A source that runs for so long is well again.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// The source that runs, which may be another one later.
+#[derive(Default)]
+pub(crate) struct Source(Mutex<Option<Arc<Producer>>>);
+
+impl Source {
+    /// The one that runs, if any does.
+    pub(crate) fn get(&self) -> Option<Arc<Producer>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Another one runs, or none. Blocks until the one before is gone.
+    pub(crate) fn set(&self, producer: Option<Producer>) {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *running, producer.map(Arc::new));
+        drop(running);
+        // Whoever asks it for something at this moment must not be the one to stop it: it may be what it waits for.
+        while before.as_ref().is_some_and(|before| Arc::strong_count(before) > 1) {
+            std::thread::sleep(RELEASING);
+        }
+    }
+
+    /// Waits for the end. A camera or pipeline that ran and fails is started again, for as long as it takes: a
+    /// device that was unplugged comes back.
+    pub(crate) async fn supervise(
+        self: &Arc<Self>,
+        config: &MediaConfig,
+        feed: &Arc<Feed>,
+        turns: &mut mpsc::UnboundedReceiver<Turn>,
+        events: &Events,
+    ) -> Result<(), Failure> {
+        let restarts = !matches!(config.source, SourceSpec::File(_) | SourceSpec::None);
+        let mut wait = FIRST_RESTART;
+        let mut lost_at: Option<Instant> = None;
+        let mut back_at: Option<Instant> = None;
+        let mut continuation = None;
+        loop {
+            let lost = match turns.recv().await {
+                Some(Turn::Ended) => {
+                    events.record(Happened::SourceEnded);
+                    return Ok(());
+                }
+                None => return Ok(()),
+                Some(Turn::Failed(failure)) => return Err(failure),
+                Some(Turn::Lost(failure)) if !restarts => return Err(failure),
+                Some(Turn::Back) => {
+                    back_at = Some(Instant::now());
+                    if let Some(at) = lost_at.take() {
+                        events.record(Happened::SourceBack { lasted: at.elapsed() });
+                    }
+                    continue;
+                }
+                Some(Turn::Lost(failure)) => failure,
+            };
+            if lost_at.is_none() {
+                lost_at = Some(Instant::now());
+                events.record(Happened::SourceLost { reason: lost.to_string() });
+            }
+            if back_at.take().is_some_and(|at| at.elapsed() >= LASTING) {
+                wait = FIRST_RESTART;
+            }
+            continuation = self.get().map(|producer| producer.continuation()).or(continuation);
+            let Some(before) = continuation.clone() else { return Err(lost) };
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(LONGEST_RESTART);
+            let (source, config, sink) = (Arc::clone(self), config.clone(), feed.sink());
+            let restarted = tokio::task::spawn_blocking(move || {
+                // Devices belong to one at a time.
+                source.set(None);
+                Producer::resume(config, sink, &before).map(|producer| source.set(Some(producer)))
+            });
+            match restarted.await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "the source is still away");
+                    feed.turn(Turn::Lost(error.into()));
+                }
+                Err(error) => return Err(Failure::runtime(error)),
+            }
+        }
+    }
 }
 
 impl Feed {
     /// A feed that will start its channel with `start`, and what it tells.
     pub(crate) fn new(start: Start) -> (Arc<Self>, Told) {
         let (channel, channel_told) = watch::channel(None);
-        let (ended, ended_told) = mpsc::unbounded_channel();
+        let (turns, turns_told) = mpsc::unbounded_channel();
         let start = Mutex::new(Some(start));
-        let feed = Self { start, channel, connected: OnceLock::new(), ended };
-        (Arc::new(feed), Told { channel: channel_told, ended: ended_told })
+        let feed = Self { start, channel, connected: OnceLock::new(), turns };
+        (Arc::new(feed), Told { channel: channel_told, turns: turns_told })
     }
 
     /// The sink that a producer reports to.
@@ -59,40 +166,73 @@ impl Feed {
             Event::Unit(unit) => self.publish(unit),
             // Others may go on.
             Event::TrackEnded(_) => {}
-            Event::Ended => self.end(Ok(())),
-            Event::Failed(error) => self.end(Err(error.into())),
+            Event::Ended => self.turn(Turn::Ended),
+            Event::Failed(error) if self.connected.get().is_some() => {
+                self.turn(Turn::Lost(error.into()));
+            }
+            Event::Failed(error) => self.turn(Turn::Failed(error.into())),
         }
     }
 
-    fn end(&self, end: Result<(), Failure>) {
+    fn turn(&self, turn: Turn) {
         // Nobody listens when the broadcaster stops already.
-        let _ = self.ended.send(end);
+        let _ = self.turns.send(turn);
     }
 
-    /// Starts the channel before the first unit, so that the first keyframe is in its history.
+    /// Starts the channel before the first unit, so that the first keyframe is in its history. A source that comes
+    /// back goes on in the channel that there is.
     fn begin(&self, formats: Arc<[Format]>) {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(start) = start else { return };
+        let Some(start) = start else {
+            let Some(Connected { formats: before, .. }) = self.connected.get() else { return };
+            return self.turn(if are_alike(before, &formats) {
+                Turn::Back
+            } else {
+                Turn::Failed(Failure::runtime(
+                    "the source came back with other tracks; start the broadcast again",
+                ))
+            });
+        };
         // Any sound can be decoded from where it starts, but a viewer joins at a picture.
         let has_video = formats.iter().any(|format| format.kind == Kind::Video);
         let joinable = |format: &Format| format.kind == Kind::Video || !has_video;
         let joinable = formats.iter().map(joinable).collect();
-        match start(formats) {
+        match start(Arc::clone(&formats)) {
             Ok(channel) => {
                 let fan_out = channel.fan_out.clone();
                 // The start was taken above, so this is the first and only one.
-                let _ = self.connected.set(Connected { fan_out, joinable });
+                let _ = self.connected.set(Connected { formats, fan_out, joinable });
                 self.channel.send_replace(Some(channel));
             }
-            Err(failure) => self.end(Err(failure)),
+            Err(failure) => self.turn(Turn::Failed(failure)),
         }
     }
 
     fn publish(&self, unit: Unit) {
-        let Some(Connected { fan_out, joinable }) = self.connected.get() else { return };
+        let Some(Connected { fan_out, joinable, .. }) = self.connected.get() else { return };
         let Unit { track, keyframe, captured_at, packets, .. } = unit;
         let keyframe = keyframe && joinable.get(track).is_some_and(|joinable| *joinable);
         let handed_over_at = Instant::now();
         fan_out.publish(Burst { track, keyframe, captured_at, handed_over_at, packets });
     }
+}
+
+/// Whether viewers of the first tracks can go on with the others.
+fn are_alike(before: &[Format], after: &[Format]) -> bool {
+    let is_alike = |(before, after): (&Format, &Format)| {
+        (
+            before.kind,
+            &before.encoding_name,
+            before.clock_rate,
+            before.channels,
+            before.payload_type,
+        ) == (
+            after.kind,
+            &after.encoding_name,
+            after.clock_rate,
+            after.channels,
+            after.payload_type,
+        )
+    };
+    before.len() == after.len() && before.iter().zip(after).all(is_alike)
 }

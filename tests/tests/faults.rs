@@ -112,6 +112,34 @@ fn viewers_come_back_by_themselves_to_a_broadcaster_that_died() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_source_that_fails_is_started_again_and_viewers_stay() -> Result<()> {
+    let stage = Stage::new(1)?;
+    let _rendezvous = stage.start_rendezvous()?;
+    // A camera that is pulled out each four seconds.
+    let source = "pipeline:videotestsrc is-live=true ! video/x-raw,width=320,height=180,framerate=25/1 \
+                  ! identity error-after=100 ! x264enc tune=zerolatency key-int-max=25";
+    let broadcast = stage.broadcast("cam", source, "")?;
+    let recording = stage.path("on.mkv");
+    let record = format!("record:{}", recording.display());
+    let flags = ["--output", "null", "--output", &record, "--for", "16s"];
+    let viewer = stage.watch(0, &broadcast.link, &flags)?;
+    let status = viewer.process.wait(30 * SECOND)?;
+    let last = viewer.latest();
+    assert!(status.success(), "{status}: {last}");
+    assert_eq!((count(&last, "reconnects"), count(&last, "packets_unrecovered")), (0, 0), "{last}");
+    let log = broadcast.process.stderr().text();
+    let told = |event: &str| log.matches(&format!("event=\"{event}\"")).count();
+    assert!(told("source_lost") >= 3 && told("source_back") >= 3, "{log}");
+    // It is back within two seconds, and time goes on.
+    let times = clip::times(&recording, "v:0");
+    let gap = clip::longest_gap(&times);
+    println!("{} frames, the longest gap {gap:.2} s", times.len());
+    assert!(times.windows(2).all(|pair| pair[1] > pair[0]), "times go back: {times:?}");
+    assert!(times.len() > 200 && gap < 2.0, "{} frames, a gap of {gap} s", times.len());
+    Ok(())
+}
+
 fn count_of(stats: &serde_json::Value, key: &str) -> u64 {
     stats[key].as_u64().unwrap_or(0)
 }

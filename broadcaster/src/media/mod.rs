@@ -43,6 +43,6 @@ pub use config::{AudioConfig, Encoder, MediaConfig, VideoConfig};
 pub use elements::check_environment;
 pub use error::MediaError;
 pub use playout::{Next, Opened, Placed, Playout, PlayoutConfig};
-pub use producer::{EncoderStats, Event, EventSink, Producer};
+pub use producer::{Continuation, EncoderStats, Event, EventSink, Producer};
 pub use spec::{ParseSourceError, SourceSpec};
 pub use unit::Unit;

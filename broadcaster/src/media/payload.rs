@@ -44,9 +44,12 @@ pub(super) fn parser(codec: Codec) -> Result<Vec<gst::Element>, MediaError> {
     Ok(vec![parser, filter])
 }
 
-/// Makes the payloader of a track. RTP timestamps are running time in clock ticks plus a random
-/// offset, for every track alike.
-pub(super) fn payloader(codec: Codec, slot: usize) -> Result<gst::Element, MediaError> {
+/// Makes the payloader of a track. RTP timestamps are running time in clock ticks plus an offset.
+pub(super) fn payloader(
+    codec: Codec,
+    slot: usize,
+    offset: u32,
+) -> Result<gst::Element, MediaError> {
     // Small NAL units wait for the slice behind them and no longer.
     const NAL_UNITS: Option<(&str, &str)> = Some(("aggregate-mode", "zero-latency"));
     const PICTURES: Option<(&str, &str)> = Some(("picture-id-mode", "15-bit"));
@@ -63,8 +66,7 @@ pub(super) fn payloader(codec: Codec, slot: usize) -> Result<gst::Element, Media
     };
     let mtu = MAX_RTP_PACKET.to_string();
     let payload_type = (FIRST_PAYLOAD_TYPE + slot % MAX_TRACKS).to_string();
-    // The highest value would ask the payloader to choose for itself.
-    let offset = rand::random_range(0..u32::MAX).to_string();
+    let offset = offset.to_string();
     let mut properties =
         vec![("mtu", mtu.as_str()), ("pt", &payload_type), ("timestamp-offset", &offset)];
     properties.extend(own.into_iter().flatten());

@@ -183,9 +183,17 @@ impl Counters {
     }
 }
 
+/// Where a source that is started anew goes on: its times and its counters are those of the one before.
+#[derive(Debug, Clone)]
+pub struct Continuation {
+    epoch: Epoch,
+    counters: Arc<Counters>,
+}
+
 /// A running source. Dropping it stops it.
 pub struct Producer {
     pipeline: gst::Pipeline,
+    epoch: Epoch,
     live: Arc<Live>,
     counters: Arc<Counters>,
     looper: Option<Looper>,
@@ -196,17 +204,44 @@ impl Producer {
     /// Starts a source. What is wrong with it at first sight is returned; what shows later comes
     /// as [`Event::Failed`].
     pub fn start(config: MediaConfig, events: EventSink) -> Result<Self, MediaError> {
+        Self::start_at(config, events, None)
+    }
+
+    /// As [`Self::start`], in the place of one that failed: [`Event::Ready`] comes again.
+    pub fn resume(
+        config: MediaConfig,
+        events: EventSink,
+        before: &Continuation,
+    ) -> Result<Self, MediaError> {
+        Self::start_at(config, events, Some(before))
+    }
+
+    /// What another one needs to go on in this one's place.
+    pub fn continuation(&self) -> Continuation {
+        Continuation { epoch: self.epoch, counters: Arc::clone(&self.counters) }
+    }
+
+    fn start_at(
+        config: MediaConfig,
+        events: EventSink,
+        before: Option<&Continuation>,
+    ) -> Result<Self, MediaError> {
         init()?;
         if let Some(problem) = config.problem() {
             return Err(MediaError::Config { problem });
         }
         let pipeline = gst::Pipeline::new();
-        let epoch = Epoch::set(&pipeline);
+        let (epoch, counters) = match before {
+            Some(Continuation { epoch, counters }) => {
+                epoch.go_on(&pipeline);
+                (*epoch, Arc::clone(counters))
+            }
+            None => (Epoch::set(&pipeline), Arc::default()),
+        };
         let gate = Arc::new(Gate::new(events, format!("source {}", config.source), Instant::now()));
-        let counters = Arc::new(Counters::default());
         let live = Arc::new(Live::new(&pipeline, config, gate, counters.clone(), epoch));
         // From here on, leaving early stops what has been started.
-        let mut producer = Self { pipeline, live, counters, looper: None, watcher: None };
+        let mut producer = Self { pipeline, epoch, live, counters, looper: None, watcher: None };
         producer.run()?;
         Ok(producer)
     }

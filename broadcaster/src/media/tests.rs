@@ -192,6 +192,34 @@ fn a_pipeline_that_fails_says_why_in_one_line() {
 }
 
 #[test]
+fn a_source_that_is_started_anew_goes_on_in_time() {
+    // One that gives times of its own, from the clock, and one that begins at zero.
+    for fragment in ["videotestsrc is-live=true", "videotestsrc"] {
+        let fragment = format!(
+            "{fragment} ! video/x-raw,width=160,height=90,framerate=25/1 ! x264enc tune=zerolatency"
+        );
+        let mut run = Run::start(pipeline(&fragment));
+        let before = run.units_until(|units| units.len() >= 20);
+        let continuation = run.producer.continuation();
+        let counted = run.producer.encoder_stats().frames_encoded;
+        run.producer.stop();
+        std::thread::sleep(300 * MS);
+        let mut again = Run::start_with(pipeline(&fragment), Some(&continuation));
+        let after = again.units_until(|units| units.len() >= 10);
+        let (last, first) = (&before[before.len() - 1], &after[0]);
+        assert!(first.keyframe, "{fragment}");
+        // RTP time is capture time, through both.
+        let captured = first.captured_at.duration_since(last.captured_at).as_secs_f64();
+        let rtp = first.rtp_timestamp.wrapping_sub(last.rtp_timestamp);
+        let rtp = f64::from(rtp) / f64::from(run.formats[0].clock_rate);
+        assert!(captured > 0.3 && captured < 5.0, "{fragment}: {captured} s");
+        assert!((captured - rtp).abs() < 0.002, "{fragment}: {captured} s, in RTP {rtp} s");
+        assert!(again.producer.encoder_stats().frames_encoded > counted, "counters go on");
+        assert_eq!(again.names(), ["H264"]);
+    }
+}
+
+#[test]
 fn wrong_pipelines_are_refused() {
     for (fragment, expected) in [
         ("no-such-element-here", "no-such-element-here is missing"),
@@ -501,12 +529,19 @@ struct Run {
 
 impl Run {
     fn start(config: MediaConfig) -> Self {
+        Self::start_with(config, None)
+    }
+
+    fn start_with(config: MediaConfig, before: Option<&Continuation>) -> Self {
         let (to, events) = mpsc::channel();
         // After the test has seen enough nobody receives.
-        let sink = move |event| to.send(event).unwrap_or_default();
+        let sink = Arc::new(move |event| to.send(event).unwrap_or_default());
         let source = config.source.clone();
-        let producer = Producer::start(config, Arc::new(sink))
-            .unwrap_or_else(|error| panic!("{source}: {error}"));
+        let started = match before {
+            Some(before) => Producer::resume(config, sink, before),
+            None => Producer::start(config, sink),
+        };
+        let producer = started.unwrap_or_else(|error| panic!("{source}: {error}"));
         let mut run = Self { producer, events, formats: Vec::new() };
         match run.event() {
             Event::Ready(formats) => run.formats = formats,

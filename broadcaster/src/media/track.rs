@@ -241,7 +241,7 @@ impl Live {
                 return Ok(());
             }
         };
-        let payloader = payload::payloader(codec, slot)?;
+        let payloader = payload::payloader(codec, slot, self.epoch.offset())?;
         if codec.kind() == Kind::Video {
             // What the encoder is given, or the payloader where nothing is encoded.
             let encodes = matches!(Plan::for_caps(caps), Plan::Encode(_));

@@ -36,7 +36,12 @@ pub struct Unit {
 /// The instant at which the pipeline's running time is zero. GStreamer's system clock and the
 /// monotonic clock run alike, so one instant relates them for good.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Epoch(Instant);
+pub(super) struct Epoch {
+    at: Instant,
+    base_time: gst::ClockTime,
+    /// RTP timestamps are running time plus this.
+    offset: u32,
+}
 
 impl Epoch {
     /// Makes now the beginning of a pipeline's running time, once and for all.
@@ -46,17 +51,31 @@ impl Epoch {
         pipeline.use_clock(Some(&clock));
         // Without a start time the base time stays as it is when the pipeline begins to play.
         pipeline.set_start_time(gst::ClockTime::NONE);
-        pipeline.set_base_time(clock.time());
-        Self(Instant::now())
+        let base_time = clock.time();
+        pipeline.set_base_time(base_time);
+        // The highest value would ask the payloader to choose for itself.
+        Self { at: Instant::now(), base_time, offset: rand::random_range(0..u32::MAX) }
+    }
+
+    /// Has another pipeline's running time, and its RTP timestamps, go on where an earlier one's are.
+    pub(super) fn go_on(self, pipeline: &gst::Pipeline) {
+        pipeline.use_clock(Some(&gst::SystemClock::obtain()));
+        pipeline.set_start_time(gst::ClockTime::NONE);
+        pipeline.set_base_time(self.base_time);
+    }
+
+    /// What is added to RTP timestamps.
+    pub(super) fn offset(self) -> u32 {
+        self.offset
     }
 
     /// Running time, in nanoseconds.
     pub(super) fn now(self) -> i64 {
-        i64::try_from(self.0.elapsed().as_nanos()).unwrap_or(i64::MAX)
+        i64::try_from(self.at.elapsed().as_nanos()).unwrap_or(i64::MAX)
     }
 
     fn instant_at(self, running_time: gst::ClockTime) -> Instant {
-        self.0 + Duration::from_nanos(running_time.nseconds())
+        self.at + Duration::from_nanos(running_time.nseconds())
     }
 
     /// Running time of an instant, in nanoseconds.
@@ -64,7 +83,7 @@ impl Epoch {
         let since = |later: Instant, earlier: Instant| {
             i64::try_from((later - earlier).as_nanos()).unwrap_or(i64::MAX)
         };
-        if instant >= self.0 { since(instant, self.0) } else { -since(self.0, instant) }
+        if instant >= self.at { since(instant, self.at) } else { -since(self.at, instant) }
     }
 }
 
