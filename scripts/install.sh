@@ -11,6 +11,7 @@ declare -A packages=(
         ethtool iperf3 iputils-ping prometheus fonts-dejavu-core xvfb"
     [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev
         srt-tools rist-tools"
+    [soak]="libfaketime"
     [lint]="shellcheck python3 python3-venv prometheus"
 )
 # The oldest Rust that the workspace's Cargo.toml allows.
