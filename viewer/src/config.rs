@@ -1,5 +1,6 @@
 //! Flags and configuration file: flags win over file, file over defaults.
 
+use std::io::{BufRead, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use protocol::signalling::{RelayOffer, RelayServer};
 use serde::{Deserialize, Serialize};
 use service::exit::Failure;
 use service::log::LogFormat;
+use zeroize::Zeroizing;
 
 pub use crate::latency::Latency;
 use crate::media::Output;
@@ -50,7 +52,7 @@ pub enum Action {
     },
     /// Show what a link's broadcaster offers: channels and stored files.
     List {
-        /// The link, as the broadcaster printed it.
+        /// The link, as the broadcaster printed it, or - for standard input.
         link: String,
         /// Print one JSON object instead of tables.
         #[arg(long)]
@@ -61,7 +63,7 @@ pub enum Action {
     },
     /// Copy stored files' contents; goes on where an earlier copy broke off.
     Fetch {
-        /// A link of the broadcaster: of a channel, or of the file itself.
+        /// A link of the broadcaster: of a channel, or of the file itself; or - for standard input.
         link: String,
         /// The files, by their paths as list shows them.
         files: Vec<String>,
@@ -93,7 +95,7 @@ pub enum Action {
 /// Flags of `watch`.
 #[derive(Debug, clap::Args)]
 pub struct WatchArgs {
-    /// The link, as the broadcaster printed it.
+    /// The link, as the broadcaster printed it; - reads it from standard input, where others do not see it.
     pub link: String,
     /// How to watch.
     #[command(flatten)]
@@ -221,9 +223,31 @@ impl Default for RelaySettings {
     }
 }
 
+/// Stands for a link on standard input: arguments are seen by everybody on a machine.
+const ON_STDIN: &str = "-";
+
 fn parse_link(link: &str) -> Result<Link, Failure> {
+    if link == ON_STDIN {
+        return read_link(&mut std::io::stdin().lock());
+    }
     link.parse().map_err(|error| Failure::usage(format!("bad link: {error}")))
 }
+
+/// The first line of an input as a link. What follows stays to be read.
+fn read_link(input: &mut impl BufRead) -> Result<Link, Failure> {
+    let mut line = String::new();
+    input
+        .take(LONGEST_LINK)
+        .read_line(&mut line)
+        .map_err(|error| Failure::usage(format!("no link on standard input: {error}")))?;
+    let line = Zeroizing::new(line);
+    line.trim()
+        .parse()
+        .map_err(|error| Failure::usage(format!("bad link on standard input: {error}")))
+}
+
+/// Bytes of a link on standard input, at most.
+const LONGEST_LINK: u64 = 8 * 1024;
 
 impl Settings {
     fn target(&self, link: Link) -> Result<Target, Failure> {
@@ -545,6 +569,19 @@ mod tests {
                 assert_eq!(watch.latency, Latency::Fixed(Duration::from_secs(1)));
             }
             _ => panic!("asked to watch"),
+        }
+    }
+
+    #[test]
+    fn a_link_may_come_by_standard_input_and_leaves_the_rest() {
+        let text = format!("{LINK}#c2VjcmV0\nseek 90s\n");
+        let mut input = text.as_bytes();
+        let link = read_link(&mut input).expect("a link");
+        assert!(link.secret.is_some() && link.to_string().starts_with(LINK));
+        assert_eq!(input, b"seek 90s\n");
+        for nothing in ["", "\n", "http://example.com\n"] {
+            let error = read_link(&mut nothing.as_bytes()).expect_err(nothing).to_string();
+            assert!(error.contains("standard input"), "{error}");
         }
     }
 
