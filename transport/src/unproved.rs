@@ -12,17 +12,21 @@ const FACTOR: u64 = 3;
 /// What came before anything was sent: the datagram with a client's first packet is no shorter.
 const FIRST: u64 = 1200;
 
+/// How often those of long ago are looked for where there is no room.
+const SWEEPING: Duration = Duration::from_millis(100);
+
 /// A handshake is over by then, one way or the other.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// So many are followed before the oldest are looked for.
-const FEW: usize = 512;
+/// So many are followed at once. Handshakes without a proof are fewer; beyond, quinn's own measure holds.
+const MOST: usize = 512;
 
 /// Addresses with which a handshake is under way.
 #[derive(Debug, Default)]
 pub(crate) struct Unproved {
     all: HashMap<SocketAddr, Exchanged>,
-    forget_at: usize,
+    /// When those of long ago were last looked for.
+    swept_at: Option<Instant>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -35,9 +39,11 @@ struct Exchanged {
     is_proved: bool,
 }
 
-/// Whether a datagram begins with a packet of a handshake: Initial, 0-RTT, Handshake or Retry (RFC 9000, section 17.2).
+/// Whether a datagram begins with an Initial or Handshake packet (RFC 9000, section 17.2). Retry and Version Negotiation
+/// are shorter than what they answer, and need no memory.
 fn is_handshake(datagram: &[u8]) -> bool {
-    datagram.first().is_some_and(|first| first & 0x80 != 0)
+    let is_numbered = datagram.get(1..5).is_some_and(|version| version != [0; 4]);
+    is_numbered && datagram.first().is_some_and(|first| matches!(first & 0xb0, 0x80 | 0xa0))
 }
 
 impl Unproved {
@@ -58,9 +64,14 @@ impl Unproved {
             return true;
         }
         let is_recent = |exchanged: &Exchanged| now < exchanged.began + LONGEST;
-        if self.all.len() >= self.forget_at.max(FEW) {
-            self.all.retain(|_, exchanged| is_recent(exchanged));
-            self.forget_at = self.all.len() * 2;
+        if self.all.len() >= MOST && !self.all.contains_key(&to) {
+            if self.swept_at.is_none_or(|at| now >= at + SWEEPING) {
+                self.swept_at = Some(now);
+                self.all.retain(|_, exchanged| is_recent(exchanged));
+            }
+            if self.all.len() >= MOST {
+                return true;
+            }
         }
         let new = Exchanged { began: now, received: FIRST, sent: 0, is_proved: false };
         let exchanged = self.all.entry(to).or_insert(new);
@@ -80,7 +91,7 @@ impl Unproved {
 mod tests {
     use super::*;
 
-    const HANDSHAKE: [u8; 1200] = [0xc0; 1200];
+    const HANDSHAKE: [u8; 1200] = [0xc1; 1200];
 
     #[test]
     fn who_says_one_word_gets_three_and_who_answers_more() {
@@ -96,7 +107,7 @@ mod tests {
         assert!(unproved.may_send(to, &HANDSHAKE[..300], now));
         assert!(!unproved.may_send(to, &HANDSHAKE[..1], now));
         assert!(unproved.may_send(to, &HANDSHAKE, now + LONGEST));
-        unproved.received(to, &[0xe0; 50]);
+        unproved.received(to, &[0xe1; 50]);
         assert!((0..10).all(|_| unproved.may_send(to, &HANDSHAKE, now + LONGEST)));
     }
 
@@ -109,6 +120,28 @@ mod tests {
             let now = began + Duration::from_millis(u64::from(number) * 20);
             unproved.may_send(([10, a, b, c], 1).into(), &HANDSHAKE, now);
         }
-        assert!(unproved.all.len() <= 3 * FEW, "{}", unproved.all.len());
+        assert!(
+            unproved.all.len() <= MOST && unproved.all.len() > MOST / 2,
+            "{}",
+            unproved.all.len()
+        );
+    }
+
+    #[test]
+    fn a_flood_of_retries_leaves_nothing() {
+        let mut unproved = Unproved::default();
+        let now = Instant::now();
+        for number in 0..20_000u32 {
+            let [_, a, b, c] = number.to_be_bytes();
+            let to = ([10, a, b, c], 1).into();
+            assert!(unproved.may_send(to, &[0xf1; 117], now), "Retry");
+            assert!(unproved.may_send(to, &[0xc0, 0, 0, 0, 0, 1], now), "Version Negotiation");
+        }
+        assert!(unproved.all.is_empty());
+        for number in 0..20_000u32 {
+            let [_, a, b, c] = number.to_be_bytes();
+            unproved.may_send(([10, a, b, c], 1).into(), &HANDSHAKE, now);
+        }
+        assert!(unproved.all.len() <= MOST);
     }
 }
