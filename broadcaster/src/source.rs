@@ -185,7 +185,7 @@ impl Feed {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(start) = start else {
             let Some(Connected { formats: before, .. }) = self.connected.get() else { return };
-            return self.turn(if are_alike(before, &formats) {
+            return self.turn(if Format::are_like(before, &formats) {
                 Turn::Back
             } else {
                 Turn::Failed(Failure::runtime(
@@ -215,24 +215,4 @@ impl Feed {
         let handed_over_at = Instant::now();
         fan_out.publish(Burst { track, keyframe, captured_at, handed_over_at, packets });
     }
-}
-
-/// Whether viewers of the first tracks can go on with the others.
-fn are_alike(before: &[Format], after: &[Format]) -> bool {
-    let is_alike = |(before, after): (&Format, &Format)| {
-        (
-            before.kind,
-            &before.encoding_name,
-            before.clock_rate,
-            before.channels,
-            before.payload_type,
-        ) == (
-            after.kind,
-            &after.encoding_name,
-            after.clock_rate,
-            after.channels,
-            after.payload_type,
-        )
-    };
-    before.len() == after.len() && before.iter().zip(after).all(is_alike)
 }

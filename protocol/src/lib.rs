@@ -60,6 +60,7 @@
 
 pub mod address;
 pub mod behaviour;
+pub mod bucket;
 pub mod burst;
 pub mod candidate;
 pub mod channel;

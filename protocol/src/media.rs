@@ -55,3 +55,23 @@ pub struct Format {
     #[n(5)]
     pub parameters: BTreeMap<String, String>,
 }
+
+impl Format {
+    /// Whether who receives this one can go on with the other, whose parameters come in band.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (self.kind, &self.encoding_name, self.clock_rate, self.channels, self.payload_type)
+            == (
+                other.kind,
+                &other.encoding_name,
+                other.clock_rate,
+                other.channels,
+                other.payload_type,
+            )
+    }
+
+    /// As [`Self::is_like`], track by track.
+    pub fn are_like(these: &[Self], others: &[Self]) -> bool {
+        these.len() == others.len()
+            && these.iter().zip(others).all(|(this, other)| this.is_like(other))
+    }
+}

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use protocol::bucket::{Bucket, Rate};
 use protocol::signalling::ALPN;
 use quinn::VarInt;
 use service::exit::Failure;
@@ -26,8 +27,7 @@ const RETRY_FROM_HANDSHAKES: usize = 64;
 
 /// Handshakes that are begun with addresses that are not proved: so many at once, and so many a second. Each costs a
 /// key exchange, also one that fails at once.
-const UNPROVED_BURST: f64 = 200.0;
-const UNPROVED_RATE: f64 = 100.0;
+const UNPROVED: Rate = Rate { burst: 200, per_second: 100 };
 
 /// How long broadcasters take to notice a restart and to register again, and a little more.
 const REGISTERING_AGAIN: Duration = Duration::from_secs(6);
@@ -144,33 +144,9 @@ impl Server {
     }
 }
 
-/// What of [`UNPROVED_BURST`] is left.
-struct Unproved {
-    left: f64,
-    at: Instant,
-}
-
-impl Unproved {
-    fn new(now: Instant) -> Self {
-        Self { left: UNPROVED_BURST, at: now }
-    }
-
-    /// Whether one more may begin, which is then counted.
-    fn admit(&mut self, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).as_secs_f64();
-        self.at = now;
-        self.left = (self.left + passed * UNPROVED_RATE).min(UNPROVED_BURST);
-        let admits = self.left >= 1.0;
-        if admits {
-            self.left -= 1.0;
-        }
-        admits
-    }
-}
-
 async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
     let handshakes = Arc::new(());
-    let mut unproved = Unproved::new(Instant::now());
+    let mut unproved = Bucket::default();
     while let Some(incoming) = endpoint.accept().await {
         let is_busy = Arc::strong_count(&handshakes) > RETRY_FROM_HANDSHAKES;
         let open = shared.metrics.connections.get();
@@ -178,7 +154,7 @@ async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
             shared.metrics.reject(Rejection::Connection);
             incoming.refuse();
         } else if !incoming.remote_address_validated()
-            && (is_busy || open >= RETRY_FROM || !unproved.admit(Instant::now()))
+            && (is_busy || open >= RETRY_FROM || !unproved.take(UNPROVED, Instant::now()))
         {
             // The address is proved when the retry comes back; nothing is kept meanwhile.
             let _ = incoming.retry();

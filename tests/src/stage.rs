@@ -229,6 +229,18 @@ pub fn start_rendezvous(host: &Host, config: &Path) -> Result<Process> {
     Ok(process)
 }
 
+/// Asks the broadcaster named `cam` as its operator.
+pub fn operator(stage: &Stage, arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
+    command.args(arguments).arg("--state").arg(stage.path("cam-state"));
+    stage.cam.run(&command)
+}
+
+/// A counter in statistics, 0 where there is none yet.
+pub fn count_of(stats: &Value, key: &str) -> u64 {
+    stats[key].as_u64().unwrap_or(0)
+}
+
 /// A counter in statistics.
 pub fn count(stats: &Value, key: &str) -> u64 {
     stats[key].as_u64().unwrap_or_else(|| panic!("no {key} in {stats}"))

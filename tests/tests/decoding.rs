@@ -9,7 +9,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use tests::clip;
 use tests::lab::{self, Result, Signal, eventually};
-use tests::stage::{self, Stage, Watching, count};
+use tests::stage::{self, Stage, Watching, count, count_of};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -31,10 +31,6 @@ fn player(viewer: &Watching, shows: bool) -> Pid {
 fn is_there(pid: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
-}
-
-fn count_of(stats: &serde_json::Value, key: &str) -> u64 {
-    stats[key].as_u64().unwrap_or(0)
 }
 
 /// The frames of a recording that plays, in order and without a gap.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tests::lab::{self, Nat, Process, Result, eventually};
 use tests::offer::Offered;
-use tests::stage::{Stage, count};
+use tests::stage::{Stage, count, operator};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -17,13 +17,6 @@ const SMALL: &str = "pipeline:videotestsrc is-live=true ! video/x-raw,width=320,
 
 /// How soon a viewer that is sent away is gone.
 const SOON: Duration = Duration::from_secs(3);
-
-/// Asks the broadcaster as its operator.
-fn operator(stage: &Stage, arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
-    command.args(arguments).arg("--state").arg(stage.path("cam-state"));
-    stage.cam.run(&command)
-}
 
 fn mint(stage: &Stage, arguments: &[&str]) -> Result<String> {
     let text = operator(stage, &[&["link", "new"], arguments].concat())?;

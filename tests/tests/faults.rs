@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use protocol::demux::{Class, classify};
 use tests::clip;
 use tests::lab::{Result, Signal, eventually};
-use tests::stage::{Stage, count};
+use tests::stage::{Stage, count, count_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -138,8 +138,4 @@ fn a_source_that_fails_is_started_again_and_viewers_stay() -> Result<()> {
     assert!(times.windows(2).all(|pair| pair[1] > pair[0]), "times go back: {times:?}");
     assert!(times.len() > 200 && gap < 2.0, "{} frames, a gap of {gap} s", times.len());
     Ok(())
-}
-
-fn count_of(stats: &serde_json::Value, key: &str) -> u64 {
-    stats[key].as_u64().unwrap_or(0)
 }

@@ -1,13 +1,12 @@
 //! Keys that take over from each other, and viewers that are sent away, with real programs.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tests::clip::{self, SAME_PICTURE};
 use tests::lab::{self, Impairment, Link, Result, Signal};
 use tests::local;
-use tests::stage::{self, Broadcast, Stage, Watching, count};
+use tests::stage::{self, Broadcast, Stage, Watching, count, operator};
 use tests::traffic::{epochs, sealed};
 
 /// Half of a round trip of 40 ms.
@@ -98,13 +97,6 @@ fn each_start_has_keys_and_streams_of_its_own() {
         // Nothing is put in order before it goes.
         broadcaster.end_with(Signal::SIGKILL);
     }
-}
-
-/// Asks the broadcaster as its operator.
-fn operator(stage: &Stage, arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
-    command.args(arguments).arg("--state").arg(stage.path("cam-state"));
-    stage.cam.run(&command)
 }
 
 #[test]

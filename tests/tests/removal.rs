@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use tests::lab::{self, Impairment, Link, Process, Result, Signal, eventually};
 use tests::load::{Clip, Line, Second, Summary};
-use tests::stage::{Stage, count};
+use tests::stage::{Stage, count, operator};
 use tests::traffic::{epochs, new_epochs};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -44,12 +44,6 @@ fn now(crowd: &Process) -> Second {
         Line::Summary(_) => None,
     });
     seconds.unwrap_or_default()
-}
-
-fn operator(stage: &Stage, arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
-    command.args(arguments).arg("--state").arg(stage.path("cam-state"));
-    stage.cam.run(&command)
 }
 
 #[test]

@@ -353,14 +353,8 @@ impl Watcher {
 
     /// A player for these tracks; the running one where it fits. Returns its clock.
     fn ensure_player(&mut self, formats: &[Format]) -> Result<Duration, Failure> {
-        let fits = |old: &Format, new: &Format| {
-            (old.kind, &old.encoding_name, old.clock_rate, old.channels, old.payload_type)
-                == (new.kind, &new.encoding_name, new.clock_rate, new.channels, new.payload_type)
-        };
         if let Some(player) = &self.player {
-            let same = self.player_tracks.len() == formats.len()
-                && self.player_tracks.iter().zip(formats).all(|(old, new)| fits(old, new));
-            if same {
+            if Format::are_like(&self.player_tracks, formats) {
                 return Ok(player.running_time());
             }
             return Err(Failure::runtime(

@@ -46,20 +46,18 @@ pub(super) struct Epoch {
 impl Epoch {
     /// Makes now the beginning of a pipeline's running time, once and for all.
     pub(super) fn set(pipeline: &gst::Pipeline) -> Self {
-        let clock = gst::SystemClock::obtain();
-        // A sound card's clock would not run as the monotonic clock does.
-        pipeline.use_clock(Some(&clock));
-        // Without a start time the base time stays as it is when the pipeline begins to play.
-        pipeline.set_start_time(gst::ClockTime::NONE);
-        let base_time = clock.time();
-        pipeline.set_base_time(base_time);
+        let base_time = gst::SystemClock::obtain().time();
         // The highest value would ask the payloader to choose for itself.
-        Self { at: Instant::now(), base_time, offset: rand::random_range(0..u32::MAX) }
+        let epoch = Self { at: Instant::now(), base_time, offset: rand::random_range(0..u32::MAX) };
+        epoch.go_on(pipeline);
+        epoch
     }
 
     /// Has another pipeline's running time, and its RTP timestamps, go on where an earlier one's are.
     pub(super) fn go_on(self, pipeline: &gst::Pipeline) {
+        // A sound card's clock would not run as the monotonic clock does.
         pipeline.use_clock(Some(&gst::SystemClock::obtain()));
+        // Without a start time the base time stays as it is when the pipeline begins to play.
         pipeline.set_start_time(gst::ClockTime::NONE);
         pipeline.set_base_time(self.base_time);
     }

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
+use crate::bucket::{Bucket, Rate};
+
 /// Token buckets for answers to unpadded plain Binding requests: one for each source, one for all.
 ///
 /// A source is an IPv4 address or an IPv6 /56, the least that a household gets. Memory is bounded
@@ -98,39 +100,6 @@ impl Source {
                 Self::V6Prefix([a, b, c, d, e, f, g])
             }
         }
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Rate {
-    burst: u32,
-    per_second: u32,
-}
-
-/// A bucket that starts full. Kept as what was taken out of it, which drains with time.
-#[derive(Debug, Clone, Copy, Default)]
-struct Bucket {
-    taken: f64,
-    at: Option<Instant>,
-}
-
-impl Bucket {
-    fn taken(&self, rate: Rate, now: Instant) -> f64 {
-        let passed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        (self.taken - passed.as_secs_f64() * f64::from(rate.per_second)).max(0.0)
-    }
-
-    fn is_full(&self, rate: Rate, now: Instant) -> bool {
-        self.taken(rate, now) == 0.0
-    }
-
-    fn take(&mut self, rate: Rate, now: Instant) -> bool {
-        let taken = self.taken(rate, now) + 1.0;
-        let enough = taken <= f64::from(rate.burst);
-        if enough {
-            *self = Self { taken, at: Some(now) };
-        }
-        enough
     }
 }
 

@@ -13,10 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use serde_json::Value;
 use tests::clip;
 use tests::lab::{self, Impairment, Link, Loss, Process, Reorder, Signal, eventually};
-use tests::stage::{self, Broadcast, Stage, Watching};
+use tests::stage::{self, Broadcast, Stage, Watching, count_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -107,18 +106,13 @@ fn main() -> Result<ExitCode> {
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// A number of the statistics.
-fn number(stats: &Value, key: &str) -> u64 {
-    stats[key].as_u64().unwrap_or(0)
-}
-
 fn frames(viewer: &Watching) -> u64 {
-    number(&viewer.latest(), "frames_decoded")
+    count_of(&viewer.latest(), "frames_decoded")
 }
 
 fn go_on(viewer: &Watching, by: u64) {
     let before = frames(viewer);
-    viewer.wait_for(PATIENCE, |stats| number(stats, "frames_decoded") >= before + by);
+    viewer.wait_for(PATIENCE, |stats| count_of(stats, "frames_decoded") >= before + by);
 }
 
 fn clip_source() -> String {
@@ -168,7 +162,7 @@ impl Scene {
     fn is_untouched(&self, viewer: &Watching) -> Result<()> {
         let last = viewer.latest();
         for key in ["packets_unrecovered", "reconnects"] {
-            ensure!(number(&last, key) == 0, "{key}: {last}");
+            ensure!(count_of(&last, key) == 0, "{key}: {last}");
         }
         Ok(())
     }
@@ -177,7 +171,7 @@ impl Scene {
     fn another_joins(&self) -> Result<Duration> {
         let began = Instant::now();
         let viewer = self.stage.watch(2, &self.broadcast.link, &["--output", "null"])?;
-        viewer.wait_for(PATIENCE, |stats| number(stats, "frames_decoded") > 0);
+        viewer.wait_for(PATIENCE, |stats| count_of(stats, "frames_decoded") > 0);
         let took = began.elapsed();
         viewer.stop()?;
         Ok(took)
@@ -202,7 +196,7 @@ fn killed(rng: &mut StdRng, who: Who) -> Result<Option<Duration>> {
             let _again = scene.stage.broadcast("cam", &clip_source(), "")?;
             let before: Vec<_> = scene.viewers.iter().map(frames).collect();
             for (viewer, before) in scene.viewers.iter().zip(before) {
-                viewer.wait_for(PATIENCE, |stats| number(stats, "frames_decoded") > before + 5);
+                viewer.wait_for(PATIENCE, |stats| count_of(stats, "frames_decoded") > before + 5);
             }
             // The statistics come each second.
             Ok(Some(began.elapsed().saturating_sub(SECOND)))
@@ -233,7 +227,7 @@ fn stopped(rng: &mut StdRng, who: Who, seconds: u64) -> Result<Option<Duration>>
     scene.process(who).kill(Signal::SIGCONT)?;
     let began = Instant::now();
     for (viewer, before) in scene.viewers.iter().zip(before) {
-        viewer.wait_for(PATIENCE, |stats| number(stats, "frames_decoded") > before + 5);
+        viewer.wait_for(PATIENCE, |stats| count_of(stats, "frames_decoded") > before + 5);
     }
     let took = began.elapsed().saturating_sub(SECOND);
     if who == Who::Rendezvous {
@@ -294,10 +288,10 @@ fn clocks(rng: &mut StdRng, by: &str) -> Result<Option<Duration>> {
         viewer.stop()?;
         let last = viewer.latest();
         for key in ["packets_unrecovered", "reconnects"] {
-            ensure!(number(&last, key) == 0, "{key}: {last}");
+            ensure!(count_of(&last, key) == 0, "{key}: {last}");
         }
     }
-    ensure!(number(&first.latest(), "frames_dropped") < 10, "{}", first.latest());
+    ensure!(count_of(&first.latest(), "frames_dropped") < 10, "{}", first.latest());
     Ok(None)
 }
 
@@ -354,7 +348,7 @@ fn hard_path(rng: &mut StdRng, impairment: Impairment) -> Result<Option<Duration
     let status = viewer.process.wait(PATIENCE)?;
     let last = viewer.latest();
     ensure!(status.success(), "{status}: {last}");
-    ensure!(number(&last, "packets_unrecovered") == 0, "{last}");
+    ensure!(count_of(&last, "packets_unrecovered") == 0, "{last}");
     let recorded = clip::frames(&path);
     let whole = recorded.len().saturating_sub(15);
     ensure!(whole > 25 * 5, "{whole} frames");

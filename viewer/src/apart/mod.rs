@@ -67,8 +67,6 @@ struct Company {
     unfit: Mutex<Option<oneshot::Sender<PlayerError>>>,
     working: AtomicUsize,
     has_begun: AtomicBool,
-    /// Which processes' first picture counts.
-    leader: usize,
 }
 
 /// One process, as the viewer sees it.
@@ -79,7 +77,8 @@ struct Process {
 }
 
 struct Link {
-    number: usize,
+    /// Whether its first picture counts: what is shown goes before what is written.
+    leads: bool,
     outputs: Vec<Output>,
     child: Mutex<Child>,
     seen: Mutex<State>,
@@ -112,11 +111,10 @@ impl Prepared {
             unfit: Mutex::new(Some(unfit)),
             working: AtomicUsize::new(groups.len()),
             has_begun: AtomicBool::new(false),
-            leader: 0,
         });
         let mut processes = Vec::new();
         for (number, group) in groups.into_iter().enumerate() {
-            let process = Process::start(number, group, log_format, &company);
+            let process = Process::start(number == 0, group, log_format, &company);
             processes.push(process.map_err(|error| PlayerError::Refused {
                 what: format!("a process to play in: {error}"),
             })?);
@@ -295,7 +293,7 @@ impl Player {
 
 impl Process {
     fn start(
-        number: usize,
+        leads: bool,
         outputs: Vec<Output>,
         log_format: LogFormat,
         company: &Arc<Company>,
@@ -312,7 +310,7 @@ impl Process {
         }
         let child = command.spawn()?;
         let link = Arc::new(Link {
-            number,
+            leads,
             outputs,
             child: Mutex::new(child),
             seen: Mutex::default(),
@@ -455,9 +453,8 @@ impl Link {
     }
 
     fn told(&self, told: Told) {
-        let Company { events, leader, .. } = &*self.company;
         let event = match told {
-            Told::FirstFrame if self.number != *leader => return,
+            Told::FirstFrame if !self.leads => return,
             Told::FirstFrame => PlayerEvent::FirstFrame,
             Told::WindowClosed => PlayerEvent::WindowClosed,
             Told::Key(key) => PlayerEvent::Key(key),
@@ -472,7 +469,7 @@ impl Link {
                 PlayerEvent::OutputFailed { output, error: PlayerError::Apart(why) }
             }
         };
-        events(event);
+        (self.company.events)(event);
     }
 
     /// The process says nothing more.
