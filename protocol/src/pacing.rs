@@ -30,6 +30,11 @@ impl Pacer {
         Self { due_at: None, slack }
     }
 
+    /// The same, behind a rest that was long enough.
+    pub(crate) fn rested(slack: Duration, now: Instant) -> Self {
+        Self { due_at: now.checked_sub(slack), slack }
+    }
+
     pub(crate) fn is_due(&self, now: Instant) -> bool {
         self.due_at.is_none_or(|at| at <= now)
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use protocol::demux::{Class, classify};
 use protocol::repair::packet::PAYLOAD_TYPE;
@@ -11,16 +12,24 @@ use protocol::{srtcp, volley};
 
 use crate::lab::pcap::Datagram;
 
-/// Packets of media that were sent until the last that arrived, and of those, how many got lost at first, by SSRC
-/// and sequence number. What a flipped bit spoilt is lost.
+/// What left so shortly before the last packet that arrived may be on its way still, overtaken by that: longer than
+/// any link of the tests scatters and holds packets.
+const OVERTAKING: Duration = Duration::from_millis(60);
+
+/// Packets of media that were sent until [`OVERTAKING`] before the last that arrived, and of those, how many got
+/// lost at first, by SSRC and sequence number. What a flipped bit spoilt is lost.
 pub fn lost_at_first(
     sent: &[Datagram],
     received: &[Datagram],
     (to, to_host): (IpAddr, IpAddr),
 ) -> (u64, u64) {
     let to_it = sent.iter().filter(|datagram| datagram.destination.ip() == to);
-    let sent: Vec<_> = to_it.flat_map(media).collect();
-    let spoilt: HashMap<_, _> = sent.iter().map(|(name, bytes)| (*name, bytes)).collect();
+    let sent: Vec<_> = to_it
+        .flat_map(|datagram| {
+            media(datagram).into_iter().map(|(name, bytes)| (datagram.at, name, bytes))
+        })
+        .collect();
+    let spoilt: HashMap<_, _> = sent.iter().map(|(_, name, bytes)| (*name, bytes)).collect();
     // What comes after its last word finds the viewer gone: its goodbye may get lost, too.
     let left_at = received
         .iter()
@@ -33,8 +42,10 @@ pub fn lost_at_first(
         .filter(|(name, bytes)| spoilt.get(name).is_some_and(|sent| **sent == *bytes))
         .map(|(name, _)| name)
         .collect();
-    let last = sent.iter().rposition(|(name, _)| received.contains(name)).map_or(0, |at| at + 1);
-    let names: HashSet<_> = sent[..last].iter().map(|(name, _)| *name).collect();
+    let last = sent.iter().rfind(|(_, name, _)| received.contains(name)).map(|(at, ..)| *at);
+    let is_settled = |at: Duration| last.is_some_and(|last| at + OVERTAKING <= last);
+    let settled = sent.iter().filter(|(at, ..)| is_settled(*at));
+    let names: HashSet<_> = settled.map(|(_, name, _)| *name).collect();
     (names.len() as u64, names.difference(&received).count() as u64)
 }
 

@@ -336,7 +336,7 @@ impl Viewer {
             condition: Condition::default(),
             queue: BTreeMap::new(),
             queued: 0,
-            pacer: Pacer::with_slack(SLACK),
+            pacer: Pacer::rested(SLACK, now),
             serials: Serials::default(),
             sent: HashMap::new(),
             next_repair: BTreeMap::new(),

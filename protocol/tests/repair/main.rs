@@ -182,9 +182,9 @@ fn whatever_the_network_does() {
         assert_eq!(lost, recovered_nack + recovered_fec + unrecovered, "{what}");
         assert!(late <= unrecovered, "{what}");
         // A viewer is sent the stream's rate again at most, as it was lately, or half a megabit where that is
-        // more, and what a quarter of a second holds.
+        // more, and what a quarter of a second holds. Its first rate is that of its first keyframe.
         let rate = (2 * setting.bits_per_second).max(500_000) / 8;
-        let most = rate * (outcome.seconds + 1);
+        let most = rate * (outcome.seconds + 2);
         assert!(outcome.repair_bytes <= most, "{what}");
     }
 }
