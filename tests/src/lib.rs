@@ -3,7 +3,7 @@
 //! [`renewal`] breaks paths in it, and [`matrix`] sets all kinds of NAT against each other; [`coturn`]
 //! is a relay that is not ours; [`clip`] looks at recordings and [`traffic`] at captures; [`stored`] makes
 //! clips whose pictures and sounds tell when they are to be shown and heard, and [`offer`] offers such;
-//! [`prometheus`] and [`browser`] are those that operators use; [`load`] is thousands of viewers in a
+//! [`rogue`] is a rendezvous that lies. [`prometheus`] and [`browser`] are those that operators use; [`load`] is thousands of viewers in a
 //! process, and [`mod@bench`] what benches have in common.
 
 pub mod bench;
@@ -17,6 +17,7 @@ pub mod matrix;
 pub mod offer;
 pub mod prometheus;
 pub mod renewal;
+pub mod rogue;
 pub mod stage;
 pub mod stored;
 pub mod traffic;

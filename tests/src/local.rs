@@ -75,6 +75,27 @@ fn read_all(mut from: impl std::io::Read + Send + 'static) -> std::thread::JoinH
     })
 }
 
+/// Watches a link to no output, to the end.
+pub fn watch(link: &str, flags: &[&str]) -> Ended {
+    run(program("punchcast-viewer").args(["watch", link, "--output", "null"]).args(flags))
+}
+
+/// Asserts how a program ended: its code, and words of the one line that it left.
+#[track_caller]
+pub fn ends(ended: &Ended, code: i32, words: &[&str]) {
+    assert_eq!(ended.code, Some(code), "{ended:#?}");
+    let message = ended.message();
+    for word in words {
+        assert!(message.contains(word), "'{word}' is not in: {message}");
+    }
+    // Logs begin with their time.
+    let said =
+        ended.stderr.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("20"));
+    let said: Vec<_> = said.collect();
+    assert!(said.len() == 1 && said[0].starts_with("punchcast-"), "not one line: {said:#?}");
+    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
+}
+
 /// A program that runs until it is dropped.
 #[derive(Debug)]
 pub struct Running {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
-use tests::local::{self, Ended, Running, program, run};
+use tests::local::{self, Ended, Running, ends, program, run, watch};
 use tests::stage;
 
 const NOBODY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE";
@@ -21,27 +21,8 @@ fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-fn watch(link: &str, flags: &[&str]) -> Ended {
-    run(program("punchcast-viewer").args(["watch", link, "--output", "null"]).args(flags))
-}
-
 fn broadcast(flags: &[&str], state: &Path) -> Ended {
     run(program("punchcast-broadcaster").args(flags).arg("--state").arg(state))
-}
-
-#[track_caller]
-fn ends(ended: &Ended, code: i32, words: &[&str]) {
-    assert_eq!(ended.code, Some(code), "{ended:#?}");
-    let message = ended.message();
-    for word in words {
-        assert!(message.contains(word), "'{word}' is not in: {message}");
-    }
-    // Logs begin with their time.
-    let said =
-        ended.stderr.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("20"));
-    let said: Vec<_> = said.collect();
-    assert!(said.len() == 1 && said[0].starts_with("punchcast-"), "not one line: {said:#?}");
-    assert!(!ended.stderr.contains("panicked"), "{}", ended.stderr);
 }
 
 /// A loopback port at which nothing listens.
