@@ -17,6 +17,8 @@ fn start(args: Args) -> Result<(), Failure> {
         let _ = std::io::stdout().write_all(text.as_bytes());
         return Ok(());
     }
+    // Before there are threads.
+    transport::kernel::share_heap();
     let config = Config::load(args)?;
     service::log::init(config.log_format);
     let runtime = tokio::runtime::Runtime::new()

@@ -245,8 +245,8 @@ async fn introduce(
         Deed::Splits => to_viewer.secret = secret.map(|_| rand::random()),
         Deed::Pairs => {
             let mut viewers = lock(&shared.viewers);
-            let others = viewers.iter().filter(|(other, _)| *other != viewer);
-            if let Some((other, its_messages)) = others.last() {
+            let other = viewers.iter().rfind(|(other, _)| *other != viewer);
+            if let Some((other, its_messages)) = other {
                 (to_viewer.peer, to_viewer.peer_observed) = (nobody(), *other);
                 to_it = its_messages.clone();
             }
@@ -270,7 +270,9 @@ async fn introduce(
     let mut said = lock(&shared.said);
     if deed == Deed::Replays {
         said.push(to_broadcaster);
-        said.iter().try_for_each(|message| to_it.send(message.clone()))?;
+        for message in said.iter() {
+            to_it.send(message.clone())?;
+        }
     } else {
         to_it.send(to_broadcaster)?;
     }

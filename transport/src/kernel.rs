@@ -7,7 +7,8 @@
 //! tag behind it, a handful of copies takes turns, and only the tags in them are written anew: that costs a tenth of
 //! having the kernel gather datagrams and tags from different places, or of copying for each viewer.
 //!
-//! Single datagrams with a hop limit of their own go through here, too.
+//! Single datagrams with a hop limit of their own go through here, too, and what a program with many threads that
+//! come and go asks of the C library's heap.
 
 use std::cell::Cell;
 use std::net::{SocketAddr, SocketAddrV6, UdpSocket};
@@ -36,6 +37,15 @@ const LEAST_COPIES: usize = 4;
 thread_local! {
     /// Memory for the next payload's copies: fresh pages for each would cost more than what is written to them.
     static ROOM: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// Has all threads that begin from now on share one heap of the C library, unless `MALLOC_ARENA_MAX` says how many
+/// there may be. With a heap for each few threads, as is usual, what one thread leaves another does not find: where
+/// decoders come and go, memory grows for a long time although nothing is held.
+pub fn share_heap() {
+    if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
+        sys::share_heap();
+    }
 }
 
 /// What goes to all destinations alike.
@@ -498,6 +508,15 @@ mod sys {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
+    /// Other C libraries have one heap anyway.
+    pub(super) fn share_heap() {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: sets a number, under the library's own lock.
+        unsafe {
+            libc::mallopt(libc::M_ARENA_MAX, 1);
+        }
+    }
+
     /// Waits until the socket takes more; false at the deadline.
     pub(super) fn wait_writable(socket: &UdpSocket, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -525,6 +544,9 @@ mod sys {
     use super::{Destination, Payload};
 
     pub(super) const BATCH: usize = 1;
+
+    /// Heaps are not known to be a matter here.
+    pub(super) fn share_heap() {}
 
     /// Not sent: with a usual hop limit it would do what it is meant not to.
     pub(super) fn send_with_hop_limit(
