@@ -612,12 +612,22 @@ async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
     }
 }
 
-/// Copies the encoder's counters into the metrics, and looks at the viewers and the uplink, each second.
+/// How often memory that stored files left is given back, while any are played.
+const TRIMMING: Duration = Duration::from_secs(10);
+
+/// Copies the encoder's counters into the metrics, and looks at the viewers and the uplink, each second. Gives back
+/// what takes of stored files left in pieces.
 async fn watch(source: &Source, shared: &Shared) {
     let metrics = &shared.metrics;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    let (mut stored, mut trimmed_at) = (metrics.stored.activity(), Instant::now());
     loop {
         ticks.tick().await;
+        if metrics.stored.activity() != stored && trimmed_at.elapsed() >= TRIMMING {
+            (stored, trimmed_at) = (metrics.stored.activity(), Instant::now());
+            transport::kernel::trim_heap();
+            tracing::debug!(took_us = trimmed_at.elapsed().as_micros(), "heap trimmed");
+        }
         shared.audience.look();
         if let Some(producer) = source.get() {
             metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());

@@ -48,6 +48,12 @@ pub fn share_heap() {
     }
 }
 
+/// Gives the kernel back what of the C library's heap holds nothing. Other threads get no memory meanwhile, which is a
+/// millisecond or so.
+pub fn trim_heap() {
+    sys::trim_heap();
+}
+
 /// What goes to all destinations alike.
 #[derive(Debug)]
 pub struct Payload<'a> {
@@ -517,6 +523,14 @@ mod sys {
         }
     }
 
+    pub(super) fn trim_heap() {
+        #[cfg(target_env = "gnu")]
+        // SAFETY: touches free memory alone, under the library's own lock.
+        unsafe {
+            libc::malloc_trim(0);
+        }
+    }
+
     /// Waits until the socket takes more; false at the deadline.
     pub(super) fn wait_writable(socket: &UdpSocket, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -547,6 +561,8 @@ mod sys {
 
     /// Heaps are not known to be a matter here.
     pub(super) fn share_heap() {}
+
+    pub(super) fn trim_heap() {}
 
     /// Not sent: with a usual hop limit it would do what it is meant not to.
     pub(super) fn send_with_hop_limit(

@@ -68,6 +68,11 @@ impl Stored {
         self.takes.inc();
     }
 
+    /// Another value when takes were begun, or viewers of stored files came or went.
+    pub(crate) fn activity(&self) -> (u64, i64) {
+        (self.takes.get(), self.playouts.get())
+    }
+
     /// A copy came to an end.
     pub(crate) fn fetched(&self, is_complete: bool) {
         let [complete, broken] = RESULTS;
