@@ -308,6 +308,17 @@ mod tests {
     }
 
     #[test]
+    fn a_household_is_an_ipv4_address_or_an_ipv6_network() {
+        let household = |text: &str| household(text.parse().expect("an address"));
+        let same = |one, other| assert_eq!(household(one), household(other), "{one}, {other}");
+        let differ = |one, other| assert_ne!(household(one), household(other), "{one}, {other}");
+        same("2001:db8:0:100::1", "2001:db8:0:1ff:ffff:ffff:ffff:ffff");
+        differ("2001:db8:0:1ff::1", "2001:db8:0:200::1");
+        differ("192.0.2.1", "192.0.2.2");
+        same("192.0.2.1", "::ffff:192.0.2.1");
+    }
+
+    #[test]
     fn allowances() {
         let private = Policy { private: true, ..STRICT };
         let loopback = Policy { loopback: true, ..STRICT };

@@ -75,3 +75,38 @@ impl Format {
             && these.iter().zip(others).all(|(this, other)| this.is_like(other))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_and_nothing_else_may_change_in_band() {
+        let format = Format {
+            kind: Kind::Audio,
+            encoding_name: "OPUS".to_owned(),
+            payload_type: 97,
+            clock_rate: 48_000,
+            channels: Some(2),
+            parameters: [("stereo".to_owned(), "1".to_owned())].into(),
+        };
+        let alike = Format { parameters: [].into(), ..format.clone() };
+        assert!(format.is_like(&alike) && format != alike);
+        for other in [
+            Format { kind: Kind::Video, ..format.clone() },
+            Format { encoding_name: "L16".to_owned(), ..format.clone() },
+            Format { payload_type: 98, ..format.clone() },
+            Format { clock_rate: 44_100, ..format.clone() },
+            Format { channels: None, ..format.clone() },
+        ] {
+            assert!(!format.is_like(&other), "{other:?}");
+            assert!(!Format::are_like(std::slice::from_ref(&format), &[other]));
+        }
+        assert!(Format::are_like(
+            &[format.clone(), alike.clone()],
+            &[alike.clone(), format.clone()]
+        ));
+        assert!(!Format::are_like(&[format.clone(), alike], &[format]), "one more track");
+        assert!(Format::are_like(&[], &[]));
+    }
+}

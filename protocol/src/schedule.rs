@@ -355,6 +355,29 @@ mod tests {
     }
 
     #[test]
+    fn an_uplink_that_changes_is_kept_to_at_once() {
+        let mut schedule = Schedule::new(rate("20M"));
+        let began = Instant::now();
+        schedule.push(volley(100), (), VIEWERS, began);
+        assert!(schedule.poll(began).is_some());
+        while schedule.poll(began).is_some() {}
+        assert!(schedule.is_waiting() && schedule.poll(began).is_none());
+        // What was owed at the old rate is forgotten.
+        schedule.set_rate(rate("1G"));
+        assert_eq!(schedule.rate(), rate("1G"));
+        assert!(schedule.poll(began).is_some());
+        let sent = drain(&mut schedule, began);
+        let took = sent.last().expect("sent").0 - began;
+        assert!(took < Duration::from_millis(20), "{took:?}");
+        schedule.push(volley(15), (), VIEWERS, began);
+        while schedule.poll(began).is_some() {}
+        // The same rate again forgives nothing.
+        let (due, waiting) = (schedule.poll_timeout(began), schedule.is_waiting());
+        schedule.set_rate(rate("1G"));
+        assert_eq!((schedule.poll_timeout(began), schedule.is_waiting()), (due, waiting));
+    }
+
+    #[test]
     fn what_waited_too_long_is_dropped_and_counted() {
         let mut schedule = Schedule::new(rate("100k"));
         let began = Instant::now();

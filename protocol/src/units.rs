@@ -103,6 +103,10 @@ impl<'de> serde::Deserialize<'de> for Bitrate {
 
 #[cfg(test)]
 mod tests {
+    use serde::de::IntoDeserializer;
+    use serde::de::value::{Error, StrDeserializer, U64Deserializer};
+    use serde::{Deserialize, Serialize};
+
     use super::*;
 
     #[test]
@@ -116,5 +120,32 @@ mod tests {
         }
         assert_eq!(Bitrate::bits_per_second(4_000_000).to_string(), "4M");
         assert_eq!(Bitrate::bits_per_second(1_500_000).to_string(), "1500k");
+    }
+
+    #[test]
+    fn rates_in_configurations() {
+        let text = |text: &'static str| {
+            let text: StrDeserializer<'_, Error> = text.into_deserializer();
+            Bitrate::deserialize(text)
+        };
+        let number = |number: u64| {
+            let number: U64Deserializer<Error> = number.into_deserializer();
+            Bitrate::deserialize(number)
+        };
+        assert_eq!(text("1.5M"), Ok(Bitrate::bits_per_second(1_500_000)));
+        assert_eq!(number(800_000), Ok(Bitrate::bits_per_second(800_000)));
+        assert!(text("fast").expect_err("no rate").to_string().contains("write bits per second"));
+        assert!(number(0).is_err());
+        let flag: serde::de::value::BoolDeserializer<Error> = true.into_deserializer();
+        let error = Bitrate::deserialize(flag).expect_err("no rate");
+        assert!(error.to_string().contains("800k"), "{error}");
+
+        struct Written(Bitrate);
+        impl fmt::Display for Written {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.serialize(f)
+            }
+        }
+        assert_eq!(Written(Bitrate::bits_per_second(2_500_000)).to_string(), "2500k");
     }
 }

@@ -449,6 +449,45 @@ mod tests {
     }
 
     #[test]
+    fn each_datagram_has_its_digest_whichever_part_is_sent() {
+        let full = MAX_RTP_PACKET;
+        let sealed = originals(&seal(&[vec![full, full, full, 300], vec![150], vec![full, 200]]));
+        let packets: Vec<Bytes> = sealed.into_iter().map(Bytes::from).collect();
+        for (packets, most) in [(&packets[..], 56), (&packets[..], 2), (&packets[..1], 56)] {
+            let volley = Volley::of_packets(packets, most);
+            let mut datagrams = 0;
+            for Run { segments, .. } in volley.runs() {
+                let Segments { range, segment } = segments.clone();
+                let starts: Vec<usize> = range.clone().step_by(segment).collect();
+                datagrams += starts.len();
+                for from in 0..starts.len() {
+                    for to in from + 1..=starts.len() {
+                        let end = starts.get(to).copied().unwrap_or(range.end);
+                        let part = Segments { range: starts[from]..end, segment };
+                        let sent = volley.bytes()[part.range.clone()].chunks(segment);
+                        let expected: Vec<Digest> = sent.map(Digest::of).collect();
+                        assert_eq!(volley.digests(&part), expected);
+                    }
+                }
+            }
+            assert_eq!(volley.datagrams(), datagrams);
+            let end = volley.bytes().len();
+            let beyond = Segments { range: end..end + 9, segment: 9 };
+            assert!(volley.digests(&beyond).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_part_knows_its_bytes() {
+        let parts = seal(&[vec![100, 200, 300]]);
+        let part = Part { packets: 1..3, ..parts[0].clone() };
+        assert_eq!(part.len(), 500 + 2 * SEAL_OVERHEAD);
+        let none = Part { packets: 2..2, ..parts[0].clone() };
+        assert!(none.is_empty() && !part.is_empty());
+        assert_eq!(Volley::new(&[none], 56).datagrams(), 0);
+    }
+
+    #[test]
     fn a_single_packet_is_never_taken_for_a_bundle() {
         const { assert!(BUNDLE_MARK != WIRE_VERSION) };
         let bursts = seal(&[vec![100]]);

@@ -276,6 +276,28 @@ mod tests {
     }
 
     #[test]
+    fn indices_end_and_never_begin_again() {
+        let now = Instant::now();
+        let mut sealer = sealer();
+        sealer.streams[0].next_index = INDEX_END - 2;
+        sealer.streams[0].next_repair = INDEX_END - 1;
+        let ends = Some(SealError::Exhausted { ssrc: 10 });
+        // A burst that does not fit as a whole takes none of those that are left.
+        assert_eq!(sealer.seal(0, false, now, burst(&[100; 3])).err(), ends);
+        let last = sealer.seal(0, false, now, burst(&[100; 2])).expect("they fit");
+        assert_eq!(last.first_index + last.len() as u64, INDEX_END);
+        assert_eq!(sealer.seal(0, false, now, burst(&[100])).err(), ends);
+        let repair = Repair { base: 0, source: 1, number: 0, shard: vec![0; 64] };
+        assert!(sealer.seal_repair(0, &repair).is_ok());
+        let ends = Some(SealError::Exhausted { ssrc: repair_ssrc(10) });
+        assert_eq!(sealer.seal_repair(0, &repair).err(), ends);
+        // Other tracks go on.
+        assert!(sealer.seal(1, false, now, burst(&[100])).is_ok());
+        assert_eq!(sealer.ssrcs().collect::<Vec<_>>(), [10, 20]);
+        assert_eq!((sealer.next_index(0), sealer.next_index(2)), (Some(INDEX_END), None));
+    }
+
+    #[test]
     fn a_bad_packet_uses_no_index_twice() {
         let mut sealer = sealer();
         let now = Instant::now();

@@ -9,6 +9,7 @@ mod duties;
 mod effort;
 mod efforts;
 mod keeping;
+mod media;
 mod nat;
 mod net;
 mod opens;

@@ -4,6 +4,7 @@ use arbitrary::{Result, Unstructured};
 use punchcast_protocol::control::{
     Admission, ChannelEntry, LeftOut, Notice, Refusal, Request, Response, Track,
 };
+use punchcast_protocol::library::{Digest, FileEntry, StoredMedia, StoredTrack, Take};
 use punchcast_protocol::link::Secret;
 use punchcast_protocol::media::{Format, Kind};
 use punchcast_protocol::message::{MAX_MESSAGE, announced_length};
@@ -21,13 +22,16 @@ pub fn run(data: &[u8]) {
                 != (u32::from_be_bytes(*prefix) as usize > MAX_MESSAGE)
         );
     }
-    if let Some(Request::Watch { secret, .. } | Request::List { secret }) = decoded(data) {
+    if let Some(request) = decoded::<Request>(data) {
+        let secret = request.shown().flatten();
         assert!(
             secret.is_none_or(|secret| Secret::parse(&secret.reveal()).is_ok()),
             "illegal secret"
         );
     }
-    if let Some(Response::Admitted { admission }) = decoded(data) {
+    if let Some(Response::Admitted { admission } | Response::Playing { admission, .. }) =
+        decoded(data)
+    {
         usable(&admission);
     }
     if let Some(Notice::Key { key }) = decoded(data) {
@@ -59,52 +63,138 @@ fn named(key: &MasterKey) {
 }
 
 fn written(input: &mut Input<'_>) -> Result<()> {
-    match input.int_in_range(0..=7u8)? {
-        6 => returns(&Request::Clock),
-        7 if input.ratio(1, 8)? => returns(&Response::Knocking),
-        7 => returns(&Response::Clock { capture_us: input.arbitrary()? }),
-        0 => returns(&Request::Watch {
+    match input.int_in_range(0..=2u8)? {
+        0 => returns(&request(input)?),
+        1 => returns(&response(input)?),
+        _ => returns(&notice(input)?),
+    }
+    Ok(())
+}
+
+fn request(input: &mut Input<'_>) -> Result<Request> {
+    Ok(match input.int_in_range(0..=7u8)? {
+        0 => Request::Watch {
             channel: text(input)?,
             secret: secret(input)?,
             latency_ms: input.arbitrary()?,
-        }),
-        1 => returns(&Request::List { secret: secret(input)? }),
-        2 => {
+        },
+        1 => Request::List { secret: secret(input)? },
+        2 => Request::Clock,
+        3 => Request::Files { secret: secret(input)?, after: maybe(input, text)? },
+        4 => Request::Play {
+            path: text(input)?,
+            secret: secret(input)?,
+            latency_ms: input.arbitrary()?,
+            position_us: input.arbitrary()?,
+            rate_percent: input.arbitrary()?,
+            sound: input.arbitrary()?,
+            pace_bps: input.arbitrary()?,
+        },
+        5 => Request::Pause { ssrc: input.arbitrary()? },
+        6 => Request::Fetch {
+            path: text(input)?,
+            secret: secret(input)?,
+            offset: input.arbitrary()?,
+            digest: maybe(input, digest)?,
+        },
+        _ => Request::Thumbnail { path: text(input)?, secret: secret(input)? },
+    })
+}
+
+fn response(input: &mut Input<'_>) -> Result<Response> {
+    Ok(match input.int_in_range(0..=10u8)? {
+        0 => {
+            let admission = admission(input)?;
+            usable(&admission);
+            Response::Admitted { admission }
+        }
+        1 => {
             let channels = several(input, 4, |input| {
                 Ok(ChannelEntry { name: text(input)?, formats: several(input, 3, format)? })
             })?;
-            returns(&Response::Catalogue { channels });
+            Response::Catalogue { channels }
         }
-        3 => {
-            use Refusal::{Full, Malformed, NotReady, Removed, Secret, UnknownChannel};
-            let reasons = [UnknownChannel, Secret, Full, Removed, NotReady, Malformed];
-            returns(&Response::Refused { reason: *input.choose(&reasons)? });
+        2 => Response::Refused { reason: *input.choose(&Refusal::ALL)? },
+        3 => Response::Clock { capture_us: input.arbitrary()? },
+        4 => Response::Files { files: several(input, 4, file)?, more: input.arbitrary()? },
+        5 => Response::Playing { admission: admission(input)?, take: take(input)? },
+        6 => Response::Paused,
+        7 => Response::Contents {
+            length: input.arbitrary()?,
+            digest: digest(input)?,
+            offset: input.arbitrary()?,
+        },
+        8 => Response::Thumbnail { jpeg: maybe(input, few_bytes)? },
+        9 => Response::Unplayable { reason: text(input)? },
+        _ => Response::Knocking,
+    })
+}
+
+fn notice(input: &mut Input<'_>) -> Result<Notice> {
+    Ok(match input.int_in_range(0..=6u8)? {
+        0 => Notice::Key { key: key(input)? },
+        1 => Notice::Ended,
+        2 => Notice::Removed,
+        3 => Notice::Carries { bits_per_second: input.arbitrary()?, lag_ms: input.arbitrary()? },
+        4 => Notice::LeftOut {
+            packets: several(input, 4, |input| {
+                let (ssrc, first) = (input.arbitrary()?, input.arbitrary()?);
+                Ok(LeftOut { ssrc, first, count: input.arbitrary()? })
+            })?,
+        },
+        5 => {
+            let ends = several(input, 3, |input| input.arbitrary())?;
+            Notice::Finished { ends, damaged: maybe(input, text)? }
         }
-        4 => {
-            let admission = admission(input)?;
-            usable(&admission);
-            returns(&Response::Admitted { admission });
-        }
-        _ => {
-            let notice = match input.int_in_range(0..=4u8)? {
-                0 => Notice::Key { key: key(input)? },
-                1 => Notice::Ended,
-                2 => Notice::Carries {
-                    bits_per_second: input.arbitrary()?,
-                    lag_ms: input.arbitrary()?,
-                },
-                3 => Notice::LeftOut {
-                    packets: several(input, 4, |input| {
-                        let (ssrc, first) = (input.arbitrary()?, input.arbitrary()?);
-                        Ok(LeftOut { ssrc, first, count: input.arbitrary()? })
-                    })?,
-                },
-                _ => Notice::Removed,
-            };
-            returns(&notice);
-        }
-    }
-    Ok(())
+        _ => Notice::Interrupted,
+    })
+}
+
+fn maybe<'a, T>(
+    input: &mut Input<'a>,
+    one: impl FnOnce(&mut Input<'a>) -> Result<T>,
+) -> Result<Option<T>> {
+    if input.arbitrary()? { one(input).map(Some) } else { Ok(None) }
+}
+
+fn digest(input: &mut Input<'_>) -> Result<Digest> {
+    input.arbitrary().map(Digest)
+}
+
+fn file(input: &mut Input<'_>) -> Result<FileEntry> {
+    let track = |input: &mut Input<'_>| {
+        Ok(StoredTrack {
+            kind: *input.choose(&[Kind::Video, Kind::Audio])?,
+            codec: text(input)?,
+            detail: text(input)?,
+            passes_through: input.arbitrary()?,
+            language: maybe(input, text)?,
+        })
+    };
+    let media = |input: &mut Input<'_>| {
+        let duration_us = input.arbitrary()?;
+        Ok(StoredMedia { duration_us, tracks: several(input, 3, track)? })
+    };
+    Ok(FileEntry {
+        path: text(input)?,
+        bytes: input.arbitrary()?,
+        modified: input.arbitrary()?,
+        media: maybe(input, media)?,
+        problem: maybe(input, text)?,
+        digest: maybe(input, digest)?,
+        has_thumbnail: input.arbitrary()?,
+    })
+}
+
+fn take(input: &mut Input<'_>) -> Result<Take> {
+    Ok(Take {
+        position_us: input.arbitrary()?,
+        captured_us: input.arbitrary()?,
+        rate_percent: input.arbitrary()?,
+        duration_us: input.arbitrary()?,
+        pace_bps: input.arbitrary()?,
+        transcoded: text(input)?,
+    })
 }
 
 fn secret(input: &mut Input<'_>) -> Result<Option<Secret>> {

@@ -1,6 +1,7 @@
 //! A receiver that gets a stream's packets, its repair packets and anything else, in any order.
 
 use std::collections::BTreeSet;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use arbitrary::{Result, Unstructured};
@@ -21,6 +22,9 @@ const VIEWER: ViewerId = ViewerId(1);
 /// Packets of a stream, and how many of them are a block's.
 const PACKETS: usize = 20;
 
+/// The stream is always the same, and takes longer to make than most inputs take to run.
+static STREAM: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| stream(Instant::now()));
+
 /// Receives genuine packets and repair packets, and changed ones, while time passes.
 pub fn run(data: &[u8]) {
     // An error means that the input ran out.
@@ -29,7 +33,7 @@ pub fn run(data: &[u8]) {
 
 fn driven(input: &mut Input<'_>) -> Result<()> {
     let began = Instant::now();
-    let datagrams = stream(began);
+    let datagrams: &[Vec<u8>] = &STREAM;
     let key = MasterKey::from_parts(Epoch::FIRST, [1; 16], [2; 12]);
     let track = Track {
         kind: Kind::Video,
@@ -54,7 +58,7 @@ fn driven(input: &mut Input<'_>) -> Result<()> {
                 assert!(receiver.poll_timeout().is_none_or(|at| at > now), "a timeout would spin");
             }
             choice => {
-                let mut datagram = input.choose(&datagrams)?.clone();
+                let mut datagram = input.choose(datagrams)?.clone();
                 if choice == 2 {
                     mutate(input, &mut datagram)?;
                 }

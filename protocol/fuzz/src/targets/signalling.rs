@@ -13,7 +13,7 @@ use punchcast_protocol::signalling::{
     Token, Update,
 };
 
-use super::choose::{Input, candidate, several};
+use super::choose::{Input, candidate, several, text};
 
 /// Decodes the bytes as each message, then round-trips messages made of them.
 pub fn run(data: &[u8]) {
@@ -91,7 +91,11 @@ fn written(input: &mut Input<'_>) -> Result<()> {
         }
         2 => returns(&FromRendezvous::Registered { observed }),
         3 => {
-            let server = RelayServer::SameHost { port: input.arbitrary()? };
+            let port = input.arbitrary()?;
+            let server = match port % 2u16 {
+                0 => RelayServer::SameHost { port },
+                _ => RelayServer::At { host: text(input)?, port },
+            };
             let username = String::from_utf8_lossy(input.bytes(8)?).into_owned();
             let introduction = Introduction {
                 id: introduction,
@@ -115,8 +119,9 @@ fn written(input: &mut Input<'_>) -> Result<()> {
             returns(&FromRendezvous::Update { introduction, update });
         }
         _ => {
-            use Refusal::{Busy, NoKey, Unexpected, UnknownBroadcaster};
-            let reason = *input.choose(&[UnknownBroadcaster, NoKey, Busy, Unexpected])?;
+            use Refusal::{Busy, NoKey, NotListed, Unexpected, UnknownBroadcaster};
+            let reasons = [UnknownBroadcaster, NoKey, Busy, Unexpected, NotListed];
+            let reason = *input.choose(&reasons)?;
             returns(&FromRendezvous::Refused { reason });
         }
     }
