@@ -54,6 +54,12 @@ pub fn trim_heap() {
     sys::trim_heap();
 }
 
+/// Bytes of the C library's heap that hold something; `None` where that is not known. Less than what is resident:
+/// that counts programs' texts, stacks, and free memory between what is held.
+pub fn allocated() -> Option<usize> {
+    sys::allocated()
+}
+
 /// What goes to all destinations alike.
 #[derive(Debug)]
 pub struct Payload<'a> {
@@ -531,6 +537,18 @@ mod sys {
         }
     }
 
+    #[cfg(target_env = "gnu")]
+    pub(super) fn allocated() -> Option<usize> {
+        // SAFETY: reads counters, under the library's own lock.
+        let counters = unsafe { libc::mallinfo2() };
+        Some(counters.uordblks + counters.hblkhd)
+    }
+
+    #[cfg(not(target_env = "gnu"))]
+    pub(super) fn allocated() -> Option<usize> {
+        None
+    }
+
     /// Waits until the socket takes more; false at the deadline.
     pub(super) fn wait_writable(socket: &UdpSocket, deadline: Instant) -> bool {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -563,6 +581,10 @@ mod sys {
     pub(super) fn share_heap() {}
 
     pub(super) fn trim_heap() {}
+
+    pub(super) fn allocated() -> Option<usize> {
+        None
+    }
 
     /// Not sent: with a usual hop limit it would do what it is meant not to.
     pub(super) fn send_with_hop_limit(

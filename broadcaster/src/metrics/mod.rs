@@ -68,6 +68,7 @@ pub(crate) struct Metrics {
     pub paused: IntGauge,
     /// Stored files.
     pub stored: Stored,
+    allocated: IntGauge,
 }
 
 /// What became of the encoder's work.
@@ -192,6 +193,11 @@ impl Metrics {
         Self {
             events: Arc::default(),
             stored: Stored::new(r),
+            allocated: gauge(
+                r,
+                "punchcast_heap_allocated_bytes",
+                "Bytes of the heap that hold something, as the C library counts them; 0 where it does not.",
+            ),
             channel: Arc::new(ChannelMetrics::new(r)),
             viewers: gauge(r, "punchcast_viewers", "Viewers admitted now."),
             lossy: gauge(
@@ -364,6 +370,11 @@ impl Metrics {
     /// A feedback packet was dropped.
     pub(crate) fn unheard(&self, reason: Unheard) {
         self.feedback_dropped[reason as usize].inc();
+    }
+
+    /// Notes what the heap holds.
+    pub(crate) fn look_at_heap(&self) {
+        self.allocated.set(transport::kernel::allocated().unwrap_or_default() as i64);
     }
 
     /// What the encoder did so far, and how long the latest pictures took.

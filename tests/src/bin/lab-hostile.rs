@@ -36,7 +36,7 @@ const OF_ONE: u64 = 4_000;
 const REQUESTS: u32 = 25;
 
 /// How long nothing is said behind each round.
-const QUIET: Duration = Duration::from_secs(6);
+const QUIET: Duration = Duration::from_secs(18);
 
 /// Connections that fail, one after the other, before it is given up.
 const MOST_FAILURES: u32 = 50;
