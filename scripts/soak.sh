@@ -1,8 +1,9 @@
 #!/bin/bash
 # The long runs: every fuzz target for a minute (or for the seconds given), which lines of the wire code
 # tests run, ten million simulated packets on each lossy path, five minutes of real programs on them, a
-# removal among a thousand viewers, routers that forget and change under running streams, a stored file that
-# stands still for an hour, and every fault twenty times.
+# removal among a thousand viewers, a million hostile messages, routers that forget and change under running
+# streams, a stored file that stands still for an hour, an hour of viewers that join and leave each second, and
+# every fault twenty times.
 source "$(dirname "$0")/common.sh"
 
 scripts/install.sh build run test soak
@@ -21,9 +22,13 @@ say "five minutes on lossy links"
 WATCH_SECONDS=300 cargo test --locked --package tests --test repair -- --nocapture
 say "a viewer is sent away among a thousand, at a tenth lost"
 REMOVAL_VIEWERS=1000 cargo test --locked --package tests --test removal
+say "a million messages of hostile viewers"
+HOSTILE_MESSAGES=1000000 cargo test --locked --package tests --test hostile -- --nocapture
 say "routers that forget and change under running streams"
 cargo run --locked --package tests --bin soak-renewal
 say "an hour's pause in a stored file"
 PAUSE_SECONDS=3600 cargo test --locked --package tests --test library a_viewer_seeks -- --nocapture
+say "an hour of viewers that join and leave"
+cargo run --locked --package tests --bin soak-joins
 say "every fault, twenty times each"
 cargo run --locked --package tests --bin soak-faults

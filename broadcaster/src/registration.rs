@@ -16,6 +16,7 @@ use protocol::signalling::{
 use service::exit::{Code, Failure};
 use service::listener::Readiness;
 use tokio::sync::{mpsc, watch};
+use transport::addresses::is_routed;
 use transport::identity::Identity;
 use transport::port::Port;
 use transport::signalling::{Signalling, SignallingError, resolve};
@@ -23,9 +24,10 @@ use transport::signalling::{Signalling, SignallingError, resolve};
 use crate::events::{Event, Events};
 use crate::surroundings::{Seen, Surroundings};
 
-/// From a broken connection to the next try, growing to the longest.
-const FIRST_RETRY: Duration = Duration::from_millis(300);
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// From a broken connection to the next try, growing to the longest: nobody new gets in meanwhile, nor anybody who lost
+/// us. That a connection broke is noticed by its silence, so not all of a rendezvous's broadcasters come at once.
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LONGEST_RETRY: Duration = Duration::from_secs(1);
 
 /// How often the rendezvous is asked how it sees us: while viewers watch, who will soon ask for a changed
 /// address, and otherwise.
@@ -236,14 +238,16 @@ impl Registrar {
                     continue;
                 }
                 changed = seen.changed() => {
-                    if changed.is_ok() {
-                        let external = *seen.borrow_and_update();
-                        tracing::info!(%external, before = %registered.observed, "our external address changed");
-                        registered.observed = external;
-                        self.seen.send_replace(Some(Seen { server: rendezvous, external }));
-                        self.tell_again(&mut registered, true).await?;
-                        tell_viewers(&mut registered.signalling, &mut introduced, external).await?;
+                    if changed.is_err() {
+                        let reason = "nothing leads there any more from our network";
+                        return Err(SignallingError::Broken(reason.into()));
                     }
+                    let external = *seen.borrow_and_update();
+                    tracing::info!(%external, before = %registered.observed, "our external address changed");
+                    registered.observed = external;
+                    self.seen.send_replace(Some(Seen { server: rendezvous, external }));
+                    self.tell_again(&mut registered, true).await?;
+                    tell_viewers(&mut registered.signalling, &mut introduced, external).await?;
                     continue;
                 }
                 Ok(()) = changes.changed() => {
@@ -335,11 +339,15 @@ impl Drop for Ended {
 }
 
 /// Asks again and again how the rendezvous sees our main socket. That is cheap for it, holds our
-/// binding, and shows a new external address long before a connection misses its keepalives.
+/// binding, and shows a new external address long before a connection misses its keepalives. Ends where our
+/// network leads there no more: we moved to another.
 async fn look(registrar: Registrar, server: SocketAddr, seen: watch::Sender<SocketAddr>) {
     loop {
         let interval = if (registrar.is_busy)() { LOOK_INTERVAL } else { IDLE_LOOK_INTERVAL };
         tokio::time::sleep(interval).await;
+        if !is_routed(server) {
+            return;
+        }
         if let Some(external) = registrar.port.bindings().ask(Local::MAIN, server).await {
             let set = |known: &mut SocketAddr| std::mem::replace(known, external) != external;
             seen.send_if_modified(set);

@@ -54,7 +54,7 @@ pub(crate) enum Turn {
 
 /// From a failure to the first try to start again, growing to the longest while it does not last.
 const FIRST_RESTART: Duration = Duration::from_millis(200);
-const LONGEST_RESTART: Duration = Duration::from_secs(5);
+const LONGEST_RESTART: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether nobody uses a source any more.
 const RELEASING: Duration = Duration::from_millis(1);

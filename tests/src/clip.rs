@@ -48,6 +48,17 @@ pub fn compare_looped(recording: &[Vec<u8>], source: &[Vec<u8>]) -> (usize, f64)
     (begin, worst)
 }
 
+/// How many frames a recording of a looped source has, which must play from one end to the other: in order, without a
+/// gap, and show what the source shows.
+pub fn whole_frames(recording: &Path, source: &Path) -> usize {
+    let times = times(recording, "v:0");
+    assert!(times.is_sorted() && longest_gap(&times) < 0.045, "{times:?}");
+    let frames = frames(recording);
+    let (_, worst) = compare_looped(&frames, &self::frames(source));
+    assert!(worst > SAME_PICTURE, "{}: {worst} dB", recording.display());
+    frames.len()
+}
+
 /// Presentation times of a stream's packets, in seconds. `stream` is `v:0` or `a:0`.
 pub fn times(media: &Path, stream: &str) -> Vec<f64> {
     let mut ffprobe = Command::new("ffprobe");

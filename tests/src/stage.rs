@@ -4,8 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::lab::{self, Host, Lab, Link, Nat, Process, Result, Router, Signal};
@@ -18,6 +19,9 @@ pub const RENDEZVOUS_PORT: u16 = 3478;
 
 /// The broadcaster's metrics port, on its own loopback.
 pub const METRICS: &str = "127.0.0.1:9402";
+
+/// What a viewer logs that is watched closely.
+const CLOSELY: &str = "info,viewer::media::present=trace";
 
 /// The real clip: 132 frames of 1280×720 H.264, 25 a second, with AAC sound.
 pub fn clip() -> PathBuf {
@@ -163,6 +167,30 @@ impl Stage {
         Ok(Watching { process })
     }
 
+    /// As [`Self::watch`], and the viewer's log says when it shows each picture: see [`Watching::shown`].
+    pub fn watch_closely(&self, viewer: usize, link: &str, flags: &[&str]) -> Result<Watching> {
+        let mut command = Command::new(lab::binary("punchcast-viewer")?);
+        command.args(["watch", link, "--stats", "json"]).args(flags).env("RUST_LOG", CLOSELY);
+        let process = self.viewers[viewer].1.spawn(&format!("watch{viewer}"), &command)?;
+        Ok(Watching { process })
+    }
+
+    /// As [`Self::watch`], with an empty disk of 1 MiB in `folder` that nobody else sees.
+    pub fn watch_on_a_small_disk(
+        &self,
+        viewer: usize,
+        link: &str,
+        folder: &Path,
+        flags: &[&str],
+    ) -> Result<Watching> {
+        let mut command = Command::new("sh");
+        let mount = "mount -t tmpfs -o size=1m tmpfs \"$0\" && exec \"$@\"";
+        command.args(["-c", mount]).arg(folder).arg(lab::binary("punchcast-viewer")?);
+        command.args(["watch", link, "--stats", "json"]).args(flags);
+        let process = self.viewers[viewer].1.spawn(&format!("full{viewer}"), &command)?;
+        Ok(Watching { process })
+    }
+
     /// A path in the lab's folder, for recordings.
     pub fn path(&self, name: &str) -> PathBuf {
         self.lab.folder().join(name)
@@ -185,6 +213,28 @@ impl Stage {
 }
 
 impl Watching {
+    /// When each picture was shown so far, of a viewer that is watched closely.
+    pub fn shown(&self) -> Vec<SystemTime> {
+        let text = self.process.stderr().text();
+        let lines =
+            text.lines().filter(|line| line.contains(" released ") && line.contains("kind=Video"));
+        let words = lines.filter_map(|line| line.split_whitespace().next());
+        words.filter_map(|time| humantime::parse_rfc3339(time).ok()).collect()
+    }
+
+    /// Its process that shows with output `null`, or one that only records.
+    pub fn player(&self, shows: bool) -> Pid {
+        let is_it = |pid: &Pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let words: Vec<_> =
+                line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+            let has = |wanted| words.iter().any(|word| word == wanted);
+            has("play") && has("null") == shows
+        };
+        let found = self.process.children().into_iter().find(is_it);
+        found.unwrap_or_else(|| panic!("nothing plays: {:?}", self.process.children()))
+    }
+
     /// All statistics printed so far.
     pub fn stats(&self) -> Vec<Value> {
         let lines = self.process.stdout().lines();
@@ -223,7 +273,8 @@ impl Watching {
 /// Starts a rendezvous with this configuration on a host, and waits until it listens.
 pub fn start_rendezvous(host: &Host, config: &Path) -> Result<Process> {
     let mut command = Command::new(lab::binary("punchcast-rendezvous")?);
-    command.args(["--listen", &format!("0.0.0.0:{RENDEZVOUS_PORT}")]).arg("--config").arg(config);
+    let any = if host.ipv6_address().is_some() { "[::]" } else { "0.0.0.0" };
+    command.args(["--listen", &format!("{any}:{RENDEZVOUS_PORT}")]).arg("--config").arg(config);
     let process = host.spawn("rendezvous", &command)?;
     process.wait_for_log_line(START, |line| line.contains("listening"))?;
     Ok(process)

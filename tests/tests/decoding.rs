@@ -2,30 +2,18 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use tests::clip;
-use tests::lab::{self, Result, Signal, eventually};
-use tests::stage::{self, Stage, Watching, count, count_of};
+use tests::lab::{Result, Signal, eventually};
+use tests::stage::{self, Stage, count, count_of};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A second of frames.
 const SECOND: usize = 25;
-
-/// A viewer's process that shows, or one that records.
-fn player(viewer: &Watching, shows: bool) -> Pid {
-    let is_it = |pid: &Pid| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<_> = line.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
-        words.iter().any(|word| word == "play") && words.iter().any(|word| word == "null") == shows
-    };
-    let found = viewer.process.children().into_iter().find(is_it);
-    found.unwrap_or_else(|| panic!("nothing plays: {:?}", viewer.process.children()))
-}
 
 /// Whether a process runs: nobody may have asked yet how it ended.
 fn is_there(pid: Pid) -> bool {
@@ -35,12 +23,7 @@ fn is_there(pid: Pid) -> bool {
 
 /// The frames of a recording that plays, in order and without a gap.
 fn playable(recording: &Path) -> usize {
-    let times = clip::times(recording, "v:0");
-    assert!(times.is_sorted() && clip::longest_gap(&times) < 0.045, "{times:?}");
-    let frames = clip::frames(recording);
-    let (_, worst) = clip::compare_looped(&frames, &clip::frames(&stage::clip()));
-    assert!(worst > clip::SAME_PICTURE, "{}: {worst} dB", recording.display());
-    frames.len()
+    clip::whole_frames(recording, &stage::clip())
 }
 
 #[test]
@@ -56,7 +39,7 @@ fn a_decoder_that_crashes_ends_what_it_shows_and_nothing_else() -> Result<()> {
     let one = stage.watch(1, &broadcast.link, &["--output", "null"])?;
     for viewer in [&both, &one] {
         viewer.wait_for(PATIENCE, |stats| count_of(stats, "frames_decoded") > 2 * SECOND as u64);
-        let decodes = player(viewer, true);
+        let decodes = viewer.player(true);
         // Sent from outside, the first only disarms Rust's own look at it.
         assert!(
             eventually(PATIENCE, || kill(decodes, Signal::SIGSEGV).is_err() || !is_there(decodes))
@@ -85,7 +68,7 @@ fn what_plays_is_kept_in_and_the_viewer_loads_no_decoder() -> Result<()> {
     let flags = ["--output", "null", "--output", &record];
     let viewer = stage.watch(0, &broadcast.link, &flags)?;
     viewer.wait_for(PATIENCE, |stats| count_of(stats, "frames_decoded") > 10);
-    let players = [player(&viewer, true), player(&viewer, false)];
+    let players = [viewer.player(true), viewer.player(false)];
     for pid in players {
         let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("it runs");
         for thread in threads {
@@ -128,7 +111,7 @@ fn a_recording_outlives_whoever_is_killed() -> Result<()> {
                 |stats: &serde_json::Value| count_of(stats, "frames_decoded") > 6 * SECOND as u64;
             let last = viewer.wait_for(PATIENCE, enough);
             decoded.push(count(&last, "frames_decoded") as usize);
-            let records = player(viewer, false);
+            let records = viewer.player(false);
             let killed = if kills_viewer { viewer.process.pid() } else { records };
             kill(killed, Signal::SIGKILL).expect("it runs");
             let status = viewer.process.wait(PATIENCE)?;
@@ -154,14 +137,9 @@ fn a_full_disk_ends_the_recording_and_live_goes_on() -> Result<()> {
     fs::create_dir(&small).expect("room");
     for name in ["full.mkv", "full.mp4", "full.ts"] {
         let file = small.join(name);
-        // A disk of its own, that nobody else sees.
-        let mut command = Command::new("sh");
-        let mount = "mount -t tmpfs -o size=1m tmpfs \"$0\" && exec \"$@\"";
-        command.args(["-c", mount]).arg(&small).arg(lab::binary("punchcast-viewer")?);
-        command.args(["watch", &broadcast.link, "--stats", "json", "--output", "null"]);
-        command.args(["--output", &format!("record:{}", file.display())]);
-        let process = stage.viewers[0].1.spawn("full", &command)?;
-        let viewer = Watching { process };
+        let record = format!("record:{}", file.display());
+        let flags = ["--output", "null", "--output", &record];
+        let viewer = stage.watch_on_a_small_disk(0, &broadcast.link, &small, &flags)?;
         let is_told = || viewer.process.stderr().text().contains("output failed");
         assert!(eventually(2 * PATIENCE, is_told), "{}", viewer.process.stderr().text());
         let said = viewer.process.stderr().text();

@@ -4,57 +4,17 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tests::lab::{self, Host, Process, Result, Signal, eventually};
-use tests::load::{Clip, Line, Second, Summary};
+use tests::lab::{Result, Signal, eventually};
+use tests::load::{Clip, Load, Second};
 use tests::stage::{METRICS, Stage};
 
 const SECOND: Duration = Duration::from_secs(1);
 
+/// Longer than any of these tests.
+const LONG: Duration = Duration::from_secs(120);
+
 /// The lab's other half of the benchmarking addresses: its nodes are in 198.18.0.0/16.
 const NETWORK: &str = "198.19.0.0/16";
-
-/// Load viewers in a process of their own.
-struct Load(Process);
-
-impl Load {
-    fn start(host: &Host, name: &str, link: &str, flags: &[&str]) -> Result<Self> {
-        let mut command = Command::new(lab::binary("lab-load")?);
-        command.args([link, "--for", "2m"]).args(flags);
-        Ok(Self(host.spawn(name, &command)?))
-    }
-
-    fn lines(&self) -> Vec<Line> {
-        let lines = self.0.stdout().lines();
-        lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
-    }
-
-    fn now(&self) -> Second {
-        let lines = self.lines().into_iter().rev();
-        let mut seconds = lines.filter_map(|line| match line {
-            Line::Second(second) => Some(second),
-            Line::Summary(_) => None,
-        });
-        seconds.next().unwrap_or_default()
-    }
-
-    fn wait_for(&self, timeout: Duration, wanted: impl Fn(&Second) -> bool) -> Second {
-        let reached = eventually(timeout, || wanted(&self.now()));
-        assert!(reached, "{:?}\n{}", self.now(), self.0.stderr().text());
-        self.now()
-    }
-
-    /// Ends it, and gives its summary.
-    fn stop(&self) -> Result<Summary> {
-        self.0.kill(Signal::SIGINT)?;
-        let status = self.0.wait(10 * SECOND)?;
-        assert!(status.success(), "{status}: {}", self.0.stderr().text());
-        let summary = self.lines().into_iter().find_map(|line| match line {
-            Line::Summary(summary) => Some(*summary),
-            Line::Second(_) => None,
-        });
-        Ok(summary.expect("a process that ends well sums up"))
-    }
-}
 
 /// A broadcast of the usual 4 Mbit/s that costs no encoding.
 fn broadcast(stage: &Stage, settings: &str) -> Result<tests::stage::Broadcast> {
@@ -72,20 +32,20 @@ fn viewers_that_misbehave_cost_the_others_nothing() -> Result<()> {
     let _rendezvous = stage.start_rendezvous()?;
     let broadcast = broadcast(&stage, "")?;
     let flags = ["--viewers", "46", "--addresses", NETWORK, "--join-rate", "40"];
-    let good = Load::start(&crowd, "good", &broadcast.link, &flags)?;
+    let good = Load::start(&crowd, "good", &broadcast.link, LONG, &flags)?;
     good.wait_for(10 * SECOND, |now| now.watching == 46);
 
     let flags: [&[&str]; 4] =
         [&["--loss", "0.5"], &["--stall-after", "1s"], &["--flood", "10000"], &[]];
     let mut bad = Vec::new();
     for ((host, name), flags) in hosts.into_iter().zip(names).zip(flags) {
-        bad.push(Load::start(&host?, name, &broadcast.link, flags)?);
+        bad.push(Load::start(&host?, name, &broadcast.link, LONG, flags)?);
     }
     for one in &bad {
         one.wait_for(20 * SECOND, |now| now.watching == 1);
     }
     let [lossy, stalled, flooding, stopped] = &bad[..] else { unreachable!("four were started") };
-    stopped.0.kill(Signal::SIGSTOP)?;
+    stopped.process.kill(Signal::SIGSTOP)?;
     let before = good.now();
     let began = Instant::now();
     let good_then = good.wait_for(30 * SECOND, |_| began.elapsed() >= 10 * SECOND);
@@ -127,11 +87,11 @@ fn many_who_come_at_once_cost_those_who_watch_nothing() -> Result<()> {
     let _rendezvous = stage.start_rendezvous()?;
     let broadcast = broadcast(&stage, "")?;
     let flags = ["--viewers", &WATCHING.to_string(), "--addresses", "198.19.0.0/17"];
-    let there = Load::start(&there, "there", &broadcast.link, &flags)?;
+    let there = Load::start(&there, "there", &broadcast.link, LONG, &flags)?;
     there.wait_for(10 * SECOND, |now| now.watching == WATCHING);
     let flags = ["--viewers", &COMING.to_string(), "--addresses", "198.19.128.0/17"];
     let flags = [&flags[..], &["--join-rate", "40"]].concat();
-    let coming = Load::start(&coming, "coming", &broadcast.link, &flags)?;
+    let coming = Load::start(&coming, "coming", &broadcast.link, LONG, &flags)?;
     coming.wait_for(20 * SECOND, |now| now.watching + now.failed == COMING);
     let came = coming.stop()?;
     println!("{came:#?}");
@@ -175,7 +135,7 @@ fn a_thousand_viewers_and_hostile_names_make_no_more_series() -> Result<()> {
         assert_eq!(asked.process.wait(20 * SECOND)?.code(), Some(6), "{name}");
     }
     let flags = ["--viewers", &VIEWERS.to_string(), "--addresses", NETWORK, "--join-rate", "80"];
-    let load = Load::start(&crowd, "crowd", &broadcast.link, &flags)?;
+    let load = Load::start(&crowd, "crowd", &broadcast.link, LONG, &flags)?;
     load.wait_for(60 * SECOND, |now| now.watching + now.failed == VIEWERS);
     // All of them have reported.
     let known = |name: &str| stage.metric(name).unwrap_or_default();
@@ -202,7 +162,7 @@ fn an_uplink_is_filled_and_never_overrun() -> Result<()> {
     let _rendezvous = stage.start_rendezvous()?;
     let broadcast = broadcast(&stage, "uplink: 20M\n")?;
     let flags = ["--viewers", "6", "--addresses", NETWORK, "--join-rate", "0.5"];
-    let load = Load::start(&crowd, "crowd", &broadcast.link, &flags)?;
+    let load = Load::start(&crowd, "crowd", &broadcast.link, LONG, &flags)?;
     let all = load.wait_for(30 * SECOND, |now| now.watching + now.failed == 6);
     // Four streams of 4 Mbit/s and their repair fit; the rate is measured, and may leave room for a fifth.
     assert!((4..=5).contains(&all.watching), "{all:?}");
@@ -230,7 +190,7 @@ fn the_same_uplink_loses_packets_where_nothing_is_paced() -> Result<()> {
     let _rendezvous = stage.start_rendezvous()?;
     let broadcast = broadcast(&stage, "uplink: 10G\n")?;
     let flags = ["--viewers", "4", "--addresses", NETWORK, "--join-rate", "0.5"];
-    let load = Load::start(&crowd, "crowd", &broadcast.link, &flags)?;
+    let load = Load::start(&crowd, "crowd", &broadcast.link, LONG, &flags)?;
     load.wait_for(30 * SECOND, |now| now.watching == 4);
     let Second { packets, lost, .. } = watch_for(&load, 10 * SECOND)?;
     assert!(lost * 10_000 > packets, "{lost} of {packets} lost");

@@ -1,6 +1,6 @@
 //! This machine's own addresses: host candidates, and a server's second address.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use protocol::address::{Policy, admissible, canonical};
 use protocol::candidate::{Candidate, CandidateKind};
@@ -32,6 +32,16 @@ pub fn host_candidates(bound: SocketAddr, rendezvous_on_loopback: bool) -> Vec<C
         .collect();
     candidates.truncate(MAX_CANDIDATES - 1);
     candidates
+}
+
+/// Whether this machine's network leads there at all, as far as the system knows. Nothing is sent: connecting a UDP
+/// socket only looks up the route.
+pub fn is_routed(to: SocketAddr) -> bool {
+    let any: IpAddr = match canonical(to) {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    UdpSocket::bind((any, 0)).is_ok_and(|socket| socket.connect(canonical(to)).is_ok())
 }
 
 /// Two addresses of this machine at which a server can be asked alike, or `None`.
@@ -112,6 +122,13 @@ mod tests {
             assert_eq!(pair_among(&known, first, second), expected, "{first:?} {second:?}");
         }
         assert_eq!(pair_among(&known[..3], None, None), None);
+    }
+
+    #[test]
+    fn loopback_is_always_routed_and_nothing_is_to_nowhere() {
+        assert!(is_routed(SocketAddr::from(([127, 0, 0, 1], 9))));
+        assert!(is_routed(SocketAddr::from((Ipv4Addr::LOCALHOST.to_ipv6_mapped(), 9))));
+        assert!(!is_routed(SocketAddr::from(([255, 255, 255, 255], 9))));
     }
 
     #[test]

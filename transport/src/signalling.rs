@@ -8,6 +8,9 @@ use protocol::link::BroadcasterId;
 use protocol::signalling::{ALPN, FromRendezvous, REPLACED, ToRendezvous};
 use tokio::task::JoinSet;
 
+use protocol::address::canonical;
+
+use crate::addresses::is_routed;
 use crate::identity::Identity;
 use crate::port::{KeepAlive, Port};
 use crate::stream::{self, ReadError, Reader};
@@ -19,6 +22,10 @@ const KEEP_ALIVE: KeepAlive =
 
 /// How long a rendezvous may take to answer: three transmissions of the first packet.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_millis(3500);
+
+/// How much earlier IPv4 is tried. By it the rendezvous sees our external address, which nobody else can tell; IPv6
+/// addresses of ours are known without.
+const HEAD_START: Duration = Duration::from_millis(200);
 
 /// Most addresses of one name that are tried.
 const MOST_ADDRESSES: usize = 4;
@@ -107,7 +114,7 @@ pub async fn resolve(
 }
 
 impl Signalling {
-    /// Connects to whichever of the addresses answers first.
+    /// Connects to whichever of the addresses answers first, of those that our network leads to; IPv4 has a head start.
     pub async fn connect(
         port: &Port,
         servers: &[SocketAddr],
@@ -115,21 +122,41 @@ impl Signalling {
     ) -> Result<Self, SignallingError> {
         let mut tries = JoinSet::new();
         let mut failure = None;
-        for &server in servers {
-            match port.connect_server(server, identity, ALPN, KEEP_ALIVE) {
-                Ok(connecting) => {
-                    tries.spawn(async move {
-                        let result = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
-                        (server, result)
-                    });
-                }
-                Err(error) => {
-                    let reason = error.to_string();
-                    failure = Some(SignallingError::Rejected { server, reason });
+        let mut begin = |servers: Vec<SocketAddr>, tries: &mut JoinSet<_>| {
+            for server in servers {
+                match port.connect_server(server, identity, ALPN, KEEP_ALIVE) {
+                    Ok(connecting) => {
+                        tries.spawn(async move {
+                            let result = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+                            (server, result)
+                        });
+                    }
+                    Err(error) => {
+                        let reason = error.to_string();
+                        failure = Some(SignallingError::Rejected { server, reason });
+                    }
                 }
             }
+        };
+        let routed = || servers.iter().copied().filter(|server| is_routed(*server));
+        let (first, later): (Vec<_>, Vec<_>) = match routed().next() {
+            Some(_) => routed().partition(|server| canonical(*server).is_ipv4()),
+            // The system may be wrong; and how that fails says more.
+            None => (servers.to_vec(), Vec::new()),
+        };
+        begin(first, &mut tries);
+        let mut early = if later.is_empty() {
+            None
+        } else {
+            tokio::time::timeout(HEAD_START, tries.join_next()).await.ok().flatten()
+        };
+        if !matches!(early, Some(Ok((_, Ok(Ok(_)))))) {
+            begin(later, &mut tries);
         }
-        while let Some(joined) = tries.join_next().await {
+        while let Some(joined) = match early.take() {
+            Some(joined) => Some(joined),
+            None => tries.join_next().await,
+        } {
             let Ok((server, result)) = joined else { continue };
             match result {
                 Ok(Ok(connection)) => {

@@ -677,7 +677,7 @@ impl Reception {
         let mut timeline = Timeline::new(
             &clocks,
             Duration::from_micros(admission.capture_now_us),
-            Duration::from_micros(admission.send_lag_us),
+            Duration::from_micros(admission.send_lag_us).min(LONGEST_LAG),
             local_now,
         );
         let mut tracks = Vec::new();

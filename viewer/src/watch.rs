@@ -24,9 +24,14 @@ use crate::printer::Printer;
 use crate::session::{Placed, Session};
 use crate::stats::{State, Stats};
 
-/// From a lost path to the first try, growing to the longest.
+/// From a lost path to the first try, growing to the longest: a broadcaster that comes back is seen again within two
+/// seconds, of which opening a path and catching up take one.
 const FIRST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_secs(2);
+const LONGEST_RETRY: Duration = Duration::from_millis(500);
+
+/// A broadcaster that is away for longer is looked for less often: a crowd that waits is no small load.
+const SOON_BACK: Duration = Duration::from_secs(120);
+const LATE_RETRY: Duration = Duration::from_secs(2);
 
 /// Beyond the time that files may take to be closed.
 const CLOSING_RESERVE: Duration = Duration::from_millis(150);
@@ -188,6 +193,7 @@ impl Watcher {
     async fn sessions(&mut self, last_failure: &mut Option<Failure>) -> Result<(), Failure> {
         let mut wait = FIRST_RETRY;
         let mut again = false;
+        let mut lost_at = Instant::now();
         loop {
             let result = if self.file.is_some() {
                 self.file_session(again).await
@@ -209,7 +215,7 @@ impl Watcher {
                 }
                 Ok(End::PathLost(reason)) => {
                     tracing::warn!(event = "path_lost", reason, "path lost; reconnecting");
-                    (again, wait) = (true, FIRST_RETRY);
+                    (again, wait, lost_at) = (true, FIRST_RETRY, Instant::now());
                 }
                 Ok(End::NotBack(failure)) => {
                     tracing::info!("not back yet: {failure}");
@@ -219,7 +225,8 @@ impl Watcher {
             }
             self.stats.enter(State::Reconnecting);
             self.idle(wait).await;
-            wait = (wait * 2).min(LONGEST_RETRY);
+            let is_late = lost_at.elapsed() >= SOON_BACK;
+            wait = (wait * 2).min(if is_late { LATE_RETRY } else { LONGEST_RETRY });
         }
     }
 

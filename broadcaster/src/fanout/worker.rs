@@ -22,6 +22,10 @@ use super::shards::{Shards, payload};
 use super::{Burst, Command, Event, Joined, JoinedTrack, Target, Waiting};
 use crate::metrics::ChannelMetrics;
 
+/// What leaves this long after its capture waited for this process to go on, which stood still: that says nothing of
+/// what follows. Viewers that came back would wait as long for their pictures.
+const STOOD_STILL: Duration = Duration::from_secs(2);
+
 /// A track's latest access unit: the reference for everybody's timeline.
 #[derive(Debug, Clone, Copy)]
 struct Latest {
@@ -330,8 +334,8 @@ impl Worker {
         let lag = now.saturating_duration_since(sealed.captured_at);
         if let Some(latest) = self.latest.get_mut(sealed.track) {
             // Slowly down, at once up: the slowest recent unit counts.
-            let before = latest.map_or(lag, |latest| latest.lag);
-            let lag = lag.max(before.mul_f64(0.9));
+            let before = latest.map_or(Duration::ZERO, |latest| latest.lag.mul_f64(0.9));
+            let lag = if lag < STOOD_STILL { lag.max(before) } else { before };
             let SealedBurst { rtp_timestamp, captured_at, .. } = *sealed;
             *latest = Some(Latest { rtp_timestamp, captured_at, lag });
         }

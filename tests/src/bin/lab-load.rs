@@ -30,6 +30,9 @@ struct Args {
     /// End after this time, counted from the start.
     #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = humantime::parse_duration)]
     duration: Duration,
+    /// Each leaves so long after it began to join; without, all stay until the end.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    stay: Option<Duration>,
     /// How long a missing packet is of use.
     #[arg(long, value_name = "DURATION", default_value = "200ms", value_parser = humantime::parse_duration)]
     latency: Duration,
@@ -99,6 +102,7 @@ fn plan(args: Args) -> Result<Plan, Failure> {
         addresses: args.addresses,
         join_rate: args.join_rate,
         duration: args.duration,
+        stay: args.stay,
         latency: args.latency,
         misbehaviour,
         timing: args.timing,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    error::{LabError, Result},
+    error::{Doing, LabError, Result},
     keeper::Keeper,
     link::{self, End, Forwarder, Link, mac},
     nat::Nat,
@@ -207,6 +207,16 @@ impl Lab {
     /// with a [`Link`], of which the default does nothing at first.
     pub fn impair(&self, node: &Node, link: &Link) -> Result<()> {
         node.impair(link)
+    }
+
+    /// Makes a name lead to a host's addresses, for everything in the lab that is started from now on.
+    pub fn name(&self, name: &str, host: &Host) -> Result<()> {
+        let ipv6 = host.ipv6_address().map(|address| format!("{address} {name}\n"));
+        let lines = format!("{} {name}\n{}", host.address(), ipv6.unwrap_or_default());
+        let path = self.folder().join("hosts");
+        std::fs::write(&path, lines).doing("writing the lab's names")?;
+        let mount = format!("mount --bind {} /etc/hosts", path.display());
+        self.keeper.script("naming a host", &mount)
     }
 
     fn attach_to_core(

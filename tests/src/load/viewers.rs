@@ -37,6 +37,8 @@ pub struct Plan {
     pub join_rate: f64,
     /// How long all of it goes on.
     pub duration: Duration,
+    /// So long after it began to join, each leaves; none before the end by default.
+    pub stay: Option<Duration>,
     /// How long a missing packet is of use.
     pub latency: Duration,
     /// What all of them do that they should not.
@@ -120,8 +122,13 @@ pub async fn run(plan: Plan, mut tell: impl FnMut(&Line)) -> Result<(), Failure>
                     let (mut leaving, goodbyes) = (leaving.clone(), Arc::clone(&goodbyes));
                     let taps = taps(&plan, number, &viewer, clock)?;
                     tasks.spawn(async move {
+                        let stay = plan.stay;
                         let leaves = async move {
-                            let _ = leaving.wait_for(|leave| *leave).await;
+                            let all_leave = leaving.wait_for(|leave| *leave);
+                            match stay {
+                                Some(stay) => drop(tokio::time::timeout(stay, all_leave).await),
+                                None => drop(all_leave.await),
+                            }
                         };
                         live(&plan, number as u32, taps, &viewer, leaves, &goodbyes).await;
                     });

@@ -246,7 +246,7 @@ fn watch_release(
             }
             #[cfg(test)]
             shared.counters.released(track, presentation, at);
-            tracing::trace!(track, ?presentation, ?at, "released");
+            tracing::trace!(track, ?kind, ?presentation, ?at, "released");
         }
     };
     if told {
