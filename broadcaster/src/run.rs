@@ -547,6 +547,9 @@ async fn serve_told(mut registrations: Registrations, shared: &Arc<Shared>) {
             Told::Introduced(introduced) if introduced.introduction.secret.is_none() => {
                 renew(*introduced, shared);
             }
+            // A rendezvous says again what may have been lost with a registration.
+            Told::Introduced(introduced)
+                if shared.efforts.contains_key(&introduced.introduction.id) => {}
             Told::Introduced(introduced) => {
                 let Ok(permit) = Arc::clone(&sessions).try_acquire_owned() else {
                     tracing::warn!("too many viewers are being let in at once; one must try again");

@@ -40,6 +40,10 @@ const MOST_FOR_VIEWER: usize = 32;
 /// Updates that a viewer may send in the life of its connection: far more than opening a path takes.
 const MOST_UPDATES: u32 = 512;
 
+/// For how long an introduction is said again to a broadcaster that registers anew: as long as it may take to notice
+/// that a connection is dead, and as viewers try.
+const AGAIN: Duration = Duration::from_secs(8);
+
 /// Longest time by which one party's introduction is held back for the other's longer way.
 const LONGEST_HOLD: Duration = Duration::from_millis(500);
 
@@ -51,6 +55,18 @@ pub(crate) type Introductions = DashMap<IntroductionId, Viewer>;
 pub(crate) struct Viewer {
     broadcaster: BroadcasterId,
     messages: mpsc::Sender<FromRendezvous>,
+    /// What the broadcaster was told of it, and when.
+    told: (Instant, Introduction),
+}
+
+impl Viewer {
+    /// What is to be said once more to a broadcaster that registers: its former registration may have been dead when it
+    /// was said.
+    fn again(&self, broadcaster: BroadcasterId) -> Option<Introduction> {
+        let (at, introduction) = &self.told;
+        let is_lost = self.broadcaster == broadcaster && at.elapsed() < AGAIN;
+        is_lost.then(|| introduction.clone())
+    }
 }
 
 /// What all sessions share.
@@ -144,8 +160,14 @@ async fn register(
     let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
     let (messages, mut waiting) = mpsc::channel(MOST_WAITING);
     let registration = Registration { serial, connection: connection.clone(), party, messages };
+    let again = registration.messages.clone();
     if let Some(older) = shared.directory.enter(id, registration) {
         older.connection.close(VarInt::from_u32(REPLACED), b"registered again elsewhere");
+    }
+    let lost: Vec<_> = shared.introductions.iter().filter_map(|viewer| viewer.again(id)).collect();
+    for introduction in lost {
+        // One that does not fit is asked for again by its viewer.
+        let _ = again.try_send(FromRendezvous::Introduction { introduction });
     }
     shared.metrics.registrations.inc();
     shared.metrics.broadcasters.set(shared.directory.len() as i64);
@@ -325,6 +347,7 @@ async fn mint(
     };
     let one_way = |connection: &Connection| connection.rtt() / 2;
     let (viewer_way, broadcaster_way) = (one_way(viewer), one_way(&registration.connection));
+    let told = (Instant::now(), to_broadcaster.clone());
     if viewer_way > broadcaster_way {
         let hold = (viewer_way - broadcaster_way).min(LONGEST_HOLD);
         let messages = registration.messages.clone();
@@ -341,7 +364,7 @@ async fn mint(
     introduced.ids.retain(|(known, _)| *known != id);
     introduced.ids.push((id, broadcaster));
     let messages = introduced.messages.clone();
-    shared.introductions.insert(id, Viewer { broadcaster, messages });
+    shared.introductions.insert(id, Viewer { broadcaster, messages, told });
     shared.metrics.introductions.inc();
     tracing::debug!(%broadcaster, viewer = %seen_viewer.address, renews = renews.is_some(), "introduced");
     if broadcaster_way > viewer_way {
