@@ -632,7 +632,6 @@ async fn watch(source: &Source, shared: &Shared) {
             tracing::debug!(took_us = trimmed_at.elapsed().as_micros(), "heap trimmed");
         }
         shared.audience.look();
-        metrics.look_at_heap();
         if let Some(producer) = source.get() {
             metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
         }

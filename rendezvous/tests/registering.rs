@@ -7,20 +7,11 @@ use std::time::Duration;
 use protocol::signalling::{FromRendezvous, Introduction, Party, ToRendezvous};
 use rendezvous::{Config, Directory, Server};
 use transport::identity::Identity;
-use transport::port::{Arrival, Inbound, Port};
+use transport::port::{Deaf, Port};
 use transport::signalling::Signalling;
 
 /// How long anything may take to be told.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// Says nothing to anybody.
-struct Deaf;
-
-impl Inbound for Deaf {
-    fn stun(&self, _arrival: Arrival, _datagram: &[u8]) {}
-
-    fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {}
-}
 
 fn port() -> Port {
     Port::open(None, None, |_, _| Arc::new(Deaf)).expect("a port")

@@ -14,7 +14,7 @@ use quinn::{Connection, RecvStream};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc::{self, UnboundedSender};
 use transport::identity::Identity;
-use transport::port::{self, Arrival, Inbound, Port};
+use transport::port::{self, Deaf, Port};
 use transport::{stream, tls};
 
 /// How often a rendezvous that repeats says everything.
@@ -69,15 +69,6 @@ struct Broadcaster {
     party: Party,
     observed: Candidate,
     messages: UnboundedSender<FromRendezvous>,
-}
-
-/// Answers no STUN.
-struct Deaf;
-
-impl Inbound for Deaf {
-    fn stun(&self, _arrival: Arrival, _datagram: &[u8]) {}
-
-    fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {}
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -53,6 +53,16 @@ pub trait Inbound: Send + Sync + 'static {
     fn media_message_ends(&self) {}
 }
 
+/// Takes QUIC alone: a port that opens no path and gets no media.
+#[derive(Debug, Clone, Copy)]
+pub struct Deaf;
+
+impl Inbound for Deaf {
+    fn stun(&self, _arrival: Arrival, _datagram: &[u8]) {}
+
+    fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {}
+}
+
 /// The server side of a port's QUIC endpoint.
 #[derive(Debug)]
 pub struct Server<'a> {

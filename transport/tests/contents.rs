@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use protocol::opening::Local;
 use punchcast_transport::identity::Identity;
 use punchcast_transport::paths::Paths;
-use punchcast_transport::port::{Arrival, Inbound, Port, Server};
+use punchcast_transport::port::{Deaf, Inbound, Port, Server};
 use punchcast_transport::tls::Pin;
 use punchcast_transport::ways::Ways;
 
@@ -21,15 +21,8 @@ const USED: u64 = 1100;
 /// What is written at once, in bytes: byte `n` of the contents is `n % 251`.
 const PIECE: usize = 251 * 1024;
 
-struct Nothing;
-
-impl Inbound for Nothing {
-    fn stun(&self, _: Arrival, _: &[u8]) {}
-    fn media(&self, _: SocketAddr, _: &mut [u8]) {}
-}
-
 fn nothing(_: &Arc<Ways>, _: &Arc<Paths>) -> Arc<dyn Inbound> {
-    Arc::new(Nothing)
+    Arc::new(Deaf)
 }
 
 /// A path between two addresses: each end sends to a socket of its own here.

@@ -1,6 +1,5 @@
 //! Messages on a stream between two ports, cut anywhere, and what is no message.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use protocol::message::{self, MAX_MESSAGE, MessageError};
 use protocol::opening::Local;
 use punchcast_transport::identity::Identity;
 use punchcast_transport::paths::Paths;
-use punchcast_transport::port::{Arrival, Inbound, Port, Server};
+use punchcast_transport::port::{Deaf, Inbound, Port, Server};
 use punchcast_transport::stream::{self, ReadError, Reader};
 use punchcast_transport::tls::Pin;
 use punchcast_transport::ways::Ways;
@@ -16,15 +15,8 @@ use quinn::{ReadExactError, RecvStream, SendStream};
 
 const ALPN: &[u8] = b"messages";
 
-struct Nothing;
-
-impl Inbound for Nothing {
-    fn stun(&self, _: Arrival, _: &[u8]) {}
-    fn media(&self, _: SocketAddr, _: &mut [u8]) {}
-}
-
 fn nothing(_: &Arc<Ways>, _: &Arc<Paths>) -> Arc<dyn Inbound> {
-    Arc::new(Nothing)
+    Arc::new(Deaf)
 }
 
 /// Both ends of one connection.

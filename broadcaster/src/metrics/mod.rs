@@ -372,11 +372,6 @@ impl Metrics {
         self.feedback_dropped[reason as usize].inc();
     }
 
-    /// Notes what the heap holds.
-    pub(crate) fn look_at_heap(&self) {
-        self.allocated.set(transport::kernel::allocated().unwrap_or_default() as i64);
-    }
-
     /// What the encoder did so far, and how long the latest pictures took.
     pub(crate) fn encoded(&self, stats: &EncoderStats, times: &[Duration]) {
         raise(&self.encoder.frames_in, stats.frames_in);
@@ -421,6 +416,7 @@ impl Metrics {
     /// Sets what is not counted as it happens. Before each scrape.
     pub(crate) fn refresh(&self) {
         self.channel.refresh(Instant::now());
+        self.allocated.set(transport::kernel::allocated().unwrap_or_default() as i64);
     }
 
     /// For the status page: packets sent, bytes sent, lost, recovered, unrecovered, admitted, refused,

@@ -14,7 +14,7 @@ use protocol::{
     signalling::{Forecast, FromRendezvous, Introduction, Party, ToRendezvous, Update},
 };
 use transport::{
-    port::{Arrival, Inbound, Port},
+    port::{Deaf, Port},
     signalling::Signalling,
 };
 
@@ -36,15 +36,6 @@ const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Sockets that it says it has opened, for the broadcaster to search.
 const SOCKETS: u16 = 256;
-
-/// Says nothing to anybody.
-struct Deaf;
-
-impl Inbound for Deaf {
-    fn stun(&self, _arrival: Arrival, _datagram: &[u8]) {}
-
-    fn media(&self, _from: SocketAddr, _datagram: &mut [u8]) {}
-}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
