@@ -2,8 +2,8 @@
 //!
 //! Loss alone says little: a bad radio link loses a third of everything and carries the rest, and repair makes
 //! up for it. (RFC 8083's circuit breaker would stop such a stream; `docs/decisions.md` says why we do not.) A
-//! path that is *full* has a queue: there the round trip grows while packets get lost. Or repair does not
-//! get through, whatever the reason. And less arrives than the stream has. Then the viewer is sent what arrived, a little less even, and from
+//! path that is *full* has a queue: there the round trip grows while more packets get lost than without one. Or
+//! repair does not get through, whatever the reason. And less arrives than the stream has. Then the viewer is sent what arrived, a little less even, and from
 //! time to time a little more is tried. Where loss goes on regardless of what is sent, the path was not
 //! full, and the viewer gets everything again.
 //!
@@ -22,8 +22,14 @@ const LONGEST_INTERVAL: Duration = Duration::from_millis(1_900);
 /// Growth of the round trip over its least that tells of a queue.
 const QUEUE: Duration = Duration::from_millis(20);
 
-/// Loss that must come with a queue.
+/// Loss that must come with a queue, beyond what is lost without one.
 const LOSS: f64 = 0.08;
+
+/// So many standard deviations beyond that: of 40 packets a second, chance alone takes twice as many in some.
+const DEVIATIONS: f64 = 3.0;
+
+/// How much of what was lost without a queue counts on, from each report to the next.
+const FADING: f64 = 0.97;
 
 /// So much loss with so long a queue needs no second report.
 const MUCH_LOSS: f64 = 0.25;
@@ -111,6 +117,8 @@ pub enum Carries {
 pub struct Congestion {
     last: Option<(Instant, Sample)>,
     least_rtt: Least,
+    /// What gets lost while there is no queue.
+    usual: Usual,
     /// Reports in a row that tell of a full path, and of failing repair.
     full: u32,
     unrepaired: u32,
@@ -163,9 +171,32 @@ impl Least {
     }
 }
 
+/// Packets lost of late while there was no queue, and all of that time.
+#[derive(Debug, Default)]
+struct Usual {
+    lost: f64,
+    expected: f64,
+}
+
+impl Usual {
+    fn note(&mut self, interval: &Interval) {
+        self.lost = self.lost * FADING + interval.loss * interval.expected;
+        self.expected = self.expected * FADING + interval.expected;
+    }
+
+    /// Whether so much more was lost than this that it is no chance.
+    fn is_exceeded(&self, interval: &Interval, by: f64) -> bool {
+        let usual = if self.expected > 0.0 { self.lost / self.expected } else { 0.0 };
+        let deviation = (usual * (1.0 - usual) / interval.expected).sqrt();
+        interval.loss >= usual + by + DEVIATIONS * deviation
+    }
+}
+
 /// What happened from one report to the next.
 #[derive(Debug, Clone, Copy)]
 struct Interval {
+    /// Packets that were to come.
+    expected: f64,
     loss: f64,
     unrepaired: f64,
     arrived: Bitrate,
@@ -179,6 +210,7 @@ impl Default for Congestion {
         Self {
             last: None,
             least_rtt: Least::default(),
+            usual: Usual::default(),
             full: 0,
             unrepaired: 0,
             arrived: None,
@@ -238,8 +270,11 @@ impl Congestion {
 
     /// Whether a path that is sent everything carries it.
     fn doubt(&mut self, interval: Interval, stream: Bitrate, is_ours: bool, now: Instant) {
-        let Interval { loss, unrepaired, arrived, rtt, queue } = interval;
+        let Interval { loss, unrepaired, arrived, rtt, queue, .. } = interval;
         let before = self.arrived.replace(arrived).unwrap_or(arrived);
+        if queue < QUEUE {
+            self.usual.note(&interval);
+        }
         if stream.as_bits_per_second() == 0 {
             return;
         }
@@ -247,11 +282,12 @@ impl Congestion {
             self.limit = Some(Limit::new(Bitrate::bits_per_second(0), rtt, 1.0, now));
             return;
         }
-        let is_plain = loss >= MUCH_LOSS && queue >= LONG_QUEUE;
+        let is_plain = self.usual.is_exceeded(&interval, MUCH_LOSS) && queue >= LONG_QUEUE;
         let is_trusted = !is_plain && self.trusted_until.is_some_and(|until| now < until);
         let may_be = !is_ours && !is_trusted && arrived < stream.scaled(CARRIED);
         let count = |before: u32, is_so: bool| if is_so && may_be { before + 1 } else { 0 };
-        self.full = count(self.full, queue >= QUEUE && loss >= LOSS);
+        let loses_more = self.usual.is_exceeded(&interval, LOSS);
+        self.full = count(self.full, queue >= QUEUE && loses_more);
         if self.full > 0 && is_plain {
             self.full = CONFIRMATIONS;
         }
@@ -272,7 +308,7 @@ impl Limit {
 
     /// Takes what happened under it; false where it is over.
     fn step(&mut self, interval: Interval, stream: Bitrate, silent: bool, now: Instant) -> bool {
-        let Interval { loss, unrepaired, arrived, rtt, queue } = interval;
+        let Interval { loss, unrepaired, arrived, rtt, queue, .. } = interval;
         if silent && self.rate.as_bits_per_second() > 0 {
             // It is tried again, ever more seldom.
             if now >= self.changed_at + NOTHING {
@@ -336,6 +372,7 @@ fn interval(last: &Sample, sample: &Sample, took: Duration, least_rtt: Duration)
     let expected = (grown(|sample| sample.received) + unrecovered).max(1.0);
     let arrived = grown(|sample| sample.bytes) * 8.0 / took.as_secs_f64();
     Interval {
+        expected,
         loss: (lost / expected).min(1.0),
         unrepaired: unrecovered / expected,
         arrived: Bitrate::bits_per_second(arrived as u64),
@@ -445,6 +482,50 @@ mod tests {
             limited += u32::from(path.congestion.carries() != Carries::Everything);
         }
         assert!(limited <= 24, "{limited} of 600 seconds");
+    }
+
+    /// A viewer that reports each second of a thin stream, 300 kbit/s in 40 packets a second.
+    fn thin(seconds: u32, mut loses: impl FnMut(u32) -> bool, rtt: impl Fn(u32) -> u64) -> u32 {
+        const THIN: Bitrate = Bitrate::bits_per_second(300_000);
+        let mut congestion = Congestion::default();
+        let began = Instant::now();
+        let mut sample = Sample { rtt: RTT, ..Sample::default() };
+        let mut limited = 0;
+        for second in 0..seconds {
+            congestion.report(sample, THIN, false, began + Duration::from_secs(second.into()));
+            limited += u32::from(congestion.carries() != Carries::Everything);
+            let lost = (0..40).filter(|_| loses(second)).count() as u64;
+            sample.received += 40;
+            sample.lost += lost;
+            sample.published += 37_500;
+            sample.bytes += 37_500 * (40 - lost) / 40;
+            sample.rtt = Duration::from_millis(rtt(second));
+        }
+        limited
+    }
+
+    #[test]
+    fn of_a_thousand_viewers_that_lose_a_tenth_none_is_taken_for_narrow_as_all_wait_at_times() {
+        let mut state = 1u64;
+        let mut limited = 0;
+        for viewer in 0..1_000 {
+            let loses = |_| {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (state >> 33).is_multiple_of(10)
+            };
+            // Each few seconds a busy machine answers later for two, but not in the first second.
+            let rtt = |second| if second > 0 && (second + viewer) % 5 < 2 { 80 } else { 1 };
+            limited += thin(60, loses, rtt);
+        }
+        assert_eq!(limited, 0, "seconds of 60,000");
+        // Where the queue takes half of all, it is.
+        let mut at = 0;
+        let loses = |second| {
+            at += 1;
+            at % 10 == 0 || (second >= 30 && at % 2 == 0)
+        };
+        let limited = thin(33, loses, |second| if second >= 30 { 80 } else { 1 });
+        assert!(limited > 0, "it takes two seconds");
     }
 
     #[test]
