@@ -59,11 +59,18 @@ impl Unproved {
 
     /// Whether a datagram may be sent to an address, which is then counted.
     pub(crate) fn may_send(&mut self, to: SocketAddr, datagram: &[u8], now: Instant) -> bool {
-        // A handshake begins with one of these.
-        if !is_handshake(datagram) && !self.all.contains_key(&to) {
-            return true;
-        }
         let is_recent = |exchanged: &Exchanged| now < exchanged.began + LONGEST;
+        // A handshake begins with one of these; what is sent behind it, when it is over, is not measured.
+        if !is_handshake(datagram) {
+            match self.all.get(&to) {
+                None => return true,
+                Some(exchanged) if !is_recent(exchanged) => {
+                    self.all.remove(&to);
+                    return true;
+                }
+                Some(_) => {}
+            }
+        }
         if self.all.len() >= MOST && !self.all.contains_key(&to) {
             if self.swept_at.is_none_or(|at| now >= at + SWEEPING) {
                 self.swept_at = Some(now);
@@ -109,6 +116,20 @@ mod tests {
         assert!(unproved.may_send(to, &HANDSHAKE, now + LONGEST));
         unproved.received(to, &[0xe1; 50]);
         assert!((0..10).all(|_| unproved.may_send(to, &HANDSHAKE, now + LONGEST)));
+    }
+
+    #[test]
+    fn a_connection_that_lasts_is_not_measured() {
+        let mut unproved = Unproved::default();
+        let (began, to) = (Instant::now(), ([192, 0, 2, 1], 1).into());
+        assert!(unproved.may_send(to, &HANDSHAKE, began));
+        unproved.received(to, &[0xe1; 50]);
+        // A thousand introductions a second, to somebody who says nothing but that they came.
+        for ms in 0..60_000 {
+            let now = began + Duration::from_millis(ms);
+            assert!(unproved.may_send(to, &[0x40; 600], now), "{ms}");
+        }
+        assert!(unproved.all.is_empty());
     }
 
     #[test]
