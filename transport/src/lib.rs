@@ -28,6 +28,7 @@ mod quic;
 mod readiness;
 pub mod relay;
 mod repeats;
+mod room;
 pub mod sample;
 pub mod signalling;
 mod slow_start;

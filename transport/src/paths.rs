@@ -5,6 +5,7 @@
 
 use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use dashmap::{DashMap, DashSet};
 use protocol::address::canonical;
@@ -52,6 +53,8 @@ struct Route {
     local: Local,
     path: SocketAddr,
     former: Vec<SocketAddr>,
+    /// Until when what QUIC sends is repeated, however short the exchange.
+    urgent_until: Option<Instant>,
 }
 
 /// Paths to all peers of a process, and the servers it talks to under their real address.
@@ -74,8 +77,12 @@ impl Paths {
     pub fn set(&self, peer: Peer, local: Local, path: SocketAddr) {
         let path = canonical(path);
         self.peers.insert(path, peer);
-        let mut route =
-            self.routes.entry(peer).or_insert_with(|| Route { local, path, former: Vec::new() });
+        let mut route = self.routes.entry(peer).or_insert_with(|| Route {
+            local,
+            path,
+            former: Vec::new(),
+            urgent_until: None,
+        });
         route.local = local;
         let before = std::mem::replace(&mut route.path, path);
         route.former.retain(|former| *former != path);
@@ -99,6 +106,21 @@ impl Paths {
             drop(route);
             self.peers.insert(from, peer);
         }
+    }
+
+    /// Repeats what QUIC sends to this peer within so long: words that must not be late, or the last ones, which
+    /// nobody answers, so that nothing would tell that they got lost.
+    pub fn urge(&self, peer: Peer, within: Duration) {
+        if let Some(mut route) = self.routes.get_mut(&peer) {
+            let until = Instant::now() + within;
+            route.urgent_until = Some(route.urgent_until.map_or(until, |at| at.max(until)));
+        }
+    }
+
+    /// Whether a datagram for an address that QUIC knows is to be repeated.
+    pub(crate) fn is_urgent(&self, to: SocketAddr, now: Instant) -> bool {
+        let route = Peer::from_address(to).and_then(|peer| self.routes.get(&peer));
+        route.and_then(|route| route.urgent_until).is_some_and(|until| now < until)
     }
 
     /// Forgets a peer.
@@ -193,6 +215,27 @@ mod tests {
         assert_eq!(paths.inbound(at(2)), None, "forgotten by now");
         paths.remove(peer);
         assert!((1..20).all(|port| paths.inbound(at(port)).is_none()));
+    }
+
+    #[test]
+    fn what_is_urgent_is_so_to_one_peer_and_for_a_time() {
+        let paths = Paths::default();
+        let peers = [1, 2].map(|port| {
+            let peer = paths.new_peer();
+            paths.set(peer, Local::MAIN, at(port));
+            peer
+        });
+        let (second, now) = (Duration::from_secs(1), Instant::now());
+        paths.urge(peers[0], 10 * second);
+        paths.urge(peers[0], second);
+        let is_urgent = |peer: &Peer, now| paths.is_urgent(peer.address(), now);
+        assert_eq!(peers.each_ref().map(|peer| is_urgent(peer, now)), [true, false]);
+        // Wherever it goes meanwhile.
+        paths.set(peers[0], Local::MAIN, at(3));
+        assert!(is_urgent(&peers[0], now + 9 * second) && !paths.is_urgent(at(3), now));
+        assert!(!is_urgent(&peers[0], now + 12 * second));
+        paths.remove(peers[0]);
+        assert!(!is_urgent(&peers[0], now));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::pin::Pin;
@@ -19,8 +18,8 @@ use quinn::{AsyncUdpSocket, UdpPoller, VarInt};
 
 use crate::paths::{Paths, Peer};
 use crate::repeats::{self, Repeats};
+use crate::room::Room;
 use crate::slow_start::CarefulCubicConfig;
-use crate::socket::Socket;
 use crate::unproved::Unproved;
 use crate::ways::Ways;
 
@@ -70,6 +69,7 @@ const BEGINNINGS_APART: Duration = Duration::from_millis(25);
 
 /// What stands between quinn and the socket.
 pub(crate) struct QuicSocket {
+    room: Arc<Room>,
     ways: Arc<Ways>,
     paths: Arc<Paths>,
     inbox: Mutex<Inbox>,
@@ -144,6 +144,7 @@ impl QuicSocket {
     pub(crate) fn new(ways: Arc<Ways>, paths: Arc<Paths>, is_server: bool) -> Arc<Self> {
         let most_waiting = if is_server { MOST_WAITING } else { MOST_WAITING_OF_CONTENTS };
         Arc::new(Self {
+            room: Room::new(Arc::clone(ways.main())),
             ways,
             paths,
             inbox: Mutex::default(),
@@ -238,10 +239,12 @@ impl QuicSocket {
     /// Sends a datagram again and again, if it is to somebody who is known and the exchange takes long.
     fn repeat(&self, transmit: &Transmit<'_>, local: Local, to: SocketAddr) {
         let mut repeats = self.repeats.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         // A stranger may not be who it says, and would be sent more than it sent (RFC 9000, section 8).
         let is_due = self.paths.is_known(transmit.destination)
-            && (repeats.note(transmit.destination, Instant::now())
-                || self.is_insistent.load(Ordering::Relaxed));
+            && (repeats.note(transmit.destination, now)
+                || self.is_insistent.load(Ordering::Relaxed)
+                || self.paths.is_urgent(transmit.destination, now));
         drop(repeats);
         if !is_due {
             return;
@@ -263,7 +266,7 @@ impl QuicSocket {
 
 impl AsyncUdpSocket for QuicSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Box::pin(WritePoller { socket: Arc::clone(self.ways.main()), waiting: Mutex::new(None) })
+        self.room.poller()
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
@@ -281,7 +284,10 @@ impl AsyncUdpSocket for QuicSocket {
             }
         }
         match self.ways.transmit(local, to, transmit) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.room.ran_out();
+                Err(error)
+            }
             Err(error) => {
                 // One unreachable peer must not end the endpoint for all.
                 tracing::debug!(%error, %to, "QUIC datagram not sent");
@@ -324,34 +330,6 @@ impl AsyncUdpSocket for QuicSocket {
 
     fn may_fragment(&self) -> bool {
         false
-    }
-}
-
-type Writable = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
-
-struct WritePoller {
-    socket: Arc<Socket>,
-    waiting: Mutex<Option<Writable>>,
-}
-
-impl fmt::Debug for WritePoller {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WritePoller").finish_non_exhaustive()
-    }
-}
-
-impl UdpPoller for WritePoller {
-    fn poll_writable(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let future = waiting.get_or_insert_with(|| {
-            let socket = Arc::clone(&self.socket);
-            Box::pin(async move { socket.writable().await })
-        });
-        let result = future.as_mut().poll(cx);
-        if result.is_ready() {
-            *waiting = None;
-        }
-        result
     }
 }
 
