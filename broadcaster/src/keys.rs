@@ -1,9 +1,10 @@
 //! The keys of a channel: which there are, and when another one takes over.
 //!
-//! A key is told to every viewer 0.4 s before the first packet is sealed with it, and viewers hold what
+//! A key is told to every viewer 0.6 s before the first packet is sealed with it, and viewers hold what
 //! comes sealed with a key that they do not know yet. So nobody misses a picture for it. A viewer that is admitted
 //! gets the keys of all that its joining burst may hold, and the one that is about to take over.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
@@ -13,13 +14,18 @@ use std::time::{Duration, Instant};
 use protocol::control::Notice;
 use protocol::seal::{Epoch, MasterKey};
 
+use crate::fanout::FanOut;
 use crate::shared::Shared;
 
-/// From telling the viewers of a key to sealing with it.
-const LEAD: Duration = Duration::from_millis(400);
+/// From telling the viewers of a key to sealing with it: telling a thousand takes a third of a second.
+const LEAD: Duration = Duration::from_millis(600);
+
+/// From one key to the next, at least. With [`LEAD`] it is less than the second within which nothing is sealed any
+/// more with a key that someone had who was sent away.
+const APART: Duration = Duration::from_millis(200);
 
 /// Keys that are kept for those who join: as many as viewers hold.
-const MOST_KEPT: usize = 8;
+const MOST_KEPT: usize = 32;
 
 /// Packets sealed with one key, at most: the limit of RFC 9001, section 6.6, for AES-GCM. SRTP's own is 2^48.
 const MOST_PACKETS: u64 = 1 << 23;
@@ -111,15 +117,36 @@ impl Keyring {
 /// polled.
 pub(crate) async fn replace_in_time(shared: &Shared, interval: Duration) {
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
+    // Told, and not taken over yet.
+    let mut told: VecDeque<(tokio::time::Instant, FanOut, MasterKey)> = VecDeque::new();
+    let mut is_wanted = false;
+    let mut next_at = tokio::time::Instant::now();
     loop {
-        // Who was sent away while a key took over may have been told that one.
-        let is_wanted = tokio::select! {
-            () = shared.key_wanted.notified() => true,
-            _ = looks.tick() => false,
+        let takes_over = async {
+            match told.front() {
+                Some((at, ..)) => tokio::time::sleep_until(*at).await,
+                None => std::future::pending().await,
+            }
         };
+        tokio::select! {
+            () = takes_over => {
+                if let Some((_, fan_out, key)) = told.pop_front() {
+                    tracing::debug!(epoch = ?key.epoch, "another key");
+                    fan_out.rekey(key);
+                    shared.metrics.key_changes.inc();
+                }
+                continue;
+            }
+            // Who was sent away while a key is about to take over may have been told that one.
+            () = shared.key_wanted.notified() => is_wanted = true,
+            () = tokio::time::sleep_until(next_at), if is_wanted => {}
+            _ = looks.tick() => {}
+        }
+        let now = tokio::time::Instant::now();
         let Some(channel) = shared.channel.borrow().clone() else { continue };
         let packets = channel.metrics.published_packets();
-        if !is_wanted && !channel.keys.is_due(interval, packets, Instant::now()) {
+        let is_due = is_wanted || channel.keys.is_due(interval, packets, Instant::now());
+        if !is_due || now < next_at {
             continue;
         }
         let Some(key) = channel.keys.next(packets) else {
@@ -127,10 +154,8 @@ pub(crate) async fn replace_in_time(shared: &Shared, interval: Duration) {
             return;
         };
         shared.audience.tell_live(&Notice::Key { key: key.clone() });
-        tokio::time::sleep(LEAD).await;
-        channel.fan_out.rekey(key);
-        shared.metrics.key_changes.inc();
-        tracing::debug!(epoch = ?channel.keys.lock().keys.last().map(|key| key.epoch), "another key");
+        told.push_back((now + LEAD, channel.fan_out.clone(), key));
+        (is_wanted, next_at) = (false, now + APART);
     }
 }
 

@@ -53,6 +53,12 @@ const SAYING_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the last word to a viewer may take to arrive before its connection goes.
 const LAST_WORD: Duration = Duration::from_millis(300);
 
+/// For how long a viewer that still says something is told again that its connection was ended.
+const HANGING_UP: Duration = Duration::from_secs(2);
+
+/// How soon QUIC hands over another key's notice, of a thousand.
+const KEY_URGENCY: Duration = Duration::from_millis(300);
+
 /// Begins to open a path to an introduced viewer. From when this returns, what the viewer tells further
 /// finds its way; the future serves it to its end. `None` for an introduction without credentials.
 pub(crate) fn begin(
@@ -236,7 +242,7 @@ impl Session {
                 }
                 event = self.opening.event() => {
                     if let Err(why) = self.path_event(event) {
-                        connection.close(VarInt::from_u32(close::CONSENT_EXPIRED), b"path lost");
+                        self.hang_up(connection, close::CONSENT_EXPIRED, "path lost");
                         return End { why, departure: Departure::Lost };
                     }
                 }
@@ -262,7 +268,7 @@ impl Session {
                         asking = Box::pin(tokio::time::sleep(CONNECT_PATIENCE));
                         continue;
                     }
-                    connection.close(VarInt::from_u32(close::PROTOCOL), b"nothing was asked");
+                    self.hang_up(connection, close::PROTOCOL, "nothing was asked");
                     return End { why: "the viewer asked for nothing", departure: Departure::Lost };
                 }
             }
@@ -283,8 +289,14 @@ impl Session {
         if let Some(Watching { send, .. }) = &mut self.watching {
             last_word(send, &Notice::Removed).await;
         }
-        connection.close(VarInt::from_u32(close::REFUSED), b"removed");
+        self.hang_up(connection, close::REFUSED, "removed");
         End { why: "removed", departure: Departure::Removed }
+    }
+
+    /// Ends the connection, and sees to it that the viewer learns so.
+    fn hang_up(&self, connection: &Connection, code: u32, why: &str) {
+        self.shared.port.paths().urge(self.peer, HANGING_UP);
+        connection.close(VarInt::from_u32(code), why.as_bytes());
     }
 
     fn record(&self, event: Happened) {
@@ -622,7 +634,7 @@ impl Session {
             let _ = send.finish();
         }
         if self.refusals >= MOST_REFUSALS {
-            connection.close(VarInt::from_u32(close::PROTOCOL), b"refused too often");
+            self.hang_up(connection, close::PROTOCOL, "refused too often");
         }
     }
 
@@ -656,7 +668,7 @@ impl Session {
             encoding: None,
         });
         if !say(&mut watching.send, &Response::Admitted { admission }).await {
-            connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
+            self.hang_up(connection, close::PROTOCOL, "not received");
         }
     }
 
@@ -736,8 +748,11 @@ impl Session {
         let watching = self.watching.as_mut()?;
         if matches!(notice, Notice::Ended) {
             last_word(&mut watching.send, notice).await;
-            connection.close(VarInt::from_u32(close::DONE), b"ended");
+            self.hang_up(connection, close::DONE, "ended");
             return Some(End { why: "the broadcast ended", departure: Departure::Ended });
+        }
+        if matches!(notice, Notice::Key { .. }) {
+            self.shared.port.paths().urge(self.peer, KEY_URGENCY);
         }
         let said = say(&mut watching.send, notice).await;
         (!said).then(|| End::of_connection(connection))

@@ -4,6 +4,8 @@
 //! [`Receiver::poll_wish`] and [`Receiver::report`] what to tell the broadcaster, at
 //! [`Receiver::poll_timeout`].
 //!
+//! A packet may come before the key that it is sealed with. It is held, and opened by [`Receiver::take_held`].
+//!
 //! To rebuild a packet, the sealed packets of its block are needed. They are copied as they come, at first
 //! and for as long as packets were lost of late: a viewer on a clean path soon copies nothing, and has its
 //! first losses sent again.
@@ -33,6 +35,10 @@ const KEEPING: Duration = Duration::from_secs(30);
 /// Sealed packets, and blocks with repair packets, of one track that are kept at most.
 const MOST_KEPT: usize = 2048;
 const MOST_BLOCKS: usize = 64;
+
+/// Packets that wait for their key at most, and how long: it is told again and again until it comes.
+const MOST_HELD: usize = 2048;
+const KEY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// From one wish to the next: what asks for one thing twice goes through different moments of the network.
 const WISH_INTERVAL: Duration = Duration::from_millis(5);
@@ -95,12 +101,20 @@ pub struct Arrived<'a> {
 pub struct Receiver {
     opener: Opener,
     tracks: Vec<Receiving>,
+    /// What came sealed with a key that was not told yet.
+    held: VecDeque<Held>,
     corrupt: u64,
     bytes: u64,
     serial: u32,
     repeating: VecDeque<Repeating>,
     wished_at: Option<Instant>,
     kept_until: Option<Instant>,
+}
+
+struct Held {
+    packet: Vec<u8>,
+    came: Came,
+    at: Instant,
 }
 
 struct Receiving {
@@ -160,6 +174,7 @@ impl Receiver {
         Self {
             opener,
             tracks: tracks.iter().map(receiving).collect(),
+            held: VecDeque::new(),
             corrupt: 0,
             bytes: 0,
             serial: 0,
@@ -206,7 +221,7 @@ impl Receiver {
         self.tracks.iter_mut().for_each(|track| track.reception.set_limited(is_limited));
     }
 
-    /// A further epoch's key.
+    /// A further epoch's key. What waited for it is opened by [`Self::take_held`].
     pub fn add_key(&mut self, key: &MasterKey) {
         self.opener.add_key(key);
     }
@@ -236,7 +251,7 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// Where one is not authentic. That is counted, and the others are taken.
+    /// Where one is not authentic, which is counted, or its key is not known, for which it waits. The others are taken.
     pub fn take(
         &mut self,
         datagram: &mut [u8],
@@ -249,11 +264,39 @@ impl Receiver {
         let mut result = Ok(());
         for packet in packets {
             if let Err(error) = self.take_packet(packet, came, now, deliver) {
-                self.corrupt += 1;
+                match error {
+                    OpenError::UnknownKey { .. } => self.hold(packet.to_vec(), came, now),
+                    _ => self.corrupt += 1,
+                }
                 result = Err(error);
             }
         }
         result
+    }
+
+    /// Opens what waited for a key that was told meanwhile, as [`Self::take`] does.
+    pub fn take_held(&mut self, now: Instant, deliver: &mut dyn FnMut(Arrived<'_>)) {
+        for Held { mut packet, came, at } in std::mem::take(&mut self.held) {
+            match self.take_packet(&mut packet, came, now, deliver) {
+                Ok(()) => {}
+                Err(OpenError::UnknownKey { .. }) if now < at + KEY_PATIENCE => {
+                    self.hold(packet, came, at);
+                }
+                Err(_) => self.corrupt += 1,
+            }
+        }
+    }
+
+    fn hold(&mut self, packet: Vec<u8>, came: Came, at: Instant) {
+        while self.held.front().is_some_and(|held| at >= held.at + KEY_PATIENCE) {
+            self.held.pop_front();
+            self.corrupt += 1;
+        }
+        if self.held.len() < MOST_HELD {
+            self.held.push_back(Held { packet, came, at });
+        } else {
+            self.corrupt += 1;
+        }
     }
 
     fn take_packet(

@@ -7,7 +7,7 @@ use punchcast_protocol::burst::PlainBurst;
 use punchcast_protocol::control::{self, LeftOut};
 use punchcast_protocol::media::{Format, Kind};
 use punchcast_protocol::receiver::{Receiver, Track};
-use punchcast_protocol::seal::{Epoch, MasterKey, Sealer};
+use punchcast_protocol::seal::{Epoch, MasterKey, OpenError, Sealer};
 
 const SSRC: u32 = 10;
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -15,6 +15,28 @@ const RTT: Duration = Duration::from_millis(20);
 
 /// From one packet to the next.
 const SPACING: Duration = Duration::from_millis(20);
+
+fn first_key() -> MasterKey {
+    MasterKey::from_parts(Epoch::FIRST, [1; 16], [2; 12])
+}
+
+/// The stream's packets. From these numbers on, these keys take over.
+fn sealed(later: &[(u32, &MasterKey)]) -> Vec<Vec<u8>> {
+    let mut sealer = Sealer::new(&first_key(), &[SSRC]);
+    let packets = (0..200u32).map(|number| {
+        if let Some((_, key)) = later.iter().find(|(from, _)| *from == number) {
+            sealer.rekey(key);
+        }
+        let mut packet = [0; 100];
+        (packet[0], packet[1]) = (0x80, 0x80 | 96);
+        packet[4..8].copy_from_slice(&(number * 1800).to_be_bytes());
+        let mut burst = PlainBurst::default();
+        burst.push([&packet[..]]).expect("it fits");
+        let sealed = sealer.seal(0, number == 0, Instant::now(), burst).expect("it seals");
+        sealed.bytes().to_vec()
+    });
+    packets.collect()
+}
 
 struct Scene {
     receiver: Receiver,
@@ -25,7 +47,6 @@ struct Scene {
 impl Scene {
     /// A stream of pictures of one packet each, all live from `live_index` on.
     fn new(live_index: u64) -> Self {
-        let key = MasterKey::from_parts(Epoch::FIRST, [1; 16], [2; 12]);
         let announced = control::Track {
             format: Format {
                 kind: Kind::Video,
@@ -43,19 +64,8 @@ impl Scene {
         };
         let now = Instant::now();
         let track = Track::from(&announced);
-        let receiver = Receiver::new(&[track], std::slice::from_ref(&key), PATIENCE, now);
-        let mut sealer = Sealer::new(&key, &[SSRC]);
-        let packets = (0..200u32).map(|number| {
-            let mut packet = [0; 100];
-            (packet[0], packet[1]) = (0x80, 0x80 | 96);
-            packet[4..8].copy_from_slice(&(number * 1800).to_be_bytes());
-            let mut burst = PlainBurst::default();
-            burst.push([&packet[..]]).expect("it fits");
-            let sealed = sealer.seal(0, number == 0, now, burst).expect("it seals");
-            sealed.bytes().to_vec()
-        });
-        let packets = packets.collect();
-        Self { receiver, packets, now }
+        let receiver = Receiver::new(&[track], &[first_key()], PATIENCE, now);
+        Self { receiver, packets: sealed(&[]), now }
     }
 
     /// Packets that come, one each [`SPACING`].
@@ -178,4 +188,40 @@ fn reports_say_what_was_lost_since_the_last_one() {
     // Packets came as evenly as their timestamps say.
     assert!(scene.receiver.jitter() < Some(SPACING), "{:?}", scene.receiver.jitter());
     assert_eq!(scene.receiver.hoped_for(1), None);
+}
+
+#[test]
+fn what_comes_before_its_key_waits_for_it() {
+    let second = Epoch::FIRST.next().expect("room");
+    let third = second.next().expect("room");
+    let next = MasterKey::from_parts(second, [3; 16], [4; 12]);
+    let never_told = MasterKey::from_parts(third, [5; 16], [6; 12]);
+    let mut scene = Scene::new(0);
+    scene.packets = sealed(&[(10, &next), (20, &never_told)]);
+    scene.take(0..10);
+    let take = |scene: &mut Scene, at: usize| {
+        scene.now += SPACING;
+        let mut packet = scene.packets[at].clone();
+        scene.receiver.take(&mut packet, scene.now, &mut |_| unreachable!("it has no key"))
+    };
+    for at in 10..15 {
+        assert!(matches!(take(&mut scene, at), Err(OpenError::UnknownKey { .. })));
+    }
+    let mut opened = Vec::new();
+    scene.receiver.take_held(scene.now, &mut |_| unreachable!("still none"));
+    scene.receiver.add_key(&next);
+    scene.receiver.take_held(scene.now, &mut |arrived| opened.push(arrived.index));
+    assert_eq!(opened, [10, 11, 12, 13, 14]);
+    scene.take(15..20);
+    scene.settle();
+    let totals = scene.receiver.totals();
+    assert_eq!((totals.received, totals.lost, totals.corrupt), (20, 0, 0));
+
+    // A key that never comes is not waited for.
+    for at in 20..30 {
+        assert!(take(&mut scene, at).is_err());
+    }
+    scene.now += Duration::from_secs(3);
+    scene.receiver.take_held(scene.now, &mut |_| unreachable!("it has no key"));
+    assert_eq!(scene.receiver.totals().corrupt, 10);
 }

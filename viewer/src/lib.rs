@@ -8,6 +8,7 @@
 //! measuring.
 
 mod apart;
+mod arriving;
 mod asking;
 mod bursts;
 mod check;

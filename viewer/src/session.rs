@@ -1,6 +1,5 @@
 //! Receiving on an open path: socket → repair → open → jitter buffer.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,8 +9,7 @@ use protocol::control::{Admission, Notice, Refusal, UNKNOWN_CAPTURE};
 use protocol::feedback::Times;
 use protocol::opening::{self, Event, Path};
 use protocol::receiver::{Arrived, Receiver, Track};
-use protocol::reception::Verdict;
-use protocol::seal::{OpenError, PacketIndex};
+use protocol::seal::PacketIndex;
 use protocol::tag::TagKey;
 use protocol::timeline::{Timeline, TrackClock};
 use protocol::units::Bitrate;
@@ -22,6 +20,7 @@ use transport::stream::Reader;
 use transport::tls;
 
 use crate::apart::Player;
+use crate::arriving::{self, Arriving};
 use crate::asking::{Begun, refused};
 use crate::bursts::Bursts;
 use crate::clock::CaptureClock;
@@ -45,10 +44,6 @@ const STALLED: Duration = Duration::from_millis(900);
 
 /// How long what is missing of a stored file is waited for.
 const TAKE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Datagrams that may wait for their key, and for how long.
-const MOST_SEALED: usize = 2048;
-const KEY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// From this loss on, a path may be full.
 const MUCH_LOSS: f64 = 0.02;
@@ -107,8 +102,6 @@ pub(crate) struct Session {
     stored: Option<Stored>,
     /// How fast the path brings what takes begin with.
     bursts: Bursts,
-    /// What came sealed with a key that was not told yet.
-    sealed: VecDeque<Datagram>,
 }
 
 /// How a take goes.
@@ -176,7 +169,6 @@ impl Session {
             upgrade_interval: FIRST_UPGRADE,
             stored: None,
             bursts: Bursts::default(),
-            sealed: VecDeque::new(),
         }
     }
 
@@ -314,47 +306,14 @@ impl Session {
         if !self.paths.is_from(from, self.met.opening.peer()) {
             return;
         }
-        let now = Instant::now();
         let is_on_path = self.paths.path(self.met.opening.peer()) == Some(from);
-        let local_now = player.running_time();
         let bytes = datagram.len() as u64;
-        let is_limited = self.carries.is_some();
-        let is_stored = self.stored.is_some();
-        let Self { receiver, tags, outage, timeline, holds, bursts, .. } = self;
-        let result = receiver.take_tagged(tags, &mut datagram, now, &mut |arrived| {
-            let Arrived { track, index, timestamp, verdict, is_newest, is_live, hole, rtp } =
-                arrived;
-            stats.first_packet_at.get_or_insert(now);
-            // Where pictures are left out, a hole is none.
-            let hole = if is_limited { 0 } else { hole };
-            if is_on_path && let Some(outage) = outage.heard(hole, now) {
-                tracing::info!(
-                    event = "picture_resumed",
-                    after_ms = outage.as_millis() as u64,
-                    "picture resumes"
-                );
-                stats.reconnects += 1;
-                stats.enter(State::Playing);
-            }
-            if verdict != Verdict::Fresh {
-                return;
-            }
-            if is_stored && is_newest && !is_live {
-                bursts.arrived(bytes, hole, at);
-            }
-            timeline.learn(track, timestamp, local_now);
-            // The sender keeps the time of a stored file. Following the path would move pictures in time.
-            if is_newest && is_live && !is_stored {
-                timeline.observe(track, timestamp, local_now);
-            }
-            if let Some(hold) = holds.get_mut(track) {
-                hold.add(Packet { index, timestamp, bytes: rtp.to_vec() });
-            }
-        });
+        let running_time = player.running_time();
+        let came = arriving::Datagram { at, bytes, running_time, is_on_path };
+        let (receiver, tags, mut arriving) = self.arriving(Some(came), stats);
+        let take = &mut |arrived: Arrived<'_>| arriving.take(arrived);
+        let result = receiver.take_tagged(tags, &mut datagram, Instant::now(), take);
         if let Err(error) = result {
-            if matches!(error, OpenError::UnknownKey { .. }) {
-                self.hold_sealed(Datagram { from, at, bytes: datagram });
-            }
             tracing::trace!(%error, "packet not opened");
             return;
         }
@@ -364,31 +323,40 @@ impl Session {
         if is_on_path {
             self.met.opening.authenticated();
         }
-        for track in 0..self.holds.len() {
-            self.release(track, player, placed);
-        }
-    }
-
-    /// Keeps what cannot be opened yet: its key may be on its way.
-    fn hold_sealed(&mut self, datagram: Datagram) {
-        let is_old = |held: &Datagram| held.at.elapsed() > KEY_PATIENCE;
-        while self.sealed.front().is_some_and(is_old) {
-            self.sealed.pop_front();
-        }
-        if self.sealed.len() < MOST_SEALED {
-            self.sealed.push_back(datagram);
-        }
+        self.release_all(player, placed);
     }
 
     /// Opens what waited for a key that was told meanwhile.
-    pub(crate) fn open_sealed(
-        &mut self,
-        player: &Player,
-        placed: &mut [Placed],
-        stats: &mut Stats,
-    ) {
-        for datagram in std::mem::take(&mut self.sealed) {
-            self.receive(datagram, player, placed, stats);
+    pub(crate) fn take_held(&mut self, player: &Player, placed: &mut [Placed], stats: &mut Stats) {
+        let (receiver, _, mut arriving) = self.arriving(None, stats);
+        receiver.take_held(Instant::now(), &mut |arrived| arriving.take(arrived));
+        self.release_all(player, placed);
+    }
+
+    /// What opens packets, and what they are handed to then.
+    fn arriving<'a>(
+        &'a mut self,
+        datagram: Option<arriving::Datagram>,
+        stats: &'a mut Stats,
+    ) -> (&'a mut Receiver, &'a TagKey, Arriving<'a>) {
+        let arriving = Arriving {
+            now: Instant::now(),
+            datagram,
+            is_limited: self.carries.is_some(),
+            is_stored: self.stored.is_some(),
+            outage: &mut self.outage,
+            timeline: &mut self.timeline,
+            holds: &mut self.holds,
+            bursts: &mut self.bursts,
+            stats,
+        };
+        (&mut self.receiver, &self.tags, arriving)
+    }
+
+    /// Hands on what need not wait, of all tracks.
+    fn release_all(&mut self, player: &Player, placed: &mut [Placed]) {
+        for track in 0..self.holds.len() {
+            self.release(track, player, placed);
         }
     }
 
@@ -431,9 +399,7 @@ impl Session {
             self.report_at = self.report_at.min(now + LOSSY_REPORT_INTERVAL);
         }
         // What was waited for may have been given up.
-        for track in 0..self.holds.len() {
-            self.release(track, player, placed);
-        }
+        self.release_all(player, placed);
         if now >= self.report_at {
             let is_limited = self.carries.is_some();
             let is_watched = is_limited || self.receiver.loss() >= MUCH_LOSS;

@@ -329,7 +329,7 @@ impl Watcher {
                         if !session.notice(notice)? {
                             return Ok(End::Broadcast);
                         }
-                        session.open_sealed(player, placed, stats);
+                        session.take_held(player, placed, stats);
                     }
                     Err(ReadError::Finished) => return Ok(End::Broadcast),
                     Err(error) => return Ok(End::PathLost(error.to_string())),

@@ -9,7 +9,7 @@ use protocol::link::Secret;
 use protocol::media::Kind;
 use protocol::srtcp::FeedbackKey;
 use protocol::units::Bitrate;
-use quinn::{Connection, SendStream, VarInt};
+use quinn::{Connection, SendStream};
 use transport::stream;
 
 use super::{Session, Watching, say};
@@ -305,7 +305,7 @@ impl Session {
         let said = say(&mut watching.send, &response).await;
         watching.running = joined.run(seat_of_take).ok();
         if !said || watching.running.is_none() {
-            connection.close(VarInt::from_u32(close::PROTOCOL), b"not received");
+            self.hang_up(connection, close::PROTOCOL, "not received");
         }
         self.book_what_is_played();
     }

@@ -9,7 +9,7 @@ use crate::rtp::{Header, RtpError};
 use crate::size::{MKI, SEAL_OVERHEAD};
 
 /// Most epochs held at once: the history of a channel never spans more.
-const MOST_EPOCHS: usize = 8;
+const MOST_EPOCHS: usize = 32;
 
 /// A packet's place in its stream: 48 bits, roll-over counter and sequence number.
 pub type PacketIndex = u64;

@@ -152,9 +152,13 @@ impl Receiver {
         }
     }
 
-    /// A further epoch's key.
+    /// A further epoch's key, which opens what waited for it.
     pub(super) fn add_key(&self, key: &MasterKey) {
-        self.with_admitted(|admitted| admitted.receiver.add_key(key));
+        let mut state = self.lock();
+        let State { stage, tap, .. } = &mut *state;
+        if let Stage::Admitted(admitted) = stage {
+            admitted.add_key(key, tap.as_deref_mut());
+        }
     }
 
     /// What the broadcaster left out.
@@ -251,13 +255,9 @@ impl Admitted {
         let ssrcs = &self.ssrcs;
         let mut is_missing = false;
         let result = self.receiver.take_tagged(&self.tags, datagram, at, &mut |arrived| {
-            let receiver::Arrived { track, index, verdict, is_live, hole, .. } = arrived;
-            is_missing |= hole > 0;
+            is_missing |= arrived.hole > 0;
             message.is_genuine = true;
-            if let (Some(tap), Some(&ssrc)) = (tap.as_deref_mut(), ssrcs.get(track)) {
-                let is_fresh = verdict == Verdict::Fresh;
-                tap.packet(&Arrived { ssrc, index, is_live, is_fresh, at });
-            }
+            tell(arrived, ssrcs, at, tap.as_deref_mut());
         });
         message.is_genuine |= result.is_ok();
         if result.is_ok()
@@ -270,6 +270,13 @@ impl Admitted {
             self.first_packet_at = Some(at);
         }
         is_first || is_missing
+    }
+
+    fn add_key(&mut self, key: &MasterKey, mut tap: Option<&mut (dyn Tap + 'static)>) {
+        let Self { receiver, ssrcs, .. } = self;
+        let at = Instant::now();
+        receiver.add_key(key);
+        receiver.take_held(at, &mut |arrived| tell(arrived, ssrcs, at, tap.as_deref_mut()));
     }
 
     fn message_ends(&mut self, tap: Option<&mut (dyn Tap + 'static)>) {
@@ -299,5 +306,18 @@ impl Admitted {
             said.push(self.report(rtt));
         }
         said
+    }
+}
+
+/// Tells a tap of an opened packet.
+fn tell(
+    arrived: receiver::Arrived<'_>,
+    ssrcs: &[u32],
+    at: Instant,
+    tap: Option<&mut (dyn Tap + 'static)>,
+) {
+    let receiver::Arrived { track, index, verdict, is_live, .. } = arrived;
+    if let (Some(tap), Some(&ssrc)) = (tap, ssrcs.get(track)) {
+        tap.packet(&Arrived { ssrc, index, is_live, is_fresh: verdict == Verdict::Fresh, at });
     }
 }
