@@ -91,6 +91,10 @@ fn main() -> Result<ExitCode> {
         Err(_) => 1,
     };
     ensure!(together > 0, "TOGETHER is 1 at least");
+    for word in &arguments {
+        let is_known = CASES.iter().any(|(name, _)| name.contains(&**word));
+        ensure!(is_known, "no case is called `{word}`; see `soak-faults list`");
+    }
     let is_wanted =
         |name: &str| arguments.is_empty() || arguments.iter().any(|word| name.contains(&**word));
     let mut failed = 0;
