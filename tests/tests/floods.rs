@@ -3,8 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use tests::lab::{self, Lab, Nat, Process, Result, eventually};
-use tests::load::{Clip, Line, Summary};
+use tests::lab::{self, Lab, Nat, Result, eventually};
+use tests::load::{Clip, Load};
 use tests::stage::{Stage, count};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -25,15 +25,6 @@ const COMING_RATE: u32 = 10;
 /// What a program may hold more than before, in bytes.
 const MOST_GROWTH: u64 = 16 << 20;
 
-fn summary(load: &Process) -> Option<Summary> {
-    let lines = load.stdout().lines();
-    let lines = lines.iter().filter_map(|line| serde_json::from_str(line).ok());
-    lines.into_iter().find_map(|line| match line {
-        Line::Summary(summary) => Some(*summary),
-        Line::Second(_) => None,
-    })
-}
-
 #[test]
 fn who_watches_and_who_comes_notices_no_flood() -> Result<()> {
     let open = (Nat::Open, None);
@@ -49,16 +40,14 @@ fn who_watches_and_who_comes_notices_no_flood() -> Result<()> {
     let playing =
         watching.wait_for(20 * SECOND, |stats| stats["packets_received"].as_u64() > Some(500));
     let broadcaster = playing["remote"].as_str().expect("a path").to_owned();
-    let join = || -> Result<Process> {
-        let mut command = Command::new(lab::binary("lab-load")?);
-        command.args([&broadcast.link, "--addresses", COMERS, "--for", &format!("{SECONDS}s")]);
-        command.args(["--viewers", &COMING.to_string(), "--join-rate", &COMING_RATE.to_string()]);
-        coming.spawn("coming", &command)
-    };
+    let (count_of_them, rate) = (COMING.to_string(), COMING_RATE.to_string());
+    let flags = ["--addresses", COMERS, "--viewers", &count_of_them, "--join-rate", &rate];
+    let join = || Load::start(&coming, "coming", &broadcast.link, SECONDS * SECOND, &flags);
     // What so many viewers cost without a flood is no growth because of one.
     let before = join()?;
-    assert!(before.wait(30 * SECOND)?.success(), "{}", before.stderr().text());
-    println!("without a flood: {:?}", summary(&before).expect("a summary").join);
+    let words = before.process.stderr();
+    assert!(before.process.wait(30 * SECOND)?.success(), "{}", words.text());
+    println!("without a flood: {:?}", before.summary().expect("it ended well").join);
     let programs = [("rendezvous", &rendezvous), ("broadcaster", &broadcast.process)];
     let memory = || programs.map(|(_, program)| program.resident_memory().unwrap_or(0));
     let at_first = memory();
@@ -78,13 +67,13 @@ fn who_watches_and_who_comes_notices_no_flood() -> Result<()> {
                 for (most, now) in most.iter_mut().zip(memory()) {
                     *most = now.max(*most);
                 }
-                let ended =
-                    [&flood, &load].map(|process| process.try_wait().is_ok_and(|e| e.is_some()));
-                ended == [true, true]
+                let ended = [&flood, &load.process];
+                ended.iter().all(|process| process.try_wait().is_ok_and(|end| end.is_some()))
             };
-            assert!(eventually(10 * SECONDS * SECOND, is_over), "{}", load.stderr().text());
+            let words = load.process.stderr();
+            assert!(eventually(10 * SECONDS * SECOND, is_over), "{}", words.text());
             let sent = flood.stdout().lines().pop().unwrap_or_default();
-            let came = summary(&load).expect("a summary");
+            let came = load.summary().expect("it ended well");
             let last =
                 watching.wait_for(5 * SECOND, |stats| count(stats, "packets_received") > received);
             let lost = count(&last, "packets_lost") - lost;

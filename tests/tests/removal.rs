@@ -1,12 +1,11 @@
 //! One viewer of a crowd is sent away while a tenth of all packets is lost.
 
 use std::collections::BTreeSet;
-use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
-use tests::lab::{self, Impairment, Link, Process, Result, Signal, eventually};
-use tests::load::{Clip, Line, Second, Summary};
+use tests::lab::{Impairment, Link, Result, eventually};
+use tests::load::{Clip, Load, Second};
 use tests::stage::{Stage, count, operator};
 use tests::traffic::{epochs, new_epochs};
 
@@ -33,19 +32,6 @@ fn lossy() -> Option<Link> {
     Some(Link::both(Impairment { delay: 20 * SECOND / 1000, ..Impairment::loss(0.1) }))
 }
 
-fn lines(crowd: &Process) -> Vec<Line> {
-    let lines = crowd.stdout().lines();
-    lines.iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
-fn now(crowd: &Process) -> Second {
-    let seconds = lines(crowd).into_iter().rev().find_map(|line| match line {
-        Line::Second(second) => Some(second),
-        Line::Summary(_) => None,
-    });
-    seconds.unwrap_or_default()
-}
-
 #[test]
 fn a_viewer_among_many_is_sent_away_and_nobody_else_loses_anything() -> Result<()> {
     let viewers = viewers();
@@ -57,13 +43,11 @@ fn a_viewer_among_many_is_sent_away_and_nobody_else_loses_anything() -> Result<(
     // That all lose as much is no sign of a full uplink here.
     let broadcast = stage.broadcast("cam", &format!("file:{}", clip.display()), "uplink: 10G\n")?;
     let number = viewers.to_string();
-    let mut load = Command::new(lab::binary("lab-load")?);
-    load.args([&broadcast.link, "--for", "5m", "--viewers", &number, "--addresses", NETWORK]);
-    load.args(["--join-rate", "50", "--loss", "0.1", "--latency", "500ms"]);
-    let load = crowd.spawn("crowd", &load)?;
-    let all_watch = || now(&load).watching == viewers;
+    let flags = ["--viewers", &number, "--addresses", NETWORK, "--join-rate", "50"];
+    let flags = [&flags[..], &["--loss", "0.1", "--latency", "500ms"]].concat();
+    let load = Load::start(&crowd, "crowd", &broadcast.link, 300 * SECOND, &flags)?;
     let patience = 20 * SECOND + SECOND * viewers / 10;
-    assert!(eventually(patience, all_watch), "{:?}\n{}", now(&load), load.stderr().text());
+    load.wait_for(patience, |now| now.watching == viewers);
 
     let flags = ["--output", "null", "--latency", "500ms"];
     let [unwanted, other] = [0, 1].map(|at| stage.watch(at, &broadcast.link, &flags));
@@ -81,7 +65,7 @@ fn a_viewer_among_many_is_sent_away_and_nobody_else_loses_anything() -> Result<(
         viewer["remote"].as_str().is_some_and(|remote| remote.starts_with(&address))
     };
     let viewer = listed.iter().find(is_it).expect("it is listed");
-    let before = now(&load);
+    let before = load.now();
     operator(&stage, &["viewers", "remove", viewer["viewer"].as_str().expect("a number")])?;
     let removed_at = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later");
     let began = Instant::now();
@@ -105,13 +89,7 @@ fn a_viewer_among_many_is_sent_away_and_nobody_else_loses_anything() -> Result<(
     other.stop()?;
     let last = other.latest();
     assert_eq!((count(&last, "packets_unrecovered"), count(&last, "reconnects")), (0, 0), "{last}");
-    load.kill(Signal::SIGINT)?;
-    assert!(load.wait(20 * SECOND)?.success(), "{}", load.stderr().text());
-    let summary = lines(&load).into_iter().find_map(|line| match line {
-        Line::Summary(summary) => Some(*summary),
-        Line::Second(_) => None,
-    });
-    let summary: Summary = summary.expect("a process that ends well sums up");
+    let summary = load.stop()?;
     println!("{summary:#?}");
     let Second { watching, broken, ended, failed, unrecovered, packets, lost, .. } = summary.counts;
     assert_eq!((watching, broken, ended, failed), (viewers, 0, 0, 0), "{:?}", summary.failures);

@@ -7,7 +7,7 @@ use super::report::{Line, Second, Summary};
 use crate::lab::{self, Host, Process, Result, Signal, eventually};
 
 /// How long it may take to say its goodbyes.
-const END_TIMEOUT: Duration = Duration::from_secs(10);
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Load viewers in a process of their own.
 #[derive(Debug)]
@@ -57,10 +57,14 @@ impl Load {
         self.process.kill(Signal::SIGINT)?;
         let status = self.process.wait(END_TIMEOUT)?;
         assert!(status.success(), "{status}: {}", self.process.stderr().text());
-        let summary = self.lines().into_iter().find_map(|line| match line {
+        Ok(self.summary().expect("a process that ends well sums up"))
+    }
+
+    /// What it summed up, once it has.
+    pub fn summary(&self) -> Option<Summary> {
+        self.lines().into_iter().find_map(|line| match line {
             Line::Summary(summary) => Some(*summary),
             Line::Second(_) => None,
-        });
-        Ok(summary.expect("a process that ends well sums up"))
+        })
     }
 }
