@@ -15,6 +15,7 @@
 
 pub mod addresses;
 pub mod bindings;
+mod connection_ids;
 pub mod discovery;
 pub mod echo;
 pub mod effort;

@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::bindings::Bindings;
+use crate::connection_ids::{self, ConnectionIds};
 
 use crate::identity::Identity;
 use crate::kernel::Sender;
@@ -152,8 +153,9 @@ impl Port {
             let tls = tls::server(server.identity, server.ask_client, server.alpn);
             quic::server_config(tls, server.strangers.then_some(quic::IDLE_TIMEOUT))
         });
+        let ids = ConnectionIds::default();
         let endpoint = Endpoint::new_with_abstract_socket(
-            quic::endpoint_config(),
+            quic::endpoint_config(&ids),
             config,
             Arc::clone(&quic) as Arc<dyn quinn::AsyncUdpSocket>,
             Arc::new(quinn::TokioRuntime),
@@ -165,6 +167,7 @@ impl Port {
             quic,
             inbound,
             strangers,
+            ids,
             dropped: Arc::clone(&dropped),
         });
         let receiving = receive(socket, Local::MAIN, Arc::clone(&dispatcher));
@@ -322,6 +325,7 @@ struct Dispatcher {
     quic: Arc<QuicSocket>,
     inbound: Arc<dyn Inbound>,
     strangers: bool,
+    ids: ConnectionIds,
     dropped: Arc<Dropped>,
 }
 
@@ -373,8 +377,9 @@ impl Dispatcher {
                 }
             }
             Class::Quic => {
-                let known = self.paths.inbound(from).or(self.strangers.then_some(from));
-                match known {
+                let known =
+                    self.paths.inbound(from).filter(|known| self.is_sensible(*known, datagram));
+                match known.or(self.strangers.then_some(from)) {
                     Some(known) if self.quic.deliver(known, datagram) => {}
                     Some(_) => count(&self.dropped.overflow),
                     None => count(&self.dropped.strangers),
@@ -383,6 +388,15 @@ impl Dispatcher {
             Class::Dtls | Class::Unknown => count(&self.dropped.unknown),
         }
         class
+    }
+}
+
+impl Dispatcher {
+    /// Whether QUIC from somebody known is worth a look. A server's address is no secret, and anybody may send in its
+    /// name: what it answers to us is for an id of ours, which nobody else knows.
+    fn is_sensible(&self, known: SocketAddr, datagram: &[u8]) -> bool {
+        Peer::from_address(known).is_some()
+            || connection_ids::destination(datagram).is_some_and(|id| self.ids.is_ours(&id))
     }
 }
 

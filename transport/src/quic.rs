@@ -16,6 +16,7 @@ use protocol::size::MAX_DATAGRAM;
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller, VarInt};
 
+use crate::connection_ids::ConnectionIds;
 use crate::paths::{Paths, Peer};
 use crate::repeats::{self, Repeats};
 use crate::room::Room;
@@ -334,8 +335,10 @@ impl AsyncUdpSocket for QuicSocket {
 }
 
 /// Settings of the endpoint.
-pub(crate) fn endpoint_config() -> quinn::EndpointConfig {
+pub(crate) fn endpoint_config(ids: &ConnectionIds) -> quinn::EndpointConfig {
     let mut config = quinn::EndpointConfig::default();
+    let ids = ids.clone();
+    config.cid_generator(move || Box::new(ids.clone()));
     // Other standards share the port: the QUIC bit tells us apart (RFC 9443).
     config.grease_quic_bit(false);
     config.max_udp_payload_size(1472).expect("above QUIC's least");

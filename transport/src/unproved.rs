@@ -6,6 +6,8 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use crate::connection_ids::{self, Id};
+
 /// How many times as much as came may be sent.
 const FACTOR: u64 = 3;
 
@@ -18,8 +20,9 @@ const SWEEPING: Duration = Duration::from_millis(100);
 /// A handshake is over by then, one way or the other.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// So many are followed at once. Handshakes without a proof are fewer; beyond, quinn's own measure holds.
-const MOST: usize = 512;
+/// So many are followed at once. Where handshakes without a proof are more, quinn asks for one first (Retry); beyond,
+/// its own measure holds.
+const MOST: usize = 4096;
 
 /// Addresses with which a handshake is under way.
 #[derive(Debug, Default)]
@@ -34,8 +37,9 @@ struct Exchanged {
     began: Instant,
     received: u64,
     sent: u64,
-    /// A Handshake packet came: only who received ours can make one. quinn looks whether it is genuine, and sends no
-    /// more than it would anyway where it is not.
+    /// Where we said that we are to be reached: nobody else knows it.
+    id: Option<Id>,
+    /// A packet came that is for that id (RFC 9000, section 8.1): who sent it has received ours.
     is_proved: bool,
 }
 
@@ -53,7 +57,8 @@ impl Unproved {
             && let Some(exchanged) = self.all.get_mut(&from)
         {
             exchanged.received += datagram.len() as u64;
-            exchanged.is_proved |= datagram.first().is_some_and(|first| first & 0xb0 == 0xa0);
+            let id = connection_ids::destination(datagram);
+            exchanged.is_proved |= id.is_some() && id == exchanged.id;
         }
     }
 
@@ -80,11 +85,13 @@ impl Unproved {
                 return true;
             }
         }
-        let new = Exchanged { began: now, received: FIRST, sent: 0, is_proved: false };
+        let id = connection_ids::source(datagram);
+        let new = Exchanged { began: now, received: FIRST, sent: 0, id, is_proved: false };
         let exchanged = self.all.entry(to).or_insert(new);
         if !is_recent(exchanged) {
             *exchanged = new;
         }
+        exchanged.id = id.or(exchanged.id);
         let sent = exchanged.sent + datagram.len() as u64;
         let may = exchanged.is_proved || sent <= FACTOR * exchanged.received;
         if may {
@@ -98,7 +105,21 @@ impl Unproved {
 mod tests {
     use super::*;
 
-    const HANDSHAKE: [u8; 1200] = [0xc1; 1200];
+    /// Begins with a long header, from the id `b"from us!"`.
+    const HANDSHAKE: [u8; 1200] = {
+        let mut datagram = [0xc1; 1200];
+        (datagram[5], datagram[6]) = (0, 8);
+        let (_, behind) = datagram.split_at_mut(7);
+        let (id, _) = behind.split_at_mut(8);
+        id.copy_from_slice(b"from us!");
+        datagram
+    };
+
+    /// Of whom has seen that.
+    fn answer(first: u8) -> Vec<u8> {
+        let version: &[u8] = if first & 0x80 != 0 { &[0, 0, 0, 1, 8] } else { &[] };
+        [&[first], version, b"from us!", &[0; 20]].concat()
+    }
 
     #[test]
     fn who_says_one_word_gets_three_and_who_answers_more() {
@@ -114,8 +135,17 @@ mod tests {
         assert!(unproved.may_send(to, &HANDSHAKE[..300], now));
         assert!(!unproved.may_send(to, &HANDSHAKE[..1], now));
         assert!(unproved.may_send(to, &HANDSHAKE, now + LONGEST));
-        unproved.received(to, &[0xe1; 50]);
-        assert!((0..10).all(|_| unproved.may_send(to, &HANDSHAKE, now + LONGEST)));
+        // Whoever can send from an address that is not its own can make the first byte of anything.
+        for forged in [&[0xe1; 50][..], &[0xe1, 0, 0, 0, 1], &[0x41; 50]] {
+            unproved.received(to, forged);
+        }
+        assert!((0..10).any(|_| !unproved.may_send(to, &HANDSHAKE, now + LONGEST)));
+        for first in [0xe1, 0xc1, 0x41] {
+            let (mut unproved, other) = (Unproved::default(), ([192, 0, 2, 9], 1).into());
+            assert!(unproved.may_send(other, &HANDSHAKE, now));
+            unproved.received(other, &answer(first));
+            assert!((0..10).all(|_| unproved.may_send(other, &HANDSHAKE, now)));
+        }
     }
 
     #[test]
@@ -123,7 +153,7 @@ mod tests {
         let mut unproved = Unproved::default();
         let (began, to) = (Instant::now(), ([192, 0, 2, 1], 1).into());
         assert!(unproved.may_send(to, &HANDSHAKE, began));
-        unproved.received(to, &[0xe1; 50]);
+        unproved.received(to, &answer(0xe1));
         // A thousand introductions a second, to somebody who says nothing but that they came.
         for ms in 0..60_000 {
             let now = began + Duration::from_millis(ms);
@@ -138,7 +168,7 @@ mod tests {
         let began = Instant::now();
         for number in 0..20_000u32 {
             let [_, a, b, c] = number.to_be_bytes();
-            let now = began + Duration::from_millis(u64::from(number) * 20);
+            let now = began + Duration::from_millis(u64::from(number) * 4);
             unproved.may_send(([10, a, b, c], 1).into(), &HANDSHAKE, now);
         }
         assert!(

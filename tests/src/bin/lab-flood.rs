@@ -2,7 +2,7 @@
 //!
 //! `lab-flood TO KIND RATE SECONDS NETWORK`: to this address and port; `initial` (QUIC handshakes that begin as they
 //! should, each one of its own), `stun` (Binding requests), `random` (bytes), or `corpus:FOLDER` (each file below it once,
-//! whatever the time, and some of the others); so many datagrams a second, for so long; each from a random address of a
+//! whatever the time, and some of the others; QUIC's beginnings with a few bytes behind them that make as if they went on); so many datagrams a second, for so long; each from a random address of a
 //! network such as 198.19.0.0/16, and a random port. Prints how many it sent.
 
 use std::env;
@@ -32,6 +32,10 @@ const HANDSHAKES: usize = 20_000;
 
 /// Beginnings and requests among the messages of a corpus.
 const FEW: usize = 100;
+
+/// What follows a beginning of the corpus from the same address, as if its sender had seen the answer: the first bytes of
+/// a Handshake packet.
+const FORGED: &[u8] = &[0xe0, 0, 0, 0, 1];
 
 /// A datagram of QUIC's.
 const INITIAL: usize = 1200;
@@ -74,10 +78,14 @@ fn main() -> anyhow::Result<()> {
             break;
         }
         let from = Ipv4Addr::from(base | rng.random_range(1..hosts));
-        frame(&mut packet, from, rng.random_range(1024..=u16::MAX), to, payload);
-        match socket.send_to(&packet, &destination) {
-            Ok(_) => sent += 1,
-            Err(_) => refused += 1,
+        let port = rng.random_range(1024..=u16::MAX);
+        let begins = is_corpus && payload.len() >= INITIAL && payload[0] >> 4 == 0xc;
+        for payload in [&payload[..]].into_iter().chain(begins.then_some(FORGED)) {
+            frame(&mut packet, from, port, to, payload);
+            match socket.send_to(&packet, &destination) {
+                Ok(_) => sent += 1,
+                Err(_) => refused += 1,
+            }
         }
         if (sent + refused) % 64 == 0 {
             let due = began + Duration::from_secs_f64((sent + refused) as f64 / rate);
