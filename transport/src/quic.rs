@@ -285,7 +285,8 @@ impl AsyncUdpSocket for QuicSocket {
             }
         }
         match self.ways.transmit(local, to, transmit) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            // Of a socket or a relay beside the main one nobody waits for room: as if the network had lost it.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && local == Local::MAIN => {
                 self.room.ran_out();
                 Err(error)
             }

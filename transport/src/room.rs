@@ -10,11 +10,15 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use quinn::UdpPoller;
 use tokio::sync::Notify;
 
 use crate::socket::Socket;
+
+/// How long it takes a buffer to empty, where that cannot be looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Whether there is room.
 pub(crate) struct Room {
@@ -35,8 +39,10 @@ impl Room {
         }
         let room = Arc::clone(self);
         tokio::spawn(async move {
-            // Where the socket failed, the next datagram says so.
-            let _ = room.socket.writable().await;
+            if room.socket.writable().await.is_err() {
+                // No descriptor is left to look with. Where the socket failed, the next datagram says so.
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
             room.is_full.store(false, Ordering::Release);
             room.freed.notify_waiters();
         });
@@ -93,7 +99,6 @@ impl UdpPoller for Poller {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::time::Duration;
 
     use super::*;
 
