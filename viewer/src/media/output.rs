@@ -4,6 +4,10 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use super::hls::Hls;
+use super::options::OptionError;
+use super::srt::Srt;
+
 /// One place to play to. Parsed from, and printed as, the words of `--output`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Output {
@@ -21,6 +25,10 @@ pub enum Output {
         /// Its UDP port.
         port: u16,
     },
+    /// MPEG-TS over SRT, paced as for UDP.
+    Srt(Box<Srt>),
+    /// MPEG-TS in segments, with a playlist, for a web server.
+    Hls(Hls),
     /// MPEG-TS on standard output, as it comes.
     Stdout,
 }
@@ -83,7 +91,17 @@ impl Output {
         match self {
             Self::Window | Self::Null => None,
             Self::Record(recording) => Some(recording.container),
-            Self::Udp { .. } | Self::Stdout => Some(Container::MpegTs),
+            Self::Udp { .. } | Self::Srt(_) | Self::Hls(_) | Self::Stdout => {
+                Some(Container::MpegTs)
+            }
+        }
+    }
+
+    /// As it was asked for, with secrets, which [`Display`](fmt::Display) leaves out.
+    pub(crate) fn in_full(&self) -> String {
+        match self {
+            Self::Srt(srt) => srt.in_full(),
+            other => other.to_string(),
         }
     }
 }
@@ -94,8 +112,12 @@ impl fmt::Display for Output {
             Self::Window => f.write_str("window"),
             Self::Null => f.write_str("null"),
             Self::Record(recording) => write!(f, "record:{}", recording.path.display()),
-            Self::Udp { host, port } if host.contains(':') => write!(f, "udp://[{host}]:{port}"),
-            Self::Udp { host, port } => write!(f, "udp://{host}:{port}"),
+            Self::Udp { host, port } => {
+                f.write_str("udp://")?;
+                print_host_and_port(f, host, *port)
+            }
+            Self::Srt(srt) => srt.fmt(f),
+            Self::Hls(hls) => hls.fmt(f),
             Self::Stdout => f.write_str("stdout"),
         }
     }
@@ -115,14 +137,22 @@ impl FromStr for Output {
             return Recording::new(path).map(Self::Record);
         }
         if let Some(address) = text.strip_prefix("udp://") {
-            return parse_udp(address).ok_or_else(|| OutputError::Udp(text.to_owned()));
+            let found = host_and_port(address).map(|(host, port)| Self::Udp { host, port });
+            return found.ok_or_else(|| OutputError::Udp(text.to_owned()));
+        }
+        if let Some(address) = text.strip_prefix("srt://") {
+            let found = Srt::parse(address)?.map(|srt| Self::Srt(Box::new(srt)));
+            return found.ok_or(OutputError::Srt);
+        }
+        if let Some(folder) = text.strip_prefix("hls:") {
+            return Ok(Self::Hls(Hls::parse(folder)?));
         }
         Err(OutputError::Unknown(text.to_owned()))
     }
 }
 
 /// HOST:PORT, where an IPv6 address stands in brackets.
-fn parse_udp(address: &str) -> Option<Output> {
+pub(super) fn host_and_port(address: &str) -> Option<(String, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let port = port.parse().ok().filter(|&port| port != 0)?;
     let host = match host.strip_prefix('[') {
@@ -131,8 +161,16 @@ fn parse_udp(address: &str) -> Option<Output> {
     };
     let plausible = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
     let bare_ipv6 = host.contains(':') && !address.starts_with('[');
-    (!host.is_empty() && host.chars().all(plausible) && !bare_ipv6)
-        .then_some(Output::Udp { host, port })
+    (!host.is_empty() && host.chars().all(plausible) && !bare_ipv6).then_some((host, port))
+}
+
+/// As [`host_and_port`] takes it.
+pub(super) fn print_host_and_port(
+    f: &mut fmt::Formatter<'_>,
+    host: &str,
+    port: u16,
+) -> fmt::Result {
+    if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
 }
 
 /// Why a text names no output.
@@ -140,7 +178,8 @@ fn parse_udp(address: &str) -> Option<Output> {
 pub enum OutputError {
     /// Not one of the words.
     #[error(
-        "expected window, null, record:PATH, udp://HOST:PORT or stdout as the output, got {0:?}"
+        "expected window, null, record:PATH, udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, hls:DIR or stdout as the \
+         output, got {0:?}"
     )]
     Unknown(String),
     /// The extension chooses the container, and this one chooses none.
@@ -152,6 +191,14 @@ pub enum OutputError {
     /// Not an address.
     #[error("expected udp://HOST:PORT with an IPv6 address in brackets, got {0:?}")]
     Udp(String),
+    /// Not an address. It isn't repeated, as it may hold a passphrase.
+    #[error(
+        "expected srt://HOST:PORT to call, or srt://:PORT to be called, with an IPv6 address in brackets"
+    )]
+    Srt,
+    /// What follows the question mark.
+    #[error(transparent)]
+    Option(#[from] OptionError),
 }
 
 #[cfg(test)]
@@ -172,6 +219,11 @@ mod tests {
             "udp://127.0.0.1:5000",
             "udp://localhost:1",
             "udp://[::1]:65535",
+            "srt://127.0.0.1:9000",
+            "srt://:9000",
+            "srt://[::1]:9000?latency=200ms&streamid=a/b%26c",
+            "hls:/srv/www/live",
+            "hls:live?segment=4s&keep=10",
         ] {
             assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
@@ -193,9 +245,33 @@ mod tests {
             ("udp://::1:5", "brackets"),
             ("udp://[::1:5", "brackets"),
             ("udp://a b:5", "HOST:PORT"),
+            ("srt://host", "srt://:PORT"),
+            ("srt://:0", "srt://:PORT"),
+            ("srt://::1:5", "brackets"),
+            ("srt://h:5?passphrase=short", "10 to 79"),
+            ("srt://h:5?mode=caller", "streamid"),
+            ("srt://h:5?latency=1h", "30s"),
+            ("hls:", "folder"),
+            ("hls:a?segment=0s", "500ms"),
+            ("hls:a?keep=1", "from 3"),
+            ("hls:a?b", "key=value"),
         ] {
             let error = text.parse::<Output>().unwrap_err().to_string();
             assert!(error.contains(word), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_passphrase_is_told_to_nobody_but_the_process_that_needs_it() {
+        let text = "srt://h:1?passphrase=correct%20horse%26";
+        let output: Output = text.parse().unwrap();
+        let Output::Srt(srt) = &output else { panic!("{output}") };
+        assert_eq!(srt.passphrase(), Some("correct horse&"));
+        assert_eq!(output.in_full(), text);
+        for seen in [output.to_string(), format!("{output:?}")] {
+            assert!(!seen.contains("horse"), "{seen}");
+        }
+        let seen: Output = output.to_string().parse().unwrap();
+        assert_ne!(seen, output);
     }
 }
