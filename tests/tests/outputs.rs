@@ -231,7 +231,7 @@ fn a_web_server_finds_whole_segments_only_and_they_hold_all() {
     let broadcast = Broadcast::start();
     let folder = broadcast.path("www/live");
     let recording = broadcast.path("beside.ts");
-    let hls = format!("hls:{}?segment=1500ms&keep=100", folder.display());
+    let hls = format!("hls:{}?segment=2s&keep=100", folder.display());
     let record = format!("record:{}", recording.display());
     let mut viewer = Running::start(&mut broadcast.watch(&[&hls, &record], "9s"), true);
     let playlist = folder.join("live.m3u8");
@@ -267,7 +267,7 @@ fn a_web_server_finds_whole_segments_only_and_they_hold_all() {
         // Each can be decoded without those before it.
         assert_eq!(frames, pictures, "{segment}");
         if *segment != segments[segments.len() - 1] {
-            // A keyframe a second: the first after a second and a half is after two.
+            // Keyframes come each second, and every other one at just the time of a segment.
             assert!((duration - 2.0).abs() < 0.11, "{segment}: {duration} s in {text}");
             assert!((frames as f64 / 25.0 - 2.0).abs() < 0.01, "{segment}: {frames} frames");
         }

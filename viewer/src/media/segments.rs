@@ -125,7 +125,7 @@ fn begins_with_tables(packets: &[u8]) -> bool {
 #[derive(Debug)]
 struct Playlist {
     keep: usize,
-    /// Whole seconds that no segment is longer than.
+    /// Whole seconds that no segment's rounded length exceeds (RFC 8216, 4.3.3.1).
     target: u64,
     listed: VecDeque<Segment>,
     /// Numbers of segments that are listed no more, but that somebody may be about to ask for: as many as are listed.
@@ -224,7 +224,7 @@ fn left_in(folder: &Path) -> io::Result<VecDeque<u64>> {
 }
 
 fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+    (duration.as_secs() + u64::from(duration.subsec_millis() >= 500)).max(1)
 }
 
 #[cfg(test)]

@@ -31,6 +31,10 @@ const TS_PACKETS: i32 = 7;
 /// socket buffers. Far above live media.
 const BURST_RATE: u64 = 100_000_000;
 
+/// A segment may be shorter by this part of its time, or one of two keyframes that come at just that distance would
+/// be missed at random.
+const EARLY: u32 = 20;
+
 /// A running muxer.
 #[derive(Debug)]
 pub(super) struct Mux {
@@ -54,7 +58,9 @@ struct Cuts {
 }
 
 impl Cuts {
-    fn new(every: Duration) -> Self {
+    fn new(segment: Duration) -> Self {
+        // Times are those of arrival: a keyframe that is due to the moment may seem to come before.
+        let every = segment - segment / EARLY;
         Self { every, pictures: None, has_pictures: Arc::default(), last: None }
     }
 
