@@ -285,3 +285,35 @@ fn a_receiver_that_is_not_there_stops_nothing_else() {
     assert!(ended.stderr.contains(&nobody), "{ended:#?}");
     broadcast.check(&recording);
 }
+
+#[test]
+fn a_recording_in_parts_lacks_nothing() {
+    let broadcast = Broadcast::start();
+    let folder = broadcast.path("parts");
+    fs::create_dir(&folder).expect("a folder");
+    for extension in ["mkv", "mp4", "ts"] {
+        // An earlier run's, after which the numbers go on.
+        fs::write(folder.join(format!("film-00007.{extension}")), "").expect("written");
+    }
+    let record = |name: &str| format!("record:{}", folder.join(name).display());
+    let mut outputs: Vec<_> = ["mkv", "mp4", "ts"]
+        .map(|extension| record(&format!("film.{extension}?every=2500ms")))
+        .into();
+    outputs.extend([record("whole.ts"), record("whole.mkv")]);
+    let outputs: Vec<_> = outputs.iter().map(String::as_str).collect();
+    let ended = local::run(&mut broadcast.watch(&outputs, "9s"));
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    for extension in ["mkv", "mp4", "ts"] {
+        let part = |number: usize| folder.join(format!("film-{number:05}.{extension}"));
+        let parts: Vec<_> = (8..).map(part).take_while(|part| part.exists()).collect();
+        assert!(parts.len() >= 3, "{extension}: {parts:?}");
+        let whole = folder.join(if extension == "ts" { "whole.ts" } else { "whole.mkv" });
+        for track in ["v:0", "a:0"] {
+            let joined: Vec<_> = parts.iter().flat_map(|part| access_units(part, track)).collect();
+            assert!(joined == access_units(&whole, track), "{extension}: {track} differs");
+        }
+        for part in &parts {
+            assert_eq!(clip::frames(part).len(), clip::times(part, "v:0").len(), "{part:?}");
+        }
+    }
+}

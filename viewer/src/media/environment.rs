@@ -110,6 +110,9 @@ fn needed(outputs: &[Output]) -> impl Iterator<Item = &'static str> {
         let sinks: &[&str] = match output {
             Output::Window => &["videoconvert", "audioconvert", "audioresample", "autoaudiosink"],
             Output::Null => &[],
+            Output::Record(recording) if recording.parts().is_some() => {
+                &["filesink", "splitmuxsink"]
+            }
             Output::Record(_) => &["filesink"],
             Output::Udp { .. } => &["udpsink"],
             Output::Srt(_) => &["srtsink"],

@@ -25,6 +25,7 @@ mod mux;
 mod options;
 mod output;
 mod parameter_sets;
+mod parts;
 mod player;
 mod present;
 mod receive;
@@ -46,6 +47,7 @@ pub use error::PlayerError;
 pub use hls::Hls;
 pub use options::OptionError;
 pub use output::{Container, Output, OutputError, Recording};
+pub use parts::Parts;
 pub use player::Player;
 pub(crate) use receive::patience;
 #[cfg(test)]

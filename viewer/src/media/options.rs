@@ -63,6 +63,27 @@ impl Options {
         })
     }
 
+    /// Takes out a size of at least so many bytes, as in `500M` (millions) or `2G`.
+    pub(super) fn take_size(
+        &mut self,
+        key: &'static str,
+        least: u64,
+    ) -> Result<Option<u64>, OptionError> {
+        let Some(value) = self.take(key) else { return Ok(None) };
+        let unit = match value.chars().last() {
+            Some('k') => 1_000,
+            Some('M') => 1_000_000,
+            Some('G') => 1_000_000_000,
+            _ => 1,
+        };
+        let number = if unit == 1 { &value[..] } else { &value[..value.len() - 1] };
+        let size = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+        size.filter(|size| *size >= least).map(Some).ok_or_else(|| {
+            let expected = format!("a size as in 500M, {least} bytes at least");
+            OptionError::Value { key, expected, value }
+        })
+    }
+
     /// Nothing else may have been asked for.
     pub(super) fn end(self, known: &'static str) -> Result<(), OptionError> {
         match self.0.into_iter().next() {

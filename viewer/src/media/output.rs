@@ -3,10 +3,17 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use super::hls::Hls;
-use super::options::OptionError;
+use super::options::{OptionError, Options, print, words};
+use super::parts::Parts;
 use super::srt::Srt;
+
+/// How long a part of a recording may be, and how small: one that holds less than a GOP holds one.
+const PARTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
+const SMALLEST_PART: u64 = 100_000;
 
 /// One place to play to. Parsed from, and printed as, the words of `--output`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -38,6 +45,7 @@ pub enum Output {
 pub struct Recording {
     path: PathBuf,
     container: Container,
+    parts: Option<Parts>,
 }
 
 /// The file formats that can be recorded.
@@ -65,7 +73,25 @@ impl Recording {
             Some("ts") => Container::MpegTs,
             _ => return Err(OutputError::Extension(path)),
         };
-        Ok(Self { path, container })
+        Ok(Self { path, container, parts: None })
+    }
+
+    /// A path, perhaps with `?every=10m&size=1G` behind it. A question mark in a name that is whole stays one.
+    fn parse(text: &str) -> Result<Self, OutputError> {
+        let whole = Self::new(text);
+        if whole.is_ok() || !text.contains('?') {
+            return whole;
+        }
+        let (path, mut options) = Options::split(text)?;
+        let every = options.take_duration("every", PARTS)?;
+        let size = options.take_size("size", SMALLEST_PART)?;
+        options.end("every and size")?;
+        Ok(Self { parts: Some(Parts { every, size }), ..Self::new(path)? })
+    }
+
+    /// When one file ends and another begins, where it is not one alone.
+    pub fn parts(&self) -> Option<&Parts> {
+        self.parts.as_ref()
     }
 
     /// Where the file goes.
@@ -111,7 +137,13 @@ impl fmt::Display for Output {
         match self {
             Self::Window => f.write_str("window"),
             Self::Null => f.write_str("null"),
-            Self::Record(recording) => write!(f, "record:{}", recording.path.display()),
+            Self::Record(Recording { path, parts, .. }) => {
+                write!(f, "record:{}", path.display())?;
+                let parts = parts.as_ref();
+                let every = parts.and_then(|parts| parts.every).map(words);
+                let size = parts.and_then(|parts| parts.size).map(|size| size.to_string());
+                print(f, &[("every", every), ("size", size)])
+            }
             Self::Udp { host, port } => {
                 f.write_str("udp://")?;
                 print_host_and_port(f, host, *port)
@@ -134,7 +166,7 @@ impl FromStr for Output {
             _ => {}
         }
         if let Some(path) = text.strip_prefix("record:") {
-            return Recording::new(path).map(Self::Record);
+            return Recording::parse(path).map(Self::Record);
         }
         if let Some(address) = text.strip_prefix("udp://") {
             let found = host_and_port(address).map(|(host, port)| Self::Udp { host, port });
@@ -216,6 +248,8 @@ mod tests {
             "record:/tmp/a b.mkv",
             "record:x.mp4",
             "record:x.TS",
+            "record:what?.mkv",
+            "record:x.mkv?every=10m&size=1000000",
             "udp://127.0.0.1:5000",
             "udp://localhost:1",
             "udp://[::1]:65535",
@@ -237,6 +271,9 @@ mod tests {
             ("record:", "path"),
             ("record:x.avi", ".mkv"),
             ("record:mkv", ".mkv"),
+            ("record:x.mkv?every=1ms", "from 1s"),
+            ("record:x.mkv?size=9k", "100000"),
+            ("record:x.mkv?at=1", "every and size"),
             ("record:a\0b.mkv", "UTF-8"),
             ("udp://host", "HOST:PORT"),
             ("udp://:5", "HOST:PORT"),

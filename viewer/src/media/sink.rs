@@ -17,6 +17,7 @@ use super::environment::muxer;
 use super::error::PlayerError;
 use super::hls::Hls;
 use super::output::{Container, Output};
+use super::parts;
 use super::segments::Segments;
 use super::shared::{Part, Shared, chain, clock_time, lock, make, nanoseconds, pad, play};
 use super::srt::Srt;
@@ -44,6 +45,8 @@ pub(super) struct Mux {
     sources: BTreeMap<usize, gst_app::AppSrc>,
     /// Taken off all times: files begin at zero, what is paced keeps the running time.
     origin: Duration,
+    /// Whether `muxer` writes several files, with a muxer inside.
+    is_parted: bool,
     cuts: Option<Cuts>,
 }
 
@@ -118,9 +121,21 @@ impl Mux {
             _ => end(output, shared.latency)?,
         };
         sink.set_property("async", false);
-        chain(&pipeline, &[&muxer, &sink])?;
+        let parts = match output {
+            Output::Record(recording) => recording.parts().map(|parts| (recording, parts)),
+            _ => None,
+        };
+        let is_parted = parts.is_some();
+        let muxer = if let Some((recording, parts)) = parts {
+            let writer = parts::writer(recording, parts, &muxer, &sink)?;
+            chain(&pipeline, &[&writer])?;
+            writer
+        } else {
+            chain(&pipeline, &[&muxer, &sink])?;
+            muxer
+        };
         let origin = if paced(output) { Duration::ZERO } else { begins_at };
-        Ok(Self { pipeline, muxer, container, sources: BTreeMap::new(), origin, cuts })
+        Ok(Self { pipeline, muxer, container, sources: BTreeMap::new(), origin, is_parted, cuts })
     }
 
     /// Starts the pipeline, with the tracks added so far.
@@ -134,7 +149,7 @@ impl Mux {
 
     /// Whether tracks can be added while it runs.
     pub(super) fn grows(&self) -> bool {
-        self.container == Container::MpegTs
+        self.container == Container::MpegTs && !self.is_parted
     }
 
     pub(super) fn has(&self, track: usize) -> bool {
@@ -161,6 +176,10 @@ impl Mux {
         }
         chain(&self.pipeline, &elements.iter().collect::<Vec<_>>())?;
         let template = match self.container {
+            _ if self.is_parted => match codec.kind() {
+                Kind::Video => "video".to_owned(),
+                Kind::Audio => "audio_%u".to_owned(),
+            },
             Container::MpegTs => "sink_%d".to_owned(),
             _ => format!("{}_%u", codec.kind()),
         };
