@@ -13,6 +13,7 @@ use service::exit::Failure;
 use service::log::LogFormat;
 use zeroize::Zeroizing;
 
+use crate::apart::OUTPUTS;
 pub use crate::latency::Latency;
 use crate::media::Output;
 
@@ -106,7 +107,7 @@ pub struct WatchArgs {
 #[derive(Debug, clap::Args)]
 pub struct WatchFlags {
     /// Where picture and sound go; may be given several times: window (the default where a display
-    /// exists), null, record:PATH (.mkv, .mp4, .ts), udp://HOST:PORT, stdout.
+    /// exists), null, record:PATH (.mkv, .mp4, .ts), udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, hls:DIR, stdout.
     #[arg(long, value_name = "OUTPUT")]
     pub output: Vec<Output>,
     /// Time in which lost packets are repaired and jitter is evened out, as in 200ms; auto takes what the
@@ -462,7 +463,8 @@ impl Command {
                 Ok(Self::Check(Check { host, port, json, log_format: settings.log_format }))
             }
             Action::Play { output } => {
-                Ok(Self::Play { outputs: output, log_format: settings.log_format })
+                let outputs = in_full().unwrap_or(output);
+                Ok(Self::Play { outputs, log_format: settings.log_format })
             }
             Action::Watch(WatchArgs { link, flags }) => {
                 let target = settings.target(parse_link(&link)?)?;
@@ -513,6 +515,12 @@ impl Command {
 
 fn load_settings(path: Option<&Path>) -> Result<Settings, Failure> {
     Ok(service::config::load(path)?)
+}
+
+/// The outputs as the viewer told them to a process of its own.
+fn in_full() -> Option<Vec<Output>> {
+    let texts: Vec<String> = serde_json::from_str(&std::env::var(OUTPUTS).ok()?).ok()?;
+    texts.iter().map(|text| text.parse().ok()).collect()
 }
 
 /// Outputs as the text of `--output`.

@@ -101,12 +101,15 @@ async fn serve_metrics(address: Option<SocketAddr>) -> Result<Option<Arc<Metrics
 /// Whether the receivers of network outputs can be found.
 async fn check_names(outputs: &[Output]) -> Result<(), Failure> {
     for output in outputs {
-        if let Output::Udp { host, port } = output {
-            let _addresses =
-                tokio::net::lookup_host((host.as_str(), *port)).await.map_err(|error| {
-                    Failure::runtime(format!("{output} cannot be reached: {error}; check its name"))
-                })?;
-        }
+        let receiver = match output {
+            Output::Udp { host, port } => Some((host.as_str(), *port)),
+            Output::Srt(srt) => srt.host().map(|host| (host, srt.port())),
+            _ => None,
+        };
+        let Some(receiver) = receiver else { continue };
+        let _addresses = tokio::net::lookup_host(receiver).await.map_err(|error| {
+            Failure::runtime(format!("{output} cannot be reached: {error}; check its name"))
+        })?;
     }
     Ok(())
 }

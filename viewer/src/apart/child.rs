@@ -62,6 +62,7 @@ pub(crate) fn run(outputs: &[Output]) -> Result<(), Failure> {
     let mouth = Mouth(Arc::new(Mutex::new(stream.try_clone().map_err(failed)?)));
     // The library asks programs of its own about its plugins where those are new.
     let begun = initialise();
+    make_folders(outputs);
     sandbox::enter(outputs);
     if let Err(error) = begun.and_then(|()| check_environment(outputs)) {
         mouth.say(&Word::Unfit(error.to_string()));
@@ -72,6 +73,17 @@ pub(crate) fn run(outputs: &[Output]) -> Result<(), Failure> {
     tell_state(&playing, &mouth).map_err(Failure::runtime)?;
     obey(stream, outputs, &playing, &mouth);
     Ok(())
+}
+
+/// Makes the folders that outputs fill: in here, none can be made. What fails shows when they are written to.
+fn make_folders(outputs: &[Output]) {
+    for output in outputs {
+        if let Output::Hls(hls) = output
+            && let Err(error) = std::fs::create_dir_all(hls.folder())
+        {
+            tracing::debug!(%error, "no folder for {output}");
+        }
+    }
 }
 
 /// Does what is ordered, until the end.
@@ -121,7 +133,7 @@ fn obey(stream: UnixStream, outputs: &[Output], playing: &RwLock<Playing>, mouth
     let player = playing.write().unwrap_or_else(PoisonError::into_inner).player.take();
     let stopped = player.map_or(Ok(()), |player| player.stop(deadline));
     mouth.say(&Word::Stopped(stopped.err().map(|error| match error {
-        PlayerError::Unfinished { output, .. } => Unstopped::Unfinished(output.to_string()),
+        PlayerError::Unfinished { output, .. } => Unstopped::Unfinished(output.in_full()),
         error => Unstopped::Other(error.to_string()),
     })));
 }
@@ -168,7 +180,7 @@ fn told(event: PlayerEvent) -> Told {
             Told::Failed(error.to_string(), is_last)
         }
         PlayerEvent::OutputFailed { output, error } => {
-            Told::OutputFailed(output.to_string(), error.to_string())
+            Told::OutputFailed(output.in_full(), error.to_string())
         }
     }
 }

@@ -43,6 +43,9 @@ const MOST_WAITING: usize = 64 << 20;
 /// Frames written at once, at most, in bytes.
 const AT_ONCE: usize = 1 << 18;
 
+/// The variable that tells a process its outputs, as a JSON list of texts with secrets, which arguments lack.
+pub(crate) const OUTPUTS: &str = "PUNCHCAST_OUTPUTS";
+
 /// The program that runs, even where another one was put into its place since.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
@@ -304,6 +307,9 @@ impl Process {
         for output in &outputs {
             command.arg("--output").arg(output.to_string());
         }
+        // Where others do not see what they must not know.
+        let in_full: Vec<_> = outputs.iter().map(Output::in_full).collect();
+        command.env(OUTPUTS, serde_json::to_string(&in_full)?);
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         if !outputs.contains(&Output::Stdout) {
             command.stdout(Stdio::null());

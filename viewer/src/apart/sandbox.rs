@@ -158,7 +158,10 @@ fn bound_files(outputs: &[Output]) -> Result<bool, Box<dyn std::error::Error>> {
     let rest = rest.map(|(path, access)| (PathBuf::from(path), access));
     let recordings = outputs.iter().filter_map(|output| match output {
         Output::Record(recording) => Some((folder(recording.path()), shared)),
-        Output::Window | Output::Null | Output::Udp { .. } | Output::Stdout => None,
+        Output::Hls(hls) => Some((hls.folder().to_owned(), shared)),
+        Output::Window | Output::Null | Output::Udp { .. } | Output::Srt(_) | Output::Stdout => {
+            None
+        }
     });
     let mut rules = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.create()?;
     for (path, access) in readable.chain(rest).chain(recordings) {
@@ -201,7 +204,8 @@ fn bound_calls(outputs: &[Output]) -> Result<(), Box<dyn std::error::Error>> {
 /// Which sockets the outputs need: of the network where one of them goes there, or the display or the sound server is
 /// another machine's.
 fn families(outputs: &[Output]) -> &'static [libc::c_int] {
-    let is_sent = outputs.iter().any(|output| matches!(output, Output::Udp { .. }));
+    let is_sent =
+        outputs.iter().any(|output| matches!(output, Output::Udp { .. } | Output::Srt(_)));
     let has_window = outputs.contains(&Output::Window);
     let display = env::var("DISPLAY").unwrap_or_default();
     let sound = env::var("PULSE_SERVER").unwrap_or_default();

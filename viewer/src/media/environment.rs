@@ -29,6 +29,7 @@ pub(crate) fn check_environment(outputs: &[Output]) -> Result<(), PlayerError> {
         match output {
             Output::Window => close(&window::open()?),
             Output::Record(recording) => check_writable(recording.path())?,
+            Output::Hls(hls) => check_writable(&hls.folder().join(".writable"))?,
             _ => {}
         }
     }
@@ -109,8 +110,13 @@ fn needed(outputs: &[Output]) -> impl Iterator<Item = &'static str> {
         let sinks: &[&str] = match output {
             Output::Window => &["videoconvert", "audioconvert", "audioresample", "autoaudiosink"],
             Output::Null => &[],
+            Output::Record(recording) if recording.parts().is_some() => {
+                &["filesink", "splitmuxsink"]
+            }
             Output::Record(_) => &["filesink"],
             Output::Udp { .. } => &["udpsink"],
+            Output::Srt(_) => &["srtsink"],
+            Output::Hls(_) => &[],
             Output::Stdout => &["fdsink"],
         };
         sinks.iter().copied().chain(output.container().map(muxer))
@@ -135,7 +141,7 @@ fn package(name: &str) -> &'static str {
             "gstreamer1.0-plugins-base"
         }
         "h264parse" | "h265parse" | "vp9parse" | "av1parse" | "av1dec" | "mpegtsmux"
-        | "opusparse" | "openh264dec" | "libde265dec" | "faad" | "waylandsink" => {
+        | "opusparse" | "openh264dec" | "libde265dec" | "faad" | "waylandsink" | "srtsink" => {
             "gstreamer1.0-plugins-bad"
         }
         "xvimagesink" => "gstreamer1.0-x",

@@ -3,7 +3,7 @@
 //! ```text
 //! each track:   packets ─ timeline ─ jitter buffer ─ depayloader ─ parser ─ tap ─ decoder
 //!                                                                          │       │
-//! each output:                                        muxer ─ file, UDP, stdout   window, null
+//! each output:                                        muxer ─ file, network …     window, null
 //! ```
 //!
 //! Every packet is stamped with its arrival on the player's running time; history is stamped as if
@@ -20,16 +20,21 @@ mod counters;
 mod decode;
 mod environment;
 mod error;
+mod hls;
 mod mux;
+mod options;
 mod output;
 mod parameter_sets;
+mod parts;
 mod player;
 mod present;
 mod receive;
 mod reorder;
+mod segments;
 mod shared;
 mod sink;
 mod splice;
+mod srt;
 mod supervise;
 mod take;
 mod temporal_units;
@@ -39,12 +44,16 @@ mod window;
 pub use counters::PlayerStats;
 pub(crate) use environment::{check_environment, initialise, preload};
 pub use error::PlayerError;
+pub use hls::Hls;
+pub use options::OptionError;
 pub use output::{Container, Output, OutputError, Recording};
+pub use parts::Parts;
 pub use player::Player;
 pub(crate) use receive::patience;
 #[cfg(test)]
 pub(crate) use shared::clock;
 pub(crate) use shared::{BASE, nanoseconds};
+pub use srt::Srt;
 pub use supervise::{Events, PlayerEvent};
 pub use take::{Take, TakePlan, TakeTrack};
 

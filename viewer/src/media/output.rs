@@ -3,6 +3,17 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
+
+use super::hls::Hls;
+use super::options::{OptionError, Options, print, words};
+use super::parts::Parts;
+use super::srt::Srt;
+
+/// How long a part of a recording may be, and how small: one that holds less than a GOP holds one.
+const PARTS: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(7 * 86_400);
+const SMALLEST_PART: u64 = 100_000;
 
 /// One place to play to. Parsed from, and printed as, the words of `--output`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -21,6 +32,10 @@ pub enum Output {
         /// Its UDP port.
         port: u16,
     },
+    /// MPEG-TS over SRT, paced as for UDP.
+    Srt(Box<Srt>),
+    /// MPEG-TS in segments, with a playlist, for a web server.
+    Hls(Hls),
     /// MPEG-TS on standard output, as it comes.
     Stdout,
 }
@@ -30,6 +45,7 @@ pub enum Output {
 pub struct Recording {
     path: PathBuf,
     container: Container,
+    parts: Option<Parts>,
 }
 
 /// The file formats that can be recorded.
@@ -57,7 +73,25 @@ impl Recording {
             Some("ts") => Container::MpegTs,
             _ => return Err(OutputError::Extension(path)),
         };
-        Ok(Self { path, container })
+        Ok(Self { path, container, parts: None })
+    }
+
+    /// A path, perhaps with `?every=10m&size=1G` behind it. A question mark in a name that is whole stays one.
+    fn parse(text: &str) -> Result<Self, OutputError> {
+        let whole = Self::new(text);
+        if whole.is_ok() || !text.contains('?') {
+            return whole;
+        }
+        let (path, mut options) = Options::split(text)?;
+        let every = options.take_duration("every", PARTS)?;
+        let size = options.take_size("size", SMALLEST_PART)?;
+        options.end("every and size")?;
+        Ok(Self { parts: Some(Parts { every, size }), ..Self::new(path)? })
+    }
+
+    /// When one file ends and another begins, where it is not one alone.
+    pub fn parts(&self) -> Option<&Parts> {
+        self.parts.as_ref()
     }
 
     /// Where the file goes.
@@ -83,7 +117,17 @@ impl Output {
         match self {
             Self::Window | Self::Null => None,
             Self::Record(recording) => Some(recording.container),
-            Self::Udp { .. } | Self::Stdout => Some(Container::MpegTs),
+            Self::Udp { .. } | Self::Srt(_) | Self::Hls(_) | Self::Stdout => {
+                Some(Container::MpegTs)
+            }
+        }
+    }
+
+    /// As it was asked for, with secrets, which [`Display`](fmt::Display) leaves out.
+    pub(crate) fn in_full(&self) -> String {
+        match self {
+            Self::Srt(srt) => srt.in_full(),
+            other => other.to_string(),
         }
     }
 }
@@ -93,9 +137,19 @@ impl fmt::Display for Output {
         match self {
             Self::Window => f.write_str("window"),
             Self::Null => f.write_str("null"),
-            Self::Record(recording) => write!(f, "record:{}", recording.path.display()),
-            Self::Udp { host, port } if host.contains(':') => write!(f, "udp://[{host}]:{port}"),
-            Self::Udp { host, port } => write!(f, "udp://{host}:{port}"),
+            Self::Record(Recording { path, parts, .. }) => {
+                write!(f, "record:{}", path.display())?;
+                let parts = parts.as_ref();
+                let every = parts.and_then(|parts| parts.every).map(words);
+                let size = parts.and_then(|parts| parts.size).map(|size| size.to_string());
+                print(f, &[("every", every), ("size", size)])
+            }
+            Self::Udp { host, port } => {
+                f.write_str("udp://")?;
+                print_host_and_port(f, host, *port)
+            }
+            Self::Srt(srt) => srt.fmt(f),
+            Self::Hls(hls) => hls.fmt(f),
             Self::Stdout => f.write_str("stdout"),
         }
     }
@@ -112,17 +166,25 @@ impl FromStr for Output {
             _ => {}
         }
         if let Some(path) = text.strip_prefix("record:") {
-            return Recording::new(path).map(Self::Record);
+            return Recording::parse(path).map(Self::Record);
         }
         if let Some(address) = text.strip_prefix("udp://") {
-            return parse_udp(address).ok_or_else(|| OutputError::Udp(text.to_owned()));
+            let found = host_and_port(address).map(|(host, port)| Self::Udp { host, port });
+            return found.ok_or_else(|| OutputError::Udp(text.to_owned()));
+        }
+        if let Some(address) = text.strip_prefix("srt://") {
+            let found = Srt::parse(address)?.map(|srt| Self::Srt(Box::new(srt)));
+            return found.ok_or(OutputError::Srt);
+        }
+        if let Some(folder) = text.strip_prefix("hls:") {
+            return Ok(Self::Hls(Hls::parse(folder)?));
         }
         Err(OutputError::Unknown(text.to_owned()))
     }
 }
 
 /// HOST:PORT, where an IPv6 address stands in brackets.
-fn parse_udp(address: &str) -> Option<Output> {
+pub(super) fn host_and_port(address: &str) -> Option<(String, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let port = port.parse().ok().filter(|&port| port != 0)?;
     let host = match host.strip_prefix('[') {
@@ -131,8 +193,16 @@ fn parse_udp(address: &str) -> Option<Output> {
     };
     let plausible = |c: char| c.is_ascii_alphanumeric() || "-._:".contains(c);
     let bare_ipv6 = host.contains(':') && !address.starts_with('[');
-    (!host.is_empty() && host.chars().all(plausible) && !bare_ipv6)
-        .then_some(Output::Udp { host, port })
+    (!host.is_empty() && host.chars().all(plausible) && !bare_ipv6).then_some((host, port))
+}
+
+/// As [`host_and_port`] takes it.
+pub(super) fn print_host_and_port(
+    f: &mut fmt::Formatter<'_>,
+    host: &str,
+    port: u16,
+) -> fmt::Result {
+    if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
 }
 
 /// Why a text names no output.
@@ -140,7 +210,8 @@ fn parse_udp(address: &str) -> Option<Output> {
 pub enum OutputError {
     /// Not one of the words.
     #[error(
-        "expected window, null, record:PATH, udp://HOST:PORT or stdout as the output, got {0:?}"
+        "expected window, null, record:PATH, udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, hls:DIR or stdout as the \
+         output, got {0:?}"
     )]
     Unknown(String),
     /// The extension chooses the container, and this one chooses none.
@@ -152,6 +223,14 @@ pub enum OutputError {
     /// Not an address.
     #[error("expected udp://HOST:PORT with an IPv6 address in brackets, got {0:?}")]
     Udp(String),
+    /// Not an address. It isn't repeated, as it may hold a passphrase.
+    #[error(
+        "expected srt://HOST:PORT to call, or srt://:PORT to be called, with an IPv6 address in brackets"
+    )]
+    Srt,
+    /// What follows the question mark.
+    #[error(transparent)]
+    Option(#[from] OptionError),
 }
 
 #[cfg(test)]
@@ -169,9 +248,16 @@ mod tests {
             "record:/tmp/a b.mkv",
             "record:x.mp4",
             "record:x.TS",
+            "record:what?.mkv",
+            "record:x.mkv?every=10m&size=1000000",
             "udp://127.0.0.1:5000",
             "udp://localhost:1",
             "udp://[::1]:65535",
+            "srt://127.0.0.1:9000",
+            "srt://:9000",
+            "srt://[::1]:9000?latency=200ms&streamid=a/b%26c",
+            "hls:/srv/www/live",
+            "hls:live?segment=4s&keep=10",
         ] {
             assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
@@ -185,6 +271,9 @@ mod tests {
             ("record:", "path"),
             ("record:x.avi", ".mkv"),
             ("record:mkv", ".mkv"),
+            ("record:x.mkv?every=1ms", "from 1s"),
+            ("record:x.mkv?size=9k", "100000"),
+            ("record:x.mkv?at=1", "every and size"),
             ("record:a\0b.mkv", "UTF-8"),
             ("udp://host", "HOST:PORT"),
             ("udp://:5", "HOST:PORT"),
@@ -193,9 +282,33 @@ mod tests {
             ("udp://::1:5", "brackets"),
             ("udp://[::1:5", "brackets"),
             ("udp://a b:5", "HOST:PORT"),
+            ("srt://host", "srt://:PORT"),
+            ("srt://:0", "srt://:PORT"),
+            ("srt://::1:5", "brackets"),
+            ("srt://h:5?passphrase=short", "10 to 79"),
+            ("srt://h:5?mode=caller", "streamid"),
+            ("srt://h:5?latency=1h", "30s"),
+            ("hls:", "folder"),
+            ("hls:a?segment=0s", "500ms"),
+            ("hls:a?keep=1", "from 3"),
+            ("hls:a?b", "key=value"),
         ] {
             let error = text.parse::<Output>().unwrap_err().to_string();
             assert!(error.contains(word), "{text:?}: {error}");
         }
+    }
+
+    #[test]
+    fn a_passphrase_is_told_to_nobody_but_the_process_that_needs_it() {
+        let text = "srt://h:1?passphrase=correct%20horse%26";
+        let output: Output = text.parse().unwrap();
+        let Output::Srt(srt) = &output else { panic!("{output}") };
+        assert_eq!(srt.passphrase(), Some("correct horse&"));
+        assert_eq!(output.in_full(), text);
+        for seen in [output.to_string(), format!("{output:?}")] {
+            assert!(!seen.contains("horse"), "{seen}");
+        }
+        let seen: Output = output.to_string().parse().unwrap();
+        assert_ne!(seen, output);
     }
 }

@@ -2,18 +2,25 @@
 //! receiver or standard output behind it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
+use protocol::media::Kind;
 
 use super::codec::Codec;
 use super::environment::muxer;
 use super::error::PlayerError;
+use super::hls::Hls;
 use super::output::{Container, Output};
-use super::shared::{Part, Shared, chain, clock_time, make, nanoseconds, pad, play};
+use super::parts;
+use super::segments::Segments;
+use super::shared::{Part, Shared, chain, clock_time, lock, make, nanoseconds, pad, play};
+use super::srt::Srt;
 
 /// How much of an MP4 file is lost if the process dies: one fragment, in ms.
 const FRAGMENT: u32 = 1_000;
@@ -25,6 +32,10 @@ const TS_PACKETS: i32 = 7;
 /// socket buffers. Far above live media.
 const BURST_RATE: u64 = 100_000_000;
 
+/// A segment may be shorter by this part of its time, or one of two keyframes that come at just that distance would
+/// be missed at random.
+const EARLY: u32 = 20;
+
 /// A running muxer.
 #[derive(Debug)]
 pub(super) struct Mux {
@@ -34,6 +45,47 @@ pub(super) struct Mux {
     sources: BTreeMap<usize, gst_app::AppSrc>,
     /// Taken off all times: files begin at zero, what is paced keeps the running time.
     origin: Duration,
+    /// Whether `muxer` writes several files, with a muxer inside.
+    is_parted: bool,
+    cuts: Option<Cuts>,
+}
+
+/// Where to cut into segments.
+#[derive(Debug)]
+struct Cuts {
+    every: Duration,
+    /// The track whose keyframes segments begin with.
+    pictures: Option<usize>,
+    has_pictures: Arc<AtomicBool>,
+    last: Option<Duration>,
+}
+
+impl Cuts {
+    fn new(segment: Duration) -> Self {
+        // Times are those of arrival: a keyframe that is due to the moment may seem to come before.
+        let every = segment - segment / EARLY;
+        Self { every, pictures: None, has_pictures: Arc::default(), last: None }
+    }
+
+    fn add(&mut self, track: usize, codec: Codec) {
+        if codec.kind() == Kind::Video && self.pictures.is_none() {
+            self.pictures = Some(track);
+            self.has_pictures.store(true, Relaxed);
+        }
+    }
+
+    /// Whether this one is the first of another segment.
+    fn is_due(&mut self, track: usize, buffer: &gst::BufferRef) -> bool {
+        if self.pictures != Some(track) || buffer.flags().contains(gst::BufferFlags::DELTA_UNIT) {
+            return false;
+        }
+        let Some(time) = buffer.pts().map(Duration::from) else { return false };
+        let is_due = self.last.is_some_and(|last| time >= last + self.every);
+        if is_due || self.last.is_none() {
+            self.last = Some(time);
+        }
+        is_due
+    }
 }
 
 impl Mux {
@@ -53,16 +105,37 @@ impl Mux {
                 muxer.set_property("fragment-duration", FRAGMENT);
             }
             Container::MpegTs => {
-                muxer.set_property("alignment", TS_PACKETS);
+                // Segments are cut between buffers: for them, each holds what belongs to one picture.
+                let is_cut = matches!(output, Output::Hls(_));
+                muxer.set_property("alignment", if is_cut { 0 } else { TS_PACKETS });
                 // Keeps the running time on what comes out, for pacing by it.
                 muxer.set_property_from_str("start-time-selection", "first");
             }
         }
-        let sink = end(output, shared.latency)?;
+        let cuts = match output {
+            Output::Hls(hls) => Some(Cuts::new(hls.segment())),
+            _ => None,
+        };
+        let sink = match (output, &cuts) {
+            (Output::Hls(hls), Some(cuts)) => segments(hls, cuts.has_pictures.clone())?,
+            _ => end(output, shared.latency)?,
+        };
         sink.set_property("async", false);
-        chain(&pipeline, &[&muxer, &sink])?;
+        let parts = match output {
+            Output::Record(recording) => recording.parts().map(|parts| (recording, parts)),
+            _ => None,
+        };
+        let is_parted = parts.is_some();
+        let muxer = if let Some((recording, parts)) = parts {
+            let writer = parts::writer(recording, parts, &muxer, &sink)?;
+            chain(&pipeline, &[&writer])?;
+            writer
+        } else {
+            chain(&pipeline, &[&muxer, &sink])?;
+            muxer
+        };
         let origin = if paced(output) { Duration::ZERO } else { begins_at };
-        Ok(Self { pipeline, muxer, container, sources: BTreeMap::new(), origin })
+        Ok(Self { pipeline, muxer, container, sources: BTreeMap::new(), origin, is_parted, cuts })
     }
 
     /// Starts the pipeline, with the tracks added so far.
@@ -76,7 +149,7 @@ impl Mux {
 
     /// Whether tracks can be added while it runs.
     pub(super) fn grows(&self) -> bool {
-        self.container == Container::MpegTs
+        self.container == Container::MpegTs && !self.is_parted
     }
 
     pub(super) fn has(&self, track: usize) -> bool {
@@ -103,6 +176,10 @@ impl Mux {
         }
         chain(&self.pipeline, &elements.iter().collect::<Vec<_>>())?;
         let template = match self.container {
+            _ if self.is_parted => match codec.kind() {
+                Kind::Video => "video".to_owned(),
+                Kind::Audio => "audio_%u".to_owned(),
+            },
             Container::MpegTs => "sink_%d".to_owned(),
             _ => format!("{}_%u", codec.kind()),
         };
@@ -114,17 +191,28 @@ impl Mux {
             element.sync_state_with_parent().map_err(|_| refused("to start a track"))?;
         }
         self.sources.insert(track, source);
+        if let Some(cuts) = &mut self.cuts {
+            cuts.add(track, codec);
+        }
         Ok(())
     }
 
     /// Queues one buffer.
-    pub(super) fn push(&self, track: usize, caps: &gst::Caps, buffer: &gst::Buffer) {
+    pub(super) fn push(&mut self, track: usize, caps: &gst::Caps, buffer: &gst::Buffer) {
         let Some(source) = self.sources.get(&track) else { return };
         let mut buffer = buffer.copy();
         let shift = |time: gst::ClockTime| time.saturating_sub(clock_time(self.origin));
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(buffer.pts().map(shift));
             buffer.set_dts(buffer.dts().map(shift));
+        }
+        if self.cuts.as_mut().is_some_and(|cuts| cuts.is_due(track, &buffer)) {
+            // The muxer repeats its tables in front of that picture, and passes this on before.
+            let event = gst_video::DownstreamForceKeyUnitEvent::builder()
+                .running_time(buffer.pts())
+                .all_headers(true)
+                .build();
+            source.send_event(event);
         }
         let sample = gst::Sample::builder().caps(caps).buffer(&buffer).build();
         // Refused once the sink has failed, which is reported by its own message.
@@ -171,7 +259,88 @@ fn keep_description(pad: &gst::Pad) {
 
 /// Whether the output sends in real time.
 pub(super) fn paced(output: &Output) -> bool {
-    matches!(output, Output::Udp { .. })
+    matches!(output, Output::Udp { .. } | Output::Srt(_))
+}
+
+/// A sink that cuts the stream into files.
+fn segments(hls: &Hls, has_pictures: Arc<AtomicBool>) -> Result<gst::Element, PlayerError> {
+    let sink = make("fakesink")?;
+    sink.set_property("sync", false);
+    let segments = Segments::begin(hls).map_err(|error| PlayerError::RecordPath {
+        path: hls.folder().to_owned(),
+        reason: error.to_string(),
+    })?;
+    // None once it has failed, which is said once.
+    let segments = Mutex::new(Some(segments));
+    let what = gst::PadProbeType::BUFFER
+        | gst::PadProbeType::BUFFER_LIST
+        | gst::PadProbeType::EVENT_DOWNSTREAM;
+    let element = sink.downgrade();
+    pad(&sink, "sink")?.add_probe(what, move |_, info| {
+        let mut segments = lock(&segments);
+        let Some(writing) = segments.as_mut() else { return gst::PadProbeReturn::Ok };
+        let written = match &info.data {
+            Some(gst::PadProbeData::Buffer(buffer)) => write(writing, buffer, &has_pictures),
+            Some(gst::PadProbeData::BufferList(list)) => {
+                list.iter().try_for_each(|buffer| write(writing, buffer, &has_pictures))
+            }
+            Some(gst::PadProbeData::Event(event)) => obey(writing, event),
+            _ => Ok(()),
+        };
+        if let Err(error) = written {
+            *segments = None;
+            if let Some(sink) = element.upgrade() {
+                gst::element_error!(sink, gst::ResourceError::Write, ["can't write: {error}"]);
+            }
+        }
+        gst::PadProbeReturn::Ok
+    });
+    Ok(sink)
+}
+
+fn write(
+    segments: &mut Segments,
+    buffer: &gst::BufferRef,
+    has_pictures: &AtomicBool,
+) -> std::io::Result<()> {
+    let packets = buffer.map_readable().map_err(std::io::Error::other)?;
+    segments.write(&packets, buffer.pts().map(Duration::from), has_pictures.load(Relaxed))
+}
+
+fn obey(segments: &mut Segments, event: &gst::Event) -> std::io::Result<()> {
+    if let gst::EventView::Eos(_) = event.view() {
+        return segments.finish();
+    }
+    let cut = gst_video::DownstreamForceKeyUnitEvent::parse(event).ok();
+    let at = cut.and_then(|cut| cut.running_time).map(Duration::from);
+    at.map_or(Ok(()), |at| segments.cut(at))
+}
+
+/// A sink that calls, or takes calls.
+fn srt_sink(srt: &Srt) -> Result<gst::Element, PlayerError> {
+    let sink = make("srtsink")?;
+    let port = srt.port();
+    match srt.host() {
+        Some(host) if host.contains(':') => {
+            sink.set_property("uri", format!("srt://[{host}]:{port}?mode=caller"));
+        }
+        Some(host) => sink.set_property("uri", format!("srt://{host}:{port}?mode=caller")),
+        None => {
+            sink.set_property("uri", format!("srt://:{port}?mode=listener"));
+            // Who calls later gets what is sent then.
+            sink.set_property("wait-for-connection", false);
+        }
+    }
+    let latency = i32::try_from(srt.latency().as_millis()).unwrap_or(i32::MAX);
+    sink.set_property("latency", latency);
+    if let Some(passphrase) = srt.passphrase() {
+        sink.set_property("passphrase", passphrase);
+        sink.set_property_from_str("pbkeylen", "32");
+    }
+    if let Some(stream_id) = srt.stream_id() {
+        sink.set_property("streamid", stream_id);
+    }
+    Ok(sink)
 }
 
 /// The last element.
@@ -188,9 +357,12 @@ fn end(output: &Output, latency: Duration) -> Result<gst::Element, PlayerError> 
             let sink = make("udpsink")?;
             sink.set_property("host", host);
             sink.set_property("port", i32::from(*port));
-            sink.set_property("sync", true);
-            sink.set_property("ts-offset", nanoseconds(latency).cast_signed());
-            sink.set_property("max-bitrate", BURST_RATE);
+            pace(&sink, latency);
+            Ok(sink)
+        }
+        Output::Srt(srt) => {
+            let sink = srt_sink(srt)?;
+            pace(&sink, latency);
             Ok(sink)
         }
         Output::Stdout => {
@@ -199,8 +371,15 @@ fn end(output: &Output, latency: Duration) -> Result<gst::Element, PlayerError> 
             sink.set_property("sync", false);
             Ok(sink)
         }
-        Output::Window | Output::Null => {
+        Output::Window | Output::Null | Output::Hls(_) => {
             Err(PlayerError::Refused { what: format!("to pass coded media to {output}") })
         }
     }
+}
+
+/// Sends in real time, and what comes at once no faster than receivers take it.
+fn pace(sink: &gst::Element, latency: Duration) {
+    sink.set_property("sync", true);
+    sink.set_property("ts-offset", nanoseconds(latency).cast_signed());
+    sink.set_property("max-bitrate", BURST_RATE);
 }
