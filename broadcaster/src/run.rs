@@ -615,18 +615,21 @@ async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
     }
 }
 
-/// How often memory that stored files left is given back, while any are played.
+/// How often memory is given back that holds nothing: what stored files left, while any are played; and what a time left
+/// in which more waited than usual.
 const TRIMMING: Duration = Duration::from_secs(10);
+const TRIMMING_ANYWAY: Duration = Duration::from_secs(60);
 
 /// Copies the encoder's counters into the metrics, and looks at the viewers and the uplink, each second. Gives back
-/// what takes of stored files left in pieces.
+/// memory that was left in pieces.
 async fn watch(source: &Source, shared: &Shared) {
     let metrics = &shared.metrics;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let (mut stored, mut trimmed_at) = (metrics.stored.activity(), Instant::now());
     loop {
         ticks.tick().await;
-        if metrics.stored.activity() != stored && trimmed_at.elapsed() >= TRIMMING {
+        let is_busy = metrics.stored.activity() != stored;
+        if trimmed_at.elapsed() >= if is_busy { TRIMMING } else { TRIMMING_ANYWAY } {
             (stored, trimmed_at) = (metrics.stored.activity(), Instant::now());
             transport::kernel::trim_heap();
             tracing::debug!(took_us = trimmed_at.elapsed().as_micros(), "heap trimmed");
