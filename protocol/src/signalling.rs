@@ -23,6 +23,10 @@ pub const ALPN: &[u8] = b"punchcast-rendezvous/1";
 /// the same key replaced.
 pub const REPLACED: u32 = 2;
 
+/// QUIC application error code with which the rendezvous closes a connection from a network that holds its share
+/// already.
+pub const FULL: u32 = 3;
+
 /// Most candidates that one side may name.
 pub const MAX_CANDIDATES: usize = 16;
 

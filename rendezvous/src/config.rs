@@ -68,11 +68,19 @@ pub struct Limits {
     pub broadcasters: usize,
     /// Introductions that one viewer connection may ask for.
     pub introductions_per_connection: u32,
+    /// Introductions that viewers of one IPv4 address or IPv6 /56 may ask for at once; a tenth of them come back each
+    /// second.
+    pub introductions_per_household: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connections: 20_000, broadcasters: 5_000, introductions_per_connection: 32 }
+        Self {
+            connections: 20_000,
+            broadcasters: 5_000,
+            introductions_per_connection: 32,
+            introductions_per_household: 300,
+        }
     }
 }
 

@@ -13,6 +13,7 @@
 
 pub mod config;
 pub mod directory;
+mod households;
 mod metrics;
 pub mod permits;
 pub mod relay;

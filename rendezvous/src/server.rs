@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::bucket::{Bucket, Rate};
-use protocol::signalling::ALPN;
+use protocol::signalling::{ALPN, FULL};
 use quinn::VarInt;
 use service::exit::Failure;
 use service::listener::{Readiness, Shown};
@@ -14,6 +14,7 @@ use transport::port::{self, Inbound, Port};
 
 use crate::config::Config;
 use crate::directory::Directory;
+use crate::households::Households;
 use crate::metrics::{Metrics, Rejection};
 use crate::permits::Permits;
 use crate::relay::Relay;
@@ -98,6 +99,7 @@ impl Server {
             introductions: session::Introductions::default(),
             metrics: Arc::clone(&metrics),
             limits: config.limits.clone(),
+            households: Households::new(&config.limits),
             permits,
             relay: relay.clone(),
             complete_at: Instant::now() + REGISTERING_AGAIN,
@@ -153,6 +155,11 @@ async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
         if open >= i64::try_from(shared.limits.connections).unwrap_or(i64::MAX) {
             shared.metrics.reject(Rejection::Connection);
             incoming.refuse();
+        } else if incoming.remote_address_validated()
+            && !shared.households.has_room(incoming.remote_address().ip())
+        {
+            shared.metrics.reject(Rejection::Connection);
+            incoming.refuse();
         } else if !incoming.remote_address_validated()
             && (is_busy || open >= RETRY_FROM || !unproved.take(UNPROVED, Instant::now()))
         {
@@ -166,7 +173,17 @@ async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
                 let connected = incoming.await;
                 drop(handshake);
                 match connected {
-                    Ok(connection) => session::serve(connection, &shared).await,
+                    Ok(connection) => {
+                        let from = connection.remote_address().ip();
+                        match shared.households.take_place(from, Instant::now()) {
+                            Some(_place) => session::serve(connection, &shared).await,
+                            None => {
+                                shared.metrics.reject(Rejection::Connection);
+                                connection
+                                    .close(VarInt::from_u32(FULL), b"too many of one network");
+                            }
+                        }
+                    }
                     Err(error) => {
                         tracing::debug!(%error, "handshake failed");
                         shared.metrics.reject(Rejection::Connection);

@@ -21,6 +21,7 @@ use transport::tls;
 
 use crate::config::Limits;
 use crate::directory::{Directory, Registration, observed};
+use crate::households::Households;
 use crate::metrics::{Metrics, Rejection};
 use crate::permits::Permits;
 use crate::relay::Relay;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) introductions: Introductions,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
+    /// What each household holds.
+    pub(crate) households: Arc<Households>,
     /// Who may register.
     pub(crate) permits: Permits,
     /// The relay that viewers may use.
@@ -258,7 +261,12 @@ async fn introduce(
             if asks > shared.limits.introductions_per_connection {
                 break;
             }
-            let answer = match mint(connection, ask, &mut introduced).await {
+            let from = connection.remote_address().ip();
+            let minted = match shared.households.may_be_introduced(from, Instant::now()) {
+                true => mint(connection, ask, &mut introduced).await,
+                false => Err(Refusal::Busy),
+            };
+            let answer = match minted {
                 Ok(introduction) => FromRendezvous::Introduction { introduction },
                 Err(reason) => {
                     shared.metrics.reject(Rejection::Refused(reason));

@@ -307,6 +307,33 @@ fn a_liar_gains_little(renewals: usize) -> Result<()> {
 }
 
 #[test]
+fn many_introductions_do_not_help_a_liar() -> Result<()> {
+    const INTRODUCTIONS: usize = 200;
+    let mut stage = Stage::with_kinds(Nat::PortRestricted, &[], ONE_WAY)?;
+    let (victim, liar) = (stage.lab.public_host("victim")?, stage.lab.public_host("liar")?);
+    let _rendezvous = stage.start_rendezvous()?;
+    let broadcast = stage.broadcast("cam", SMALL, "")?;
+    let at_victim = victim.capture()?;
+    let mut command = Command::new(lab::binary("lab-liar")?);
+    command.args([stage.rendezvous_address(), broadcast.link.clone()]);
+    command.args([format!("{}:9000", victim.address()), "0".into(), INTRODUCTIONS.to_string()]);
+    let process = liar.spawn("liar", &command)?;
+    process.wait_for_line(30 * SECOND, |line| line == "lied")?;
+    // Until the broadcaster has given up all of them.
+    let opening = || broadcast.process.stderr().text().matches("path_failed").count();
+    assert!(eventually(40 * SECOND, || opening() >= INTRODUCTIONS), "{}", opening());
+    let received = at_victim.stop()?;
+    let times = received.iter().map(|datagram| datagram.at);
+    let (first, last) = (times.clone().min(), times.max());
+    let lasted = first.zip(last).map_or(SECOND, |(first, last)| last.saturating_sub(first));
+    println!("{INTRODUCTIONS} introductions: {} datagrams in {lasted:.1?}", received.len());
+    // 400 to somebody who never answers, and 20 more a second.
+    let most = 400.0 + 20.0 * (lasted + SECOND).as_secs_f64();
+    assert!(received.len() >= 300 && (received.len() as f64) <= most, "{}", received.len());
+    Ok(())
+}
+
+#[test]
 fn who_names_others_addresses_has_few_opening_packets_sent_there() -> Result<()> {
     a_liar_gains_little(0)
 }

@@ -16,6 +16,7 @@
 pub mod addresses;
 pub mod bindings;
 mod connection_ids;
+mod destinations;
 pub mod discovery;
 pub mod echo;
 pub mod effort;

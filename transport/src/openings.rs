@@ -16,6 +16,7 @@ use protocol::opening::{
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinHandle;
 
+use crate::destinations::Destinations;
 use crate::paths::{Paths, Peer, Standing};
 use crate::ways::Ways;
 
@@ -31,6 +32,7 @@ pub struct Openings {
     ways: Arc<Ways>,
     paths: Arc<Paths>,
     agents: DashMap<IntroductionId, Arc<Driven>>,
+    destinations: Destinations,
     began_at: Instant,
     /// Many-ports searches that may go on.
     pub(crate) searches: Arc<Semaphore>,
@@ -116,6 +118,7 @@ impl Openings {
             ways,
             paths,
             agents: DashMap::new(),
+            destinations: Destinations::default(),
             began_at: Instant::now(),
             searches: Arc::new(Semaphore::new(MOST_SEARCHES)),
         })
@@ -154,8 +157,11 @@ impl Openings {
     /// Does what the agent wants done.
     fn drain(&self, driven: &Driven, core: &mut Core) {
         while let Some(transmit) = core.poll_transmit() {
-            let Transmit { local, to, hop_limit, payload } = transmit;
-            if let Err(error) = self.ways.send(local, &payload, to, hop_limit) {
+            let Transmit { local, to, hop_limit, purpose, payload } = transmit;
+            if !self.destinations.may_send(to, purpose, Instant::now()) {
+                // As if the network had lost it.
+                tracing::debug!(%to, "opening packet not sent: too many went there, and nobody answers");
+            } else if let Err(error) = self.ways.send(local, &payload, to, hop_limit) {
                 // As if the network had lost it; the agent repeats what matters.
                 tracing::debug!(%error, %to, "opening packet not sent");
             }
@@ -163,6 +169,7 @@ impl Openings {
         while let Some(event) = core.poll_event() {
             if let Event::Opened(path) | Event::Moved(path) = &event {
                 self.paths.set(driven.peer, path.local, path.remote);
+                self.destinations.answered(path.remote, Instant::now());
             }
             core.events.push_back(event);
             driven.told.notify_one();

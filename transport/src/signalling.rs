@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use protocol::link::BroadcasterId;
-use protocol::signalling::{ALPN, FromRendezvous, REPLACED, ToRendezvous};
+use protocol::signalling::{ALPN, FULL, FromRendezvous, REPLACED, ToRendezvous};
 use tokio::task::JoinSet;
 
 use protocol::address::canonical;
@@ -55,6 +55,14 @@ pub enum SignallingError {
         /// What QUIC said.
         reason: String,
     },
+    /// It has no room, in all or for our network.
+    #[error(
+        "the rendezvous at {server} takes no more connections from here now; try again in a while, or by another rendezvous"
+    )]
+    Full {
+        /// Where.
+        server: SocketAddr,
+    },
     /// Another broadcaster with the same key registered.
     #[error(
         "another broadcaster registered with the same key; stop one of them, or give it a --state \
@@ -94,6 +102,18 @@ pub struct Signalling {
     connection: quinn::Connection,
     send: quinn::SendStream,
     receive: Reader,
+}
+
+/// Whether a server says that it takes no more connections.
+fn refuses(error: &quinn::ConnectionError) -> bool {
+    use quinn::ConnectionError::{ApplicationClosed, ConnectionClosed};
+    match error {
+        ConnectionClosed(close) => {
+            close.error_code == quinn::TransportErrorCode::CONNECTION_REFUSED
+        }
+        ApplicationClosed(close) => close.error_code == FULL.into(),
+        _ => false,
+    }
 }
 
 /// The addresses of a rendezvous that this socket can reach.
@@ -168,7 +188,10 @@ impl Signalling {
                 }
                 Ok(Err(error)) => {
                     let reason = error.to_string();
-                    failure = Some(SignallingError::Rejected { server, reason });
+                    failure = Some(match refuses(&error) {
+                        true => SignallingError::Full { server },
+                        false => SignallingError::Rejected { server, reason },
+                    });
                 }
                 Err(_) => {
                     failure = failure.or(Some(SignallingError::NoAnswer { server }));
@@ -197,6 +220,9 @@ impl Signalling {
                     if close.error_code == REPLACED.into() =>
                 {
                     Err(SignallingError::Replaced)
+                }
+                Some(reason) if refuses(&reason) => {
+                    Err(SignallingError::Full { server: self.server })
                 }
                 _ => Err(error.into()),
             },

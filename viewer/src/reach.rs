@@ -91,6 +91,9 @@ fn explain(error: &SignallingError, servers: &[SocketAddr], silence: Silence) ->
             Silence::NoWord => {}
         }
     }
+    if matches!(error, SignallingError::Full { .. }) {
+        return Failure::new(Code::RendezvousUnreachable, error);
+    }
     Failure::new(
         Code::RendezvousUnreachable,
         format!("{error}; check the link and this machine's network, and try again"),

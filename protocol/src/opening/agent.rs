@@ -10,7 +10,7 @@ use rand::{CryptoRng, SeedableRng};
 use super::Role;
 use super::check::{self, Answer, Check, FromPeer};
 use super::event::{
-    Event, Failure, Handled, Ignored, NotRenewed, NotTaken, Reason, Renewal, Setup, State,
+    Event, Failure, Handled, Ignored, NotRenewed, NotTaken, Purpose, Reason, Renewal, Setup, State,
     Transmit, Tried,
 };
 use super::keeping::Keeping;
@@ -415,6 +415,7 @@ impl Agent {
             local: id.local,
             to: id.remote,
             hop_limit: None,
+            purpose: Purpose::Known,
             payload,
         });
 
@@ -527,7 +528,7 @@ impl Agent {
             }
             self.tried.scouts += 1;
             let transaction = transaction_id(&mut self.rng);
-            self.transmit_check(id, transaction, None);
+            self.transmit_check(id, Purpose::Scout, transaction, None);
         }
     }
 
@@ -561,13 +562,16 @@ impl Agent {
         let nominates = self.setup.role == Role::Viewer && self.path_pair() == Some(id);
         if let Some(pair) = self.pairs.get_mut(id) {
             pair.sent(transaction, now);
-            self.transmit_check(id, transaction, nominates.then_some(self.nomination));
+            let purpose = if pair.proof.is_some() { Purpose::Known } else { Purpose::Opener };
+            let nomination = nominates.then_some(self.nomination);
+            self.transmit_check(id, purpose, transaction, nomination);
         }
     }
 
     fn transmit_check(
         &mut self,
         id: PairId,
+        purpose: Purpose,
         transaction: crate::stun::TransactionId,
         nomination: Option<u32>,
     ) {
@@ -582,7 +586,8 @@ impl Agent {
         };
         let payload = check.emit(self.setup.credentials.id, &self.key);
         let hop_limit = self.setup.hop_limit;
-        self.transmits.push_back(Transmit { local: id.local, to: id.remote, hop_limit, payload });
+        let PairId { local, remote: to } = id;
+        self.transmits.push_back(Transmit { local, to, hop_limit, purpose, payload });
     }
 
     /// Nothing is proved, sent or waited for any more.

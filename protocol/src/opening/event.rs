@@ -68,8 +68,21 @@ pub struct Transmit {
     pub to: SocketAddr,
     /// Its hop limit (time to live), where it is not the usual one.
     pub hop_limit: Option<u8>,
+    /// What for.
+    pub purpose: Purpose,
     /// What.
     pub payload: Vec<u8>,
+}
+
+/// What a datagram is for, by which it is bounded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// It goes where the peer has proved to be, or answers a check.
+    Known,
+    /// It opens: nothing came from there yet.
+    Opener,
+    /// One of many that search ports.
+    Scout,
 }
 
 /// What an agent is doing.

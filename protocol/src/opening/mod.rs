@@ -213,8 +213,8 @@ pub use check::{CHECK_LENGTH, NotFromPeer, username_of};
 pub use config::{Config, Retry};
 pub use credentials::{Credentials, IntroductionId, Role};
 pub use event::{
-    Event, Failure, Handled, Ignored, LostReason, NotRenewed, NotTaken, Path, Reason, Renewal,
-    Setup, State, Transmit, Tried,
+    Event, Failure, Handled, Ignored, LostReason, NotRenewed, NotTaken, Path, Purpose, Reason,
+    Renewal, Setup, State, Transmit, Tried,
 };
 pub use guessing::{
     ATTEMPT_TIME, ATTEMPTS, FORECAST_TIME, PORTS, SEARCH_SOCKETS, SEARCHED_PORTS, TOGETHER, WINDOW,

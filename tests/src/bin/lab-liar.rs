@@ -1,8 +1,8 @@
 //! A viewer that names addresses which are not its own: it has itself introduced to a broadcaster, and
 //! says that it is reached where a victim is, and at addresses that nobody may be sent to.
 //!
-//! `lab-liar RENDEZVOUS LINK VICTIM RENEWALS` prints `introduced ID` for the introduction and for each
-//! renewal, then `lied`, and stays until it is killed.
+//! `lab-liar RENDEZVOUS LINK VICTIM RENEWALS [MORE]` prints `introduced ID` for the introduction and for each
+//! renewal, has itself introduced so many more times, prints `lied`, and stays until it is killed.
 
 use std::{env, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -34,14 +34,21 @@ const FORBIDDEN: [&str; 8] = [
 /// From one renewal to the next.
 const RENEWAL_INTERVAL: Duration = Duration::from_millis(500);
 
+/// Further introductions that it asks for on one connection.
+const EACH: u32 = 20;
+
 /// Sockets that it says it has opened, for the broadcaster to search.
 const SOCKETS: u16 = 256;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    let [rendezvous, link, victim, renewals] = &arguments[..] else {
-        bail!("expected RENDEZVOUS LINK VICTIM RENEWALS, got {arguments:?}");
+    let (more, arguments) = match &arguments[..] {
+        [first @ .., more] if first.len() == 4 => (more.parse::<u32>()?, first),
+        all => (0, all),
+    };
+    let [rendezvous, link, victim, renewals] = arguments else {
+        bail!("expected RENDEZVOUS LINK VICTIM RENEWALS [MORE], got {arguments:?}");
     };
     let (rendezvous, link): (SocketAddr, Link) = (rendezvous.parse()?, link.parse()?);
     let (victim, renewals): (SocketAddr, u32) = (victim.parse()?, renewals.parse()?);
@@ -74,8 +81,25 @@ async fn main() -> anyhow::Result<()> {
         signalling.send(&ToRendezvous::Update { introduction: introduction.id, update }).await?;
         tokio::time::sleep(RENEWAL_INTERVAL).await;
     }
+    let mut kept = Vec::new();
+    for at in 0..more {
+        if at % EACH == 0 {
+            kept.push(Signalling::connect(&port, &[rendezvous], None).await?);
+        }
+        let signalling = kept.last_mut().context("a connection")?;
+        let party = Party { candidates: ports(victim), behaviour: Behaviour::default() };
+        let broadcaster = link.broadcaster;
+        signalling.send(&ToRendezvous::Introduce { broadcaster, party, renews: None }).await?;
+        introduction(signalling).await?;
+    }
     println!("lied");
     std::future::pending().await
+}
+
+/// As many ports of the victim's as an introduction may name and more.
+fn ports(victim: SocketAddr) -> Vec<Candidate> {
+    let at = |ahead| SocketAddr::new(victim.ip(), victim.port() + ahead);
+    (0..16).map(|ahead| Candidate::new(at(ahead), CandidateKind::Host)).collect()
 }
 
 async fn introduction(signalling: &mut Signalling) -> anyhow::Result<Introduction> {
