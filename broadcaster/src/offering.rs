@@ -172,6 +172,7 @@ impl Offering {
             introduction.id,
             (opening, Kind::Unknown, None),
             effort,
+            None,
             &self.shared,
         ));
     }

@@ -22,6 +22,7 @@ use service::exit::Failure;
 use service::listener::{Readiness, Shown};
 use tokio::sync::{Notify, Semaphore, watch};
 use transport::effort::Word;
+use transport::households::Households;
 use transport::identity::Identity;
 use transport::mapping::PortMapping;
 use transport::openings::Openings;
@@ -60,6 +61,9 @@ const HANDSHAKE: Duration = Duration::from_secs(8);
 /// Introduced viewers beyond the admitted ones that are served at once, at most: 200 a second for all
 /// the time that each may take. Each holds a few kilobytes and sends a bounded number of opening packets.
 const MOST_OPENING: usize = 4096;
+
+/// Of these, of one household as the rendezvous sees it: until each is let in.
+const MOST_OPENING_OF_A_HOUSEHOLD: usize = MOST_OPENING / 4;
 
 impl From<MediaError> for Failure {
     fn from(error: MediaError) -> Self {
@@ -542,6 +546,7 @@ fn print_line(file: Option<&Path>, line: &str) -> Result<(), Failure> {
 
 async fn serve_told(mut registrations: Registrations, shared: &Arc<Shared>) {
     let sessions = Arc::new(Semaphore::new(shared.max_viewers.saturating_add(MOST_OPENING)));
+    let households = Households::default();
     while let Some(told) = registrations.told.recv().await {
         match told {
             Told::Introduced(introduced) if introduced.introduction.secret.is_none() => {
@@ -555,7 +560,12 @@ async fn serve_told(mut registrations: Registrations, shared: &Arc<Shared>) {
                     tracing::warn!("too many viewers are being let in at once; one must try again");
                     continue;
                 };
-                if let Some(serving) = session::begin(*introduced, shared) {
+                let observed = introduced.introduction.peer_observed.address.ip();
+                let Some(place) = households.place(observed, MOST_OPENING_OF_A_HOUSEHOLD) else {
+                    tracing::debug!(%observed, "too many viewers of one address are being let in at once");
+                    continue;
+                };
+                if let Some(serving) = session::begin(*introduced, place, shared) {
                     tokio::spawn(async move {
                         serving.await;
                         drop(permit);

@@ -17,6 +17,7 @@ use protocol::units::Bitrate;
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use tokio::sync::{Notify, oneshot};
 use transport::effort::{Effort, Means};
+use transport::households;
 use transport::openings::Opening;
 use transport::paths::Peer;
 use transport::stream;
@@ -63,6 +64,7 @@ const KEY_URGENCY: Duration = Duration::from_millis(300);
 /// finds its way; the future serves it to its end. `None` for an introduction without credentials.
 pub(crate) fn begin(
     introduced: Introduced,
+    place: households::Held,
     shared: &Arc<Shared>,
 ) -> Option<impl Future<Output = ()> + Send + use<>> {
     let Introduced { introduction, own, rendezvous, updates } = introduced;
@@ -79,7 +81,7 @@ pub(crate) fn begin(
     let started = Effort::start(means, &shared.openings, &introduction, own, config);
     let (opening, effort) = started?;
     let observed = Some(introduction.peer_observed.address);
-    Some(serve(introduction.id, (opening, nat, observed), effort, shared))
+    Some(serve(introduction.id, (opening, nat, observed), effort, Some(place), shared))
 }
 
 /// Serves a viewer whose path is being opened. It is known from when this returns.
@@ -87,6 +89,7 @@ pub(crate) fn serve(
     id: IntroductionId,
     (opening, nat, observed): (Opening, Kind, Option<SocketAddr>),
     effort: Effort,
+    place: Option<households::Held>,
     shared: &Arc<Shared>,
 ) -> impl Future<Output = ()> + Send + use<> {
     let shared = Arc::clone(shared);
@@ -109,6 +112,7 @@ pub(crate) fn serve(
         stay: None,
         leave: Arc::default(),
         is_let_in: false,
+        place,
         knocking: None,
         joining: None,
         watching: None,
@@ -145,6 +149,8 @@ struct Session {
     leave: Arc<Notify>,
     /// Whether it was let in: by the operator, where each viewer knocks.
     is_let_in: bool,
+    /// Among those of its household that are not let in yet.
+    place: Option<households::Held>,
     /// What it asked for and waits to be let in for.
     knocking: Option<(Knocking, SendStream, Request)>,
     /// A channel that it joins, and does not watch yet.
@@ -231,6 +237,7 @@ impl Session {
                     let Some((_, send, request)) = self.knocking.take() else { continue };
                     if is_let_in {
                         self.is_let_in = true;
+                        self.place = None;
                         self.stay.iter().for_each(|stay| stay.is_let_in());
                         Box::pin(self.receive(connection, send, request)).await;
                     } else {
@@ -467,6 +474,7 @@ impl Session {
         }
         // Whoever is in stays so, wherever its path leads later.
         self.is_let_in = true;
+        self.place = None;
         let link = self.shared.link_named(shown);
         let Some(guest) = self.guest() else { return };
         if !link.is_none_or(|name| guest.shows(&name)) {

@@ -103,6 +103,18 @@ fn a_rendezvous_takes_who_is_listed_or_has_a_token() {
 }
 
 #[test]
+fn a_full_rendezvous_ends_with_5_and_says_so() {
+    let state = folder();
+    let config = state.path().join("rendezvous.yaml");
+    std::fs::write(&config, "limits: { connections: 1 }\n").expect("written");
+    let (_rendezvous, at) = local::rendezvous_with(&["--config", &config.display().to_string()]);
+    let (_broadcaster, link) = local::broadcaster(at, state.path(), SMALL, &[]);
+    let viewer = watch(&link, &[]);
+    ends(&viewer, 5, &["takes no more connections", "try again"]);
+    assert!(!viewer.stderr.contains("check the link"), "that is not why: {}", viewer.stderr);
+}
+
+#[test]
 fn unknown_and_refused_are_told_apart() {
     let state = folder();
     let (_rendezvous, at) = local::rendezvous();

@@ -20,6 +20,7 @@ mod destinations;
 pub mod discovery;
 pub mod echo;
 pub mod effort;
+pub mod households;
 pub mod identity;
 pub mod kernel;
 pub mod mapping;

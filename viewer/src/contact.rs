@@ -231,6 +231,16 @@ impl Contact {
                         ),
                     )));
                 }
+                FromRendezvous::Refused { reason: Refusal::Busy } => {
+                    return Err(NotIntroduced::Told(Failure::new(
+                        Code::RendezvousUnreachable,
+                        format!(
+                            "the rendezvous at {} is asked for too many introductions, from this network or in \
+                             all; try again in a minute, or by another rendezvous",
+                            self.server()
+                        ),
+                    )));
+                }
                 FromRendezvous::Refused { reason } => {
                     return Err(NotIntroduced::Told(Failure::new(
                         Code::RendezvousUnreachable,
