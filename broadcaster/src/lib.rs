@@ -21,6 +21,7 @@ pub mod media;
 mod metrics;
 mod offering;
 mod operator;
+mod origin;
 mod places;
 mod playout;
 mod registration;

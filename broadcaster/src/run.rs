@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use dashmap::{DashMap, DashSet};
+use dashmap::DashMap;
 use prometheus::Registry;
 use protocol::channel::{Channel, History, JoinPacing};
 use protocol::control::{ALPN, Notice, close};
@@ -40,6 +40,7 @@ use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environm
 use crate::metrics::Metrics;
 use crate::offering::Offering;
 use crate::operator::Desk;
+use crate::origin::Barred;
 use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
@@ -152,7 +153,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         on_demand: Bookings::default(),
         knock: config.knock,
         door: Arc::default(),
-        barred: DashSet::new(),
+        barred: Barred::default(),
         key_wanted: Notify::new(),
         begun: Mutex::default(),
         encoding: Places::default(),

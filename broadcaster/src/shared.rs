@@ -1,10 +1,9 @@
 //! What all sessions of a broadcaster share.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use dashmap::{DashMap, DashSet};
+use dashmap::DashMap;
 use protocol::channel::ViewerId;
 use protocol::control::{Admission, ChannelEntry, Refusal, Track, UNKNOWN_CAPTURE};
 use protocol::link::{Link, Secret};
@@ -25,11 +24,12 @@ use crate::audience::Audience;
 use crate::contents::Pace;
 use crate::door::Door;
 use crate::fanout::{FanOut, Target};
-use crate::guests::{Guest, Guests, Origin};
+use crate::guests::{Guest, Guests};
 use crate::keys::Keyring;
 use crate::library::Library;
 use crate::links::{Comer, Links, LinksError};
 use crate::metrics::{ChannelMetrics, Metrics};
+use crate::origin::{Barred, Origin};
 use crate::places::{Booked, Booking, Bookings, Place, Places};
 use crate::playout::Workshop;
 use crate::surroundings::Surroundings;
@@ -113,7 +113,7 @@ pub(crate) struct Shared {
     pub(crate) knock: bool,
     pub(crate) door: Arc<Door>,
     /// Households that viewers were sent away from.
-    pub(crate) barred: DashSet<IpAddr>,
+    pub(crate) barred: Barred,
     /// Another key is wanted now.
     pub(crate) key_wanted: Notify,
     /// Until when takes are taken to begin.
@@ -227,9 +227,9 @@ impl Shared {
     /// Sends a viewer away, and whoever comes from its address. False where there is none.
     pub(crate) fn remove(&self, viewer: ViewerId) -> bool {
         let Some(guest) = self.guests.find(viewer) else { return false };
-        if let Some(Origin { household, .. }) = guest.origin() {
-            self.door.forget(household);
-            self.barred.insert(household);
+        if let Some(origin) = guest.origin() {
+            self.door.forget(&origin);
+            self.barred.bar(&origin);
         }
         self.send_away(&guest);
         true
@@ -252,7 +252,7 @@ impl Shared {
 
     /// Whether viewers from there were sent away.
     pub(crate) fn is_barred(&self, origin: Option<Origin>) -> bool {
-        origin.is_some_and(|origin| self.barred.contains(&origin.household))
+        origin.is_some_and(|origin| self.barred.bars(&origin))
     }
 
     /// Everybody who is here, with their addresses: for the operator alone.
