@@ -86,7 +86,9 @@ pub(crate) enum LinksError {
     #[error("there are {MOST_LINKS} links already; revoke some")]
     TooMany,
     /// There is none of this name.
-    #[error("there is no link named '{0}'")]
+    #[error(
+        "there is no link named '{0}'; punchcast-broadcaster link list shows those that there are"
+    )]
     Unknown(String),
     /// They cannot be kept.
     #[error("the links cannot be written to {}: {reason}", path.display())]
@@ -111,6 +113,8 @@ struct State {
     minted: Vec<Minted>,
     /// Grows with each change of what is kept.
     version: u64,
+    /// Names of revoked links that the file may still hold.
+    unwritten: Vec<String>,
     /// Who came by which link, and when.
     recent: HashMap<(String, IpAddr), Instant>,
 }
@@ -223,21 +227,22 @@ impl Links {
         state.minted.clone()
     }
 
-    /// A link opens no more. Blocks while that is written.
+    /// A link opens no more, from when this returns. That outlives the process once it is written ([`Links::save`]);
+    /// until then, it can be revoked again.
     pub(crate) fn revoke(&self, name: &str) -> Result<(), LinksError> {
         let mut state = self.lock();
-        let at = state.minted.iter().position(|minted| minted.name == name);
-        let at = at.ok_or_else(|| LinksError::Unknown(name.to_owned()))?;
-        let revoked = state.minted.remove(at);
-        state.version += 1;
-        drop(state);
-        if let Err(error) = self.save() {
-            let mut state = self.lock();
-            state.minted.push(revoked);
-            state.version += 1;
-            return Err(error);
+        match state.minted.iter().position(|minted| minted.name == name) {
+            Some(at) => {
+                state.minted.remove(at);
+                state.version += 1;
+                if !state.unwritten.iter().any(|other| other == name) {
+                    state.unwritten.push(name.to_owned());
+                }
+                Ok(())
+            }
+            None if state.unwritten.iter().any(|other| other == name) => Ok(()),
+            None => Err(LinksError::Unknown(name.to_owned())),
         }
-        Ok(())
     }
 
     /// The name of the link that a secret is of, whether it still opens or not.
@@ -268,7 +273,7 @@ impl Links {
         let digest = digest(shown);
         let mut state = self.lock();
         let is_back = state.is_back(&digest, comer, now);
-        let State { minted, recent, version } = &mut *state;
+        let State { minted, recent, version, .. } = &mut *state;
         let link =
             minted.iter_mut().find(|minted| minted.digest == digest && !minted.is_over(wall))?;
         let is_counted = link.uses.is_some();
@@ -318,6 +323,10 @@ impl Links {
         file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
         file.persist(&self.path).map_err(|error| failed(error.error))?;
         *written = version;
+        let mut state = self.lock();
+        if state.version == version {
+            state.unwritten.clear();
+        }
         Ok(())
     }
 }
@@ -401,12 +410,36 @@ mod tests {
         assert_eq!(links.named(&short).as_deref(), Some("2"));
         links.revoke("1").expect("it is there");
         assert!(!links.opens(&once, home, now) && links.named(&once).is_none());
+        links.save().expect("room");
         assert!(matches!(links.revoke("1"), Err(LinksError::Unknown(_))));
         for name in ["", "a\nb", &"n".repeat(101)] {
             let refused = links.mint(Some(name.into()), None, None);
             assert!(matches!(refused, Err(LinksError::Name)), "{name:?}");
         }
         assert!(matches!(links.mint(Some("2".into()), None, None), Err(LinksError::Taken(_))));
+    }
+
+    #[test]
+    fn a_revoked_link_opens_no_more_although_that_cannot_be_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let state = folder.path().join("state");
+        fs::create_dir(&state).expect("room");
+        let links = Links::open(&state).expect("empty");
+        let now = Instant::now();
+        let (_, secret) = links.mint(Some("grandma".into()), None, None).expect("minted");
+        // As a full disk would, or one that is gone.
+        let away = folder.path().join("away");
+        fs::rename(&state, &away).expect("one disk");
+        links.revoke("grandma").expect("it is there");
+        assert!(!links.opens(&secret, comer(HOME), now) && links.named(&secret).is_none());
+        assert!(matches!(links.save(), Err(LinksError::Write { .. })));
+        // The file still holds it.
+        assert!(Links::open(&away).expect("readable").opens(&secret, comer(HOME), now));
+        fs::rename(&away, &state).expect("one disk");
+        links.revoke("grandma").expect("again, as it says");
+        links.save().expect("room");
+        assert!(Links::open(&state).expect("readable").list().is_empty());
+        assert!(matches!(links.revoke("grandma"), Err(LinksError::Unknown(_))));
     }
 
     #[test]

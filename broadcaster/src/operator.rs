@@ -19,8 +19,8 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use crate::links::Minted;
-use crate::shared::Shared;
+use crate::links::{LinksError, Minted};
+use crate::shared::{Revoked, Shared};
 
 /// The socket's name in the state folder.
 const NAME: &str = "control.sock";
@@ -32,6 +32,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest question and answer, in bytes.
 const MOST_ASKED: u64 = 4096;
 const MOST_ANSWERED: u64 = 64 << 20;
+
+/// Where viewers' numbers come from.
+const SHOWN: &str = "punchcast-broadcaster viewers list shows who is here";
 
 /// What an operator asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,8 +142,13 @@ async fn serve(mut stream: tokio::net::UnixStream, shared: &Arc<Shared>) -> io::
     answering.write_all(format!("{answer}\n").as_bytes()).await
 }
 
+/// An answer that says why not. What failed here, or cannot be now, is no wrong usage.
 fn refused(reason: impl std::fmt::Display) -> Value {
     json!({ "error": reason.to_string() })
+}
+
+fn refused_link(error: &LinksError) -> Value {
+    json!({ "error": error.to_string(), "is_usage": matches!(error, LinksError::Name) })
 }
 
 fn answer(question: &Question, shared: &Shared) -> Value {
@@ -148,11 +156,11 @@ fn answer(question: &Question, shared: &Shared) -> Value {
         Question::ListViewers => json!({ "viewers": shared.viewers_shown() }),
         Question::AdmitViewer(viewer) => match shared.door.admit(ViewerId(*viewer)) {
             true => json!({ "admitted": viewer }),
-            false => refused(format_args!("no viewer {viewer} knocks")),
+            false => refused(format_args!("no viewer {viewer} knocks; {SHOWN}")),
         },
         Question::RemoveViewer(viewer) => match shared.remove(ViewerId(*viewer)) {
             true => json!({ "removed": viewer }),
-            false => refused(format_args!("there is no viewer {viewer}")),
+            false => refused(format_args!("there is no viewer {viewer}; {SHOWN}")),
         },
         Question::NewLink(wanted) => mint(wanted.clone(), shared),
         Question::ListLinks => {
@@ -160,8 +168,14 @@ fn answer(question: &Question, shared: &Shared) -> Value {
             json!({ "links": links, "is_open": shared.secret.is_none() && !shared.links_only })
         }
         Question::RevokeLink(name) => match shared.revoke(name) {
-            Ok(removed) => json!({ "revoked": name, "viewers": removed }),
-            Err(error) => refused(error),
+            Ok(Revoked { viewers, saved: Ok(()) }) => {
+                json!({ "revoked": name, "viewers": viewers })
+            }
+            Ok(Revoked { viewers, saved: Err(error) }) => refused(format_args!(
+                "link '{name}' opens no more, and {viewers} viewers are sent away, but it opens again after a \
+                 restart: {error}; make room there, and revoke it again"
+            )),
+            Err(error) => refused_link(&error),
         },
     }
 }
@@ -177,7 +191,7 @@ fn mint(NewLink { name, lasts, uses, file }: NewLink, shared: &Shared) -> Value 
             let is_open = shared.secret.is_none() && !shared.links_only;
             json!({ "name": name, "link": link.to_string(), "is_open": is_open })
         }
-        Err(error) => refused(error),
+        Err(error) => refused_link(&error),
     }
 }
 
@@ -209,7 +223,8 @@ fn ask(state: &Path, question: &Question) -> Result<Value, Failure> {
     BufReader::new(stream.take(MOST_ANSWERED)).read_line(&mut line).map_err(failed)?;
     let answer: Value = serde_json::from_str(&line).map_err(Failure::runtime)?;
     match answer["error"].as_str() {
-        Some(error) => Err(Failure::usage(error)),
+        Some(error) if answer["is_usage"] == true => Err(Failure::usage(error)),
+        Some(error) => Err(Failure::runtime(error)),
         None => Ok(answer),
     }
 }
@@ -312,6 +327,8 @@ fn table(viewers: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use service::exit::Code;
+
     use super::*;
 
     #[test]
@@ -380,6 +397,28 @@ mod tests {
             answered.is_ok() && desk.listener.accept().await.is_ok(),
             "it is reached by its name"
         );
+        drop(desk);
+        // What fails is no wrong usage.
+        let asked = |answer: Value| {
+            let listener = std::os::unix::net::UnixListener::bind(folder.path().join(NAME))
+                .expect("it is free");
+            let answering = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a question");
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).expect("a line");
+                stream.write_all(format!("{answer}\n").as_bytes()).expect("it listens");
+            });
+            let asked = ask(folder.path(), &Question::ListViewers);
+            answering.join().expect("it answered");
+            std::fs::remove_file(folder.path().join(NAME)).expect("there");
+            asked.expect_err("that is an error").code
+        };
+        let reason = io::Error::from(io::ErrorKind::StorageFull);
+        let full = LinksError::Write { path: folder.path().join("links.json"), reason };
+        assert_eq!(asked(refused_link(&full)), Code::Runtime);
+        assert_eq!(asked(refused_link(&LinksError::Unknown("a".into()))), Code::Runtime);
+        assert_eq!(asked(refused("no viewer 7 knocks")), Code::Runtime);
+        assert_eq!(asked(refused_link(&LinksError::Name)), Code::Usage);
         let nowhere = folder.path().join("none");
         let nobody = ask(&nowhere, &Question::ListViewers).expect_err("nobody is there");
         assert!(nobody.to_string().contains("is it running"), "{nobody}");

@@ -132,6 +132,14 @@ const MOST_ON_DEMAND: usize = 256;
 /// Contents of files that are sent at once, at most.
 const MOST_FETCHES: usize = 64;
 
+/// A link was revoked.
+pub(crate) struct Revoked {
+    /// How many viewers were sent away.
+    pub(crate) viewers: usize,
+    /// Whether it stays so after a restart.
+    pub(crate) saved: Result<(), LinksError>,
+}
+
 /// A viewer that was admitted, its channel, and the place that it takes.
 pub(crate) struct Admitted {
     pub(crate) channel: LiveChannel,
@@ -195,12 +203,13 @@ impl Shared {
         Ok(Some(entry.name))
     }
 
-    /// Lets nobody in by a link any more, and sends away who showed it. Returns how many those are.
-    pub(crate) fn revoke(&self, name: &str) -> Result<usize, LinksError> {
+    /// Lets nobody in by a link any more, and sends away who showed it, whether that can be written or not. Blocks
+    /// while it is.
+    pub(crate) fn revoke(&self, name: &str) -> Result<Revoked, LinksError> {
         self.links.revoke(name)?;
         let guests = self.guests.by_link(name);
         guests.iter().for_each(|guest| self.send_away(guest));
-        Ok(guests.len())
+        Ok(Revoked { viewers: guests.len(), saved: self.links.save() })
     }
 
     /// A place for a viewer of the channel, or why there is none.
