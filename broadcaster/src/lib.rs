@@ -19,6 +19,8 @@ mod library;
 mod links;
 pub mod media;
 mod metrics;
+mod minted;
+mod moment;
 mod offering;
 mod operator;
 mod origin;

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use protocol::channel::ViewerId;
 use protocol::link::{Link, Target};
@@ -19,7 +19,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use crate::links::{LinksError, Minted};
+use crate::links::LinksError;
+use crate::minted::Minted;
+use crate::moment::Moment;
 use crate::shared::{Revoked, Shared};
 
 /// The socket's name in the state folder.
@@ -164,7 +166,7 @@ fn answer(question: &Question, shared: &Shared) -> Value {
         },
         Question::NewLink(wanted) => mint(wanted.clone(), shared),
         Question::ListLinks => {
-            let links: Vec<Value> = shared.links.list().iter().map(shown).collect();
+            let links: Vec<Value> = shared.links.list(Moment::now()).iter().map(shown).collect();
             json!({ "links": links, "is_open": shared.secret.is_none() && !shared.links_only })
         }
         Question::RevokeLink(name) => match shared.revoke(name) {
@@ -184,7 +186,7 @@ fn mint(NewLink { name, lasts, uses, file }: NewLink, shared: &Shared) -> Value 
     let Some(base) = shared.link.get() else {
         return refused("the broadcaster is only starting; try again");
     };
-    match shared.links.mint(name, lasts.map(Duration::from_secs), uses) {
+    match shared.links.mint(name, lasts.map(Duration::from_secs), uses, Moment::now()) {
         Ok((name, secret)) => {
             let target = file.map_or_else(|| base.target.clone(), Target::File);
             let link = Link { target, secret: Some(secret), ..base.clone() };
@@ -196,11 +198,12 @@ fn mint(NewLink { name, lasts, uses, file }: NewLink, shared: &Shared) -> Value 
 }
 
 /// A link as the operator sees it: never its secret.
-fn shown(link: &Minted) -> Value {
+fn shown((link, opens_for): &(Minted, Option<Duration>)) -> Value {
     json!({
         "name": link.name,
         "made": link.made,
         "expires": link.expires,
+        "opens_for": opens_for.map(|left| left.as_secs() + u64::from(left.subsec_nanos() > 0)),
         "uses": link.uses,
         "used": link.used,
     })
@@ -271,8 +274,7 @@ pub(crate) fn list_links(state: &Path, as_json: bool) -> Result<String, Failure>
         return Ok(format!("{answer}\n"));
     }
     let none = Vec::new();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Ok(links(answer["links"].as_array().unwrap_or(&none), now))
+    Ok(links(answer["links"].as_array().unwrap_or(&none)))
 }
 
 /// Lets nobody in by a link any more.
@@ -281,17 +283,17 @@ pub(crate) fn revoke_link(state: &Path, name: &str) -> Result<String, Failure> {
     Ok(format!("link '{name}' opens no more; {} viewers are sent away\n", answer["viewers"]))
 }
 
-fn links(links: &[Value], now: u64) -> String {
+fn links(links: &[Value]) -> String {
     let mut text = format!("{:<24} {:>12} {:>12}\n", "LINK", "VIEWERS", "OPENS FOR");
     for link in links {
         let uses = match link["uses"].as_u64() {
             Some(uses) => format!("{} of {uses}", link["used"]),
             None => link["used"].to_string(),
         };
-        let left = match link["expires"].as_u64() {
+        let left = match link["opens_for"].as_u64() {
             None => "ever".to_owned(),
-            Some(until) if until <= now => "expired".to_owned(),
-            Some(until) => humantime::format_duration(Duration::from_secs(until - now)).to_string(),
+            Some(0) => "expired".to_owned(),
+            Some(left) => humantime::format_duration(Duration::from_secs(left)).to_string(),
         };
         let name = link["name"].as_str().unwrap_or_default();
         let _ = writeln!(text, "{name:<24} {uses:>12} {left:>12}");
@@ -346,10 +348,11 @@ mod tests {
 
     #[test]
     fn links_are_a_table() {
-        let link = json!({ "name": "a b", "uses": 3, "used": 1, "expires": 1_000 });
-        let ever = json!({ "name": "c", "uses": null, "used": 7, "expires": null });
-        let text = links(&[link, ever], 940);
-        let words = [["a b", "1 of 3", "1m"], ["c", "7", "ever"]];
+        let link = json!({ "name": "a b", "uses": 3, "used": 1, "opens_for": 60 });
+        let over = json!({ "name": "d", "uses": null, "used": 0, "opens_for": 0 });
+        let ever = json!({ "name": "c", "uses": null, "used": 7, "opens_for": null });
+        let text = links(&[link, ever, over]);
+        let words = [["a b", "1 of 3", "1m"], ["c", "7", "ever"], ["d", "0", "expired"]];
         for (line, words) in text.lines().skip(1).zip(words) {
             assert!(words.iter().all(|word| line.contains(word)), "{line}");
         }

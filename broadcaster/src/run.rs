@@ -38,6 +38,7 @@ use crate::library::Library;
 use crate::links::Links;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
+use crate::moment::Moment;
 use crate::offering::Offering;
 use crate::operator::Desk;
 use crate::origin::Barred;
@@ -75,7 +76,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let library = library.map_err(|error| Failure::usage(error.to_string()))?;
     let state = config.state_folder()?;
     let identity = Identity::load_or_create(&state).map_err(Failure::runtime)?;
-    let links = Links::open(&state).map_err(|error| {
+    let links = Links::open(&state, Moment::now()).map_err(|error| {
         Failure::runtime(format!("the links in {} cannot be read: {error}", state.display()))
     })?;
     let registry = service::metrics::registry("broadcaster");

@@ -29,6 +29,7 @@ use crate::keys::Keyring;
 use crate::library::Library;
 use crate::links::{Comer, Links, LinksError};
 use crate::metrics::{ChannelMetrics, Metrics};
+use crate::moment::Moment;
 use crate::origin::{Barred, Origin};
 use crate::places::{Booked, Booking, Bookings, Place, Places};
 use crate::playout::Workshop;
@@ -159,7 +160,7 @@ impl Shared {
 
     /// Whether a viewer that shows this may see what there is.
     pub(crate) fn opens(&self, shown: Option<&Secret>, comer: Comer) -> bool {
-        let by_link = |shown: &Secret| self.links.opens(shown, comer, Instant::now());
+        let by_link = |shown: &Secret| self.links.opens(shown, comer, Moment::now());
         self.is_open_to(shown) || shown.is_some_and(by_link)
     }
 
@@ -189,7 +190,7 @@ impl Shared {
         shown: Option<&Secret>,
         comer: Comer,
     ) -> Result<Option<String>, Refusal> {
-        let by = shown.and_then(|shown| self.links.enter(shown, comer, Instant::now()));
+        let by = shown.and_then(|shown| self.links.enter(shown, comer, Moment::now()));
         let Some(entry) = by else {
             return if self.is_open_to(shown) { Ok(None) } else { Err(Refusal::Secret) };
         };
