@@ -27,6 +27,9 @@ use crate::shared::{Revoked, Shared};
 /// The socket's name in the state folder.
 const NAME: &str = "control.sock";
 
+/// Longest path of a Unix socket, in bytes: `sun_path` less its end (unix(7)).
+const LONGEST_PATH: usize = 107;
+
 /// Questions that are answered at once, and how long each may take.
 const AT_ONCE: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -70,6 +73,24 @@ pub(crate) struct NewLink {
     pub(crate) file: Option<String>,
 }
 
+/// Where the socket is in a state folder.
+///
+/// # Errors
+///
+/// Where no socket has so long a path: nobody could be let in, removed or asked about.
+pub(crate) fn socket_in(state: &Path) -> Result<PathBuf, Failure> {
+    let path = state.join(NAME);
+    let length = path.as_os_str().len();
+    if length > LONGEST_PATH {
+        return Err(Failure::usage(format!(
+            "the operator's socket, {}, has a path of {length} bytes, and {LONGEST_PATH} are \
+             possible; give a shorter --state",
+            path.display()
+        )));
+    }
+    Ok(path)
+}
+
 /// A socket that questions come in by; gone when dropped.
 pub(crate) struct Desk {
     listener: UnixListener,
@@ -79,7 +100,7 @@ pub(crate) struct Desk {
 impl Desk {
     /// Opens the socket in a state folder. What a process left there that is gone is replaced.
     pub(crate) fn open(state: &Path) -> io::Result<Self> {
-        let path = state.join(NAME);
+        let path = socket_in(state).map_err(io::Error::other)?;
         if UnixStream::connect(&path).is_ok() {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
@@ -174,8 +195,8 @@ fn answer(question: &Question, shared: &Shared) -> Value {
                 json!({ "revoked": name, "viewers": viewers })
             }
             Ok(Revoked { viewers, saved: Err(error) }) => refused(format_args!(
-                "link '{name}' opens no more, and {viewers} viewers are sent away, but it opens again after a \
-                 restart: {error}; make room there, and revoke it again"
+                "link '{name}' opens no more, and {viewers} viewers are sent away, but it opens \
+                 again after a restart: {error}; make room there, and revoke it again"
             )),
             Err(error) => refused_link(&error),
         },
@@ -211,7 +232,7 @@ fn shown((link, opens_for): &(Minted, Option<Duration>)) -> Value {
 
 /// Asks the broadcaster that runs with this state folder.
 fn ask(state: &Path, question: &Question) -> Result<Value, Failure> {
-    let path = state.join(NAME);
+    let path = socket_in(state)?;
     let failed = |error: io::Error| {
         Failure::runtime(format!(
             "no broadcaster answers at {}: {error}; is it running, and is --state its folder?",
@@ -343,6 +364,27 @@ mod tests {
         }
         for text in ["", "{}", "\"list\"", "{\"remove_viewer\":-1}", "{\"remove_viewer\":\"x\"}"] {
             assert!(serde_json::from_str::<Question>(text).is_err(), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_path_that_is_too_long_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let of_length = |length: usize| {
+            let rest = length - folder.path().as_os_str().len() - NAME.len() - 2;
+            folder.path().join("s".repeat(rest))
+        };
+        let longest = of_length(LONGEST_PATH);
+        std::fs::create_dir(&longest).expect("room");
+        let _desk = Desk::open(&longest).expect("it is just short enough");
+        let long = of_length(LONGEST_PATH + 1);
+        for failure in [
+            socket_in(&long).expect_err("it is too long"),
+            ask(&long, &Question::ListViewers).expect_err("it is too long"),
+        ] {
+            let told = ["108 bytes", "--state", long.to_str().expect("text")];
+            assert!(told.iter().all(|word| failure.message.contains(word)), "{failure}");
+            assert_eq!(failure.code, Code::Usage);
         }
     }
 

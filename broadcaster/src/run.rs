@@ -40,7 +40,7 @@ use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environm
 use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::offering::Offering;
-use crate::operator::Desk;
+use crate::operator::{self, Desk};
 use crate::origin::Barred;
 use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
@@ -75,6 +75,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let library = config.library.as_deref().map(Library::open).transpose();
     let library = library.map_err(|error| Failure::usage(error.to_string()))?;
     let state = config.state_folder()?;
+    // Without the operator's socket nobody could be sent away.
+    operator::socket_in(&state)?;
     let identity = Identity::load_or_create(&state).map_err(Failure::runtime)?;
     let links = Links::open(&state, Moment::now()).map_err(|error| {
         Failure::runtime(format!("the links in {} cannot be read: {error}", state.display()))
