@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use protocol::link::{MAX_SERVERS, Secret, parse_host_port};
+use protocol::link::{MAX_SECRET, MAX_SERVERS, Secret, parse_host_port};
 use protocol::signalling::Token;
 use protocol::units::Bitrate;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,12 @@ pub const EMBEDDED_PORT: u16 = 3478;
 
 /// Keys change no more often: viewers hold those of the last eight only.
 const LEAST_KEY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Bytes of a channel's secret, at least: who asks a million times a second guesses 8 in 300,000 years.
+const LEAST_SECRET: usize = 8;
+
+/// How one is made, by Debian's own tools.
+const MAKE_SECRET: &str = "make one with: head -c 16 /dev/urandom | basenc --base64url | tr -d =";
 
 /// Streams a camera, a test picture, a file or a GStreamer pipeline straight to many viewers.
 #[derive(Debug, Default, clap::Parser)]
@@ -192,7 +198,7 @@ pub struct Config {
     pub channel: String,
     /// Folder of the stored files that are offered.
     pub library: Option<PathBuf>,
-    /// Who does not show this secret is refused: base64url text of 1–64 bytes. None: open to all.
+    /// Who does not show this secret is refused: base64url text of 8–64 bytes. None: open to all.
     pub secret: Option<String>,
     /// Only who shows the secret, or a link that was minted, is let in.
     pub links_only: bool,
@@ -463,8 +469,19 @@ impl Config {
     /// The channel's secret.
     pub fn secret(&self) -> Result<Option<Secret>, Failure> {
         let parse = |text: &String| {
-            Secret::parse(text)
-                .map_err(|_| Failure::usage("secret is not base64url text of 1 to 64 bytes"))
+            let secret = Secret::parse(text).map_err(|_| {
+                Failure::usage(format!(
+                    "secret is not base64url text of {LEAST_SECRET} to {MAX_SECRET} bytes; \
+                     {MAKE_SECRET}"
+                ))
+            })?;
+            match secret.size() {
+                LEAST_SECRET.. => Ok(secret),
+                size => Err(Failure::usage(format!(
+                    "secret stands for {size} bytes, which can be guessed; {LEAST_SECRET} or more \
+                     are needed; {MAKE_SECRET}"
+                ))),
+            }
         };
         self.secret.as_ref().map(parse).transpose()
     }
@@ -580,10 +597,14 @@ mod tests {
             (config("", "h:1", None), "channel name"),
             (config("a", "h", None), "HOST:PORT"),
             (config("a", "h:1", Some("not base64!")), "base64url"),
+            (config("a", "h:1", Some("AA")), "1 bytes"),
+            (config("a", "h:1", Some("AAAAAAAAAA")), "7 bytes"),
+            (config("a", "h:1", Some("AAAAAAAAAA")), "basenc"),
         ];
         for (config, expected) in table {
             let failure = config.check().expect_err(expected);
             assert!(failure.message.contains(expected), "{failure}");
         }
+        config("a", "h:1", Some("AAAAAAAAAAA")).check().expect("8 bytes");
     }
 }

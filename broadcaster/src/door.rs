@@ -9,7 +9,7 @@ use protocol::channel::ViewerId;
 use protocol::control::Refusal;
 use tokio::sync::oneshot;
 
-use crate::guests::Origin;
+use crate::origin::{Known, Origin};
 
 /// Viewers that may wait at once: of one household, in all, and of those who show neither a minted link nor the
 /// secret, so that there is room for who does.
@@ -37,7 +37,7 @@ pub(crate) struct Door {
 struct State {
     knocks: BTreeMap<ViewerId, Knock>,
     /// Where viewers were let in from: a path that broke is no reason to knock again.
-    known: HashSet<IpAddr>,
+    known: HashSet<Known>,
     /// Whose knocks were told of lately.
     told: Vec<(Option<IpAddr>, Instant)>,
 }
@@ -94,8 +94,8 @@ impl Door {
     /// Whether a viewer from there was let in before. Where it comes from must be proved: a rendezvous that lies
     /// must not open the door.
     pub(crate) fn knows(&self, origin: Option<Origin>) -> bool {
-        let proven = origin.filter(|origin| origin.is_proven);
-        proven.is_some_and(|origin| self.lock().known.contains(&origin.household))
+        let by = origin.and_then(|origin| origin.known_by());
+        by.is_some_and(|by| self.lock().known.contains(&by))
     }
 
     /// A viewer knocks, or why it may not.
@@ -143,16 +143,16 @@ impl Door {
     pub(crate) fn admit(&self, viewer: ViewerId) -> bool {
         let mut state = self.lock();
         let Some(Knock { origin, word, .. }) = state.knocks.remove(&viewer) else { return false };
-        let proven = origin.filter(|origin| origin.is_proven);
-        if let Some(origin) = proven.filter(|_| state.known.len() < MOST_KNOWN) {
-            state.known.insert(origin.household);
+        let by = origin.and_then(|origin| origin.known_by());
+        if let Some(by) = by.filter(|_| state.known.len() < MOST_KNOWN) {
+            state.known.insert(by);
         }
         word.send(()).is_ok()
     }
 
-    /// Nobody of this household is known any more.
-    pub(crate) fn forget(&self, household: IpAddr) {
-        self.lock().known.remove(&household);
+    /// Nobody from there is known any more.
+    pub(crate) fn forget(&self, origin: &Origin) {
+        self.lock().known.retain(|known| !known.is_of(origin));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -162,18 +162,38 @@ impl Door {
 
 #[cfg(test)]
 mod tests {
+    use protocol::candidate::CandidateKind;
+    use protocol::opening::{Local, Path};
+
     use super::*;
 
+    /// The address that all viewers at a relay come from.
+    const RELAY: u32 = 0xff_ffff;
+
     fn from(number: u32) -> Option<Origin> {
-        let household = IpAddr::from((0x0a00_0000 + number).to_be_bytes());
-        Some(Origin { household, is_proven: true })
+        on_path(CandidateKind::Reflexive, number, number)
+    }
+
+    /// A viewer on a path of a kind that it says, to one address, and seen by the rendezvous at another.
+    fn on_path(kind: CandidateKind, remote: u32, seen: u32) -> Option<Origin> {
+        let at = |number: u32| (IpAddr::from((0x0b00_0000 + number).to_be_bytes()), 5000).into();
+        let path = Path {
+            local: Local::MAIN,
+            remote: at(remote),
+            kind,
+            seen_as: at(0),
+            rtt: Duration::ZERO,
+            took: Duration::ZERO,
+            is_repair: false,
+        };
+        Origin::of(&path, Some(at(seen)))
     }
 
     #[tokio::test]
     async fn who_knocks_is_let_in_and_known() {
         let door = Arc::<Door>::default();
         let now = Instant::now();
-        let (home, seen) = (from(1), from(2).map(|at| Origin { is_proven: false, ..at }));
+        let (home, seen) = (from(1), on_path(CandidateKind::Relayed, RELAY, 2));
         let mut first = door.knock(ViewerId(1), home, false, now).expect("room");
         let mut relayed = door.knock(ViewerId(2), seen, false, now).expect("room");
         assert!(!door.knows(home) && !door.knows(None));
@@ -182,9 +202,25 @@ mod tests {
         // What only the rendezvous says opens no door later.
         assert!(door.admit(ViewerId(2)) && relayed.word().await);
         assert!(!door.knows(seen) && !door.knows(from(2)));
-        assert!(!door.knows(home.map(|at| Origin { is_proven: false, ..at })));
-        door.forget(home.expect("known").household);
+        assert!(!door.knows(on_path(CandidateKind::Relayed, RELAY, 1)));
+        door.forget(&home.expect("known"));
         assert!(!door.knows(home));
+    }
+
+    #[test]
+    fn who_calls_a_relay_its_home_opens_the_door_to_nobody_else() {
+        let door = Arc::<Door>::default();
+        // By another path than the rendezvous saw, which may be so (IPv6), or may be a lie.
+        let liar = on_path(CandidateKind::Host, RELAY, 1);
+        let _knocking = door.knock(ViewerId(1), liar, false, Instant::now()).expect("room");
+        assert!(door.admit(ViewerId(1)) && door.knows(liar), "it is back");
+        for other in [CandidateKind::Host, CandidateKind::Reflexive, CandidateKind::Relayed] {
+            assert!(!door.knows(on_path(other, RELAY, 2)), "{other:?}");
+        }
+        // What the rendezvous alone says is not enough, nor is the relay's address.
+        assert!(!door.knows(from(1)) && !door.knows(from(RELAY)));
+        door.forget(&liar.expect("it was seen"));
+        assert!(!door.knows(liar));
     }
 
     #[test]

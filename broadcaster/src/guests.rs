@@ -2,42 +2,23 @@
 //! and can end it.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use protocol::address::household;
-use protocol::candidate::CandidateKind;
 use protocol::channel::ViewerId;
 use protocol::control::Request;
-use protocol::opening::Path;
 use serde_json::{Value, json};
 use tokio::sync::Notify;
+
+use crate::origin::Origin;
 
 /// Minted links that one session may show.
 const MOST_LINKS_EACH: usize = 8;
 
 /// Most of a path within the library that is shown, in characters.
 const MOST_SHOWN: usize = 200;
-
-/// Where a viewer comes from, as far as addresses tell viewers apart: never a relay's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Origin {
-    /// The address, or what stands for its household.
-    pub(crate) household: IpAddr,
-    /// Whether the viewer proved it to us, and not to the rendezvous alone.
-    pub(crate) is_proven: bool,
-}
-
-impl Origin {
-    /// By the path, or, where that leads through a relay, by where the rendezvous saw the viewer, if one did.
-    pub(crate) fn of(path: &Path, observed: Option<SocketAddr>) -> Option<Self> {
-        let is_proven = path.kind != CandidateKind::Relayed;
-        let address = if is_proven { path.remote } else { observed? };
-        Some(Self { household: household(address.ip()), is_proven })
-    }
-}
 
 /// The path to a viewer, as the operator sees it.
 #[derive(Debug, Clone, Copy)]
@@ -257,37 +238,10 @@ fn wanted(request: &Request) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use protocol::opening::Local;
-
     use super::*;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().expect("an address")
-    }
-
-    fn path(kind: CandidateKind, remote: &str) -> Path {
-        Path {
-            local: Local::MAIN,
-            remote: at(remote),
-            kind,
-            seen_as: at("192.0.2.1:1"),
-            rtt: Duration::ZERO,
-            took: Duration::ZERO,
-            is_repair: false,
-        }
-    }
-
-    #[test]
-    fn a_relay_is_nobodys_origin() {
-        let observed = Some(at("[2001:db8:1:2::7]:5000"));
-        let direct = Origin::of(&path(CandidateKind::Reflexive, "198.51.100.7:5000"), observed);
-        assert_eq!(direct, Some(Origin { household: at("198.51.100.7:1").ip(), is_proven: true }));
-        let relay = path(CandidateKind::Relayed, "203.0.113.9:50000");
-        let known = Origin::of(&relay, observed).expect("the rendezvous saw it");
-        assert_eq!(known, Origin { household: at("[2001:db8:1::]:1").ip(), is_proven: false });
-        assert_eq!(Origin::of(&relay, None), None);
     }
 
     #[tokio::test]

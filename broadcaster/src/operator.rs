@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use protocol::channel::ViewerId;
 use protocol::link::{Link, Target};
@@ -19,11 +19,16 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
-use crate::links::Minted;
-use crate::shared::Shared;
+use crate::links::LinksError;
+use crate::minted::Minted;
+use crate::moment::Moment;
+use crate::shared::{Revoked, Shared};
 
 /// The socket's name in the state folder.
 const NAME: &str = "control.sock";
+
+/// Longest path of a Unix socket, in bytes: `sun_path` less its end (unix(7)).
+const LONGEST_PATH: usize = 107;
 
 /// Questions that are answered at once, and how long each may take.
 const AT_ONCE: usize = 8;
@@ -32,6 +37,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Longest question and answer, in bytes.
 const MOST_ASKED: u64 = 4096;
 const MOST_ANSWERED: u64 = 64 << 20;
+
+/// Where viewers' numbers come from.
+const SHOWN: &str = "punchcast-broadcaster viewers list shows who is here";
 
 /// What an operator asks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +73,24 @@ pub(crate) struct NewLink {
     pub(crate) file: Option<String>,
 }
 
+/// Where the socket is in a state folder.
+///
+/// # Errors
+///
+/// Where no socket has so long a path: nobody could be let in, removed or asked about.
+pub(crate) fn socket_in(state: &Path) -> Result<PathBuf, Failure> {
+    let path = state.join(NAME);
+    let length = path.as_os_str().len();
+    if length > LONGEST_PATH {
+        return Err(Failure::usage(format!(
+            "the operator's socket, {}, has a path of {length} bytes, and {LONGEST_PATH} are \
+             possible; give a shorter --state",
+            path.display()
+        )));
+    }
+    Ok(path)
+}
+
 /// A socket that questions come in by; gone when dropped.
 pub(crate) struct Desk {
     listener: UnixListener,
@@ -74,7 +100,7 @@ pub(crate) struct Desk {
 impl Desk {
     /// Opens the socket in a state folder. What a process left there that is gone is replaced.
     pub(crate) fn open(state: &Path) -> io::Result<Self> {
-        let path = state.join(NAME);
+        let path = socket_in(state).map_err(io::Error::other)?;
         if UnixStream::connect(&path).is_ok() {
             return Err(io::Error::new(
                 io::ErrorKind::AddrInUse,
@@ -139,8 +165,13 @@ async fn serve(mut stream: tokio::net::UnixStream, shared: &Arc<Shared>) -> io::
     answering.write_all(format!("{answer}\n").as_bytes()).await
 }
 
+/// An answer that says why not. What failed here, or cannot be now, is no wrong usage.
 fn refused(reason: impl std::fmt::Display) -> Value {
     json!({ "error": reason.to_string() })
+}
+
+fn refused_link(error: &LinksError) -> Value {
+    json!({ "error": error.to_string(), "is_usage": matches!(error, LinksError::Name) })
 }
 
 fn answer(question: &Question, shared: &Shared) -> Value {
@@ -148,20 +179,26 @@ fn answer(question: &Question, shared: &Shared) -> Value {
         Question::ListViewers => json!({ "viewers": shared.viewers_shown() }),
         Question::AdmitViewer(viewer) => match shared.door.admit(ViewerId(*viewer)) {
             true => json!({ "admitted": viewer }),
-            false => refused(format_args!("no viewer {viewer} knocks")),
+            false => refused(format_args!("no viewer {viewer} knocks; {SHOWN}")),
         },
         Question::RemoveViewer(viewer) => match shared.remove(ViewerId(*viewer)) {
             true => json!({ "removed": viewer }),
-            false => refused(format_args!("there is no viewer {viewer}")),
+            false => refused(format_args!("there is no viewer {viewer}; {SHOWN}")),
         },
         Question::NewLink(wanted) => mint(wanted.clone(), shared),
         Question::ListLinks => {
-            let links: Vec<Value> = shared.links.list().iter().map(shown).collect();
+            let links: Vec<Value> = shared.links.list(Moment::now()).iter().map(shown).collect();
             json!({ "links": links, "is_open": shared.secret.is_none() && !shared.links_only })
         }
         Question::RevokeLink(name) => match shared.revoke(name) {
-            Ok(removed) => json!({ "revoked": name, "viewers": removed }),
-            Err(error) => refused(error),
+            Ok(Revoked { viewers, saved: Ok(()) }) => {
+                json!({ "revoked": name, "viewers": viewers })
+            }
+            Ok(Revoked { viewers, saved: Err(error) }) => refused(format_args!(
+                "link '{name}' opens no more, and {viewers} viewers are sent away, but it opens \
+                 again after a restart: {error}; make room there, and revoke it again"
+            )),
+            Err(error) => refused_link(&error),
         },
     }
 }
@@ -170,23 +207,24 @@ fn mint(NewLink { name, lasts, uses, file }: NewLink, shared: &Shared) -> Value 
     let Some(base) = shared.link.get() else {
         return refused("the broadcaster is only starting; try again");
     };
-    match shared.links.mint(name, lasts.map(Duration::from_secs), uses) {
+    match shared.links.mint(name, lasts.map(Duration::from_secs), uses, Moment::now()) {
         Ok((name, secret)) => {
             let target = file.map_or_else(|| base.target.clone(), Target::File);
             let link = Link { target, secret: Some(secret), ..base.clone() };
             let is_open = shared.secret.is_none() && !shared.links_only;
             json!({ "name": name, "link": link.to_string(), "is_open": is_open })
         }
-        Err(error) => refused(error),
+        Err(error) => refused_link(&error),
     }
 }
 
 /// A link as the operator sees it: never its secret.
-fn shown(link: &Minted) -> Value {
+fn shown((link, opens_for): &(Minted, Option<Duration>)) -> Value {
     json!({
         "name": link.name,
         "made": link.made,
         "expires": link.expires,
+        "opens_for": opens_for.map(|left| left.as_secs() + u64::from(left.subsec_nanos() > 0)),
         "uses": link.uses,
         "used": link.used,
     })
@@ -194,7 +232,7 @@ fn shown(link: &Minted) -> Value {
 
 /// Asks the broadcaster that runs with this state folder.
 fn ask(state: &Path, question: &Question) -> Result<Value, Failure> {
-    let path = state.join(NAME);
+    let path = socket_in(state)?;
     let failed = |error: io::Error| {
         Failure::runtime(format!(
             "no broadcaster answers at {}: {error}; is it running, and is --state its folder?",
@@ -209,7 +247,8 @@ fn ask(state: &Path, question: &Question) -> Result<Value, Failure> {
     BufReader::new(stream.take(MOST_ANSWERED)).read_line(&mut line).map_err(failed)?;
     let answer: Value = serde_json::from_str(&line).map_err(Failure::runtime)?;
     match answer["error"].as_str() {
-        Some(error) => Err(Failure::usage(error)),
+        Some(error) if answer["is_usage"] == true => Err(Failure::usage(error)),
+        Some(error) => Err(Failure::runtime(error)),
         None => Ok(answer),
     }
 }
@@ -256,8 +295,7 @@ pub(crate) fn list_links(state: &Path, as_json: bool) -> Result<String, Failure>
         return Ok(format!("{answer}\n"));
     }
     let none = Vec::new();
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Ok(links(answer["links"].as_array().unwrap_or(&none), now))
+    Ok(links(answer["links"].as_array().unwrap_or(&none)))
 }
 
 /// Lets nobody in by a link any more.
@@ -266,17 +304,17 @@ pub(crate) fn revoke_link(state: &Path, name: &str) -> Result<String, Failure> {
     Ok(format!("link '{name}' opens no more; {} viewers are sent away\n", answer["viewers"]))
 }
 
-fn links(links: &[Value], now: u64) -> String {
+fn links(links: &[Value]) -> String {
     let mut text = format!("{:<24} {:>12} {:>12}\n", "LINK", "VIEWERS", "OPENS FOR");
     for link in links {
         let uses = match link["uses"].as_u64() {
             Some(uses) => format!("{} of {uses}", link["used"]),
             None => link["used"].to_string(),
         };
-        let left = match link["expires"].as_u64() {
+        let left = match link["opens_for"].as_u64() {
             None => "ever".to_owned(),
-            Some(until) if until <= now => "expired".to_owned(),
-            Some(until) => humantime::format_duration(Duration::from_secs(until - now)).to_string(),
+            Some(0) => "expired".to_owned(),
+            Some(left) => humantime::format_duration(Duration::from_secs(left)).to_string(),
         };
         let name = link["name"].as_str().unwrap_or_default();
         let _ = writeln!(text, "{name:<24} {uses:>12} {left:>12}");
@@ -312,6 +350,8 @@ fn table(viewers: &[Value]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use service::exit::Code;
+
     use super::*;
 
     #[test]
@@ -327,12 +367,34 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_path_that_is_too_long_is_told() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let of_length = |length: usize| {
+            let rest = length - folder.path().as_os_str().len() - NAME.len() - 2;
+            folder.path().join("s".repeat(rest))
+        };
+        let longest = of_length(LONGEST_PATH);
+        std::fs::create_dir(&longest).expect("room");
+        let _desk = Desk::open(&longest).expect("it is just short enough");
+        let long = of_length(LONGEST_PATH + 1);
+        for failure in [
+            socket_in(&long).expect_err("it is too long"),
+            ask(&long, &Question::ListViewers).expect_err("it is too long"),
+        ] {
+            let told = ["108 bytes", "--state", long.to_str().expect("text")];
+            assert!(told.iter().all(|word| failure.message.contains(word)), "{failure}");
+            assert_eq!(failure.code, Code::Usage);
+        }
+    }
+
     #[test]
     fn links_are_a_table() {
-        let link = json!({ "name": "a b", "uses": 3, "used": 1, "expires": 1_000 });
-        let ever = json!({ "name": "c", "uses": null, "used": 7, "expires": null });
-        let text = links(&[link, ever], 940);
-        let words = [["a b", "1 of 3", "1m"], ["c", "7", "ever"]];
+        let link = json!({ "name": "a b", "uses": 3, "used": 1, "opens_for": 60 });
+        let over = json!({ "name": "d", "uses": null, "used": 0, "opens_for": 0 });
+        let ever = json!({ "name": "c", "uses": null, "used": 7, "opens_for": null });
+        let text = links(&[link, ever, over]);
+        let words = [["a b", "1 of 3", "1m"], ["c", "7", "ever"], ["d", "0", "expired"]];
         for (line, words) in text.lines().skip(1).zip(words) {
             assert!(words.iter().all(|word| line.contains(word)), "{line}");
         }
@@ -380,6 +442,28 @@ mod tests {
             answered.is_ok() && desk.listener.accept().await.is_ok(),
             "it is reached by its name"
         );
+        drop(desk);
+        // What fails is no wrong usage.
+        let asked = |answer: Value| {
+            let listener = std::os::unix::net::UnixListener::bind(folder.path().join(NAME))
+                .expect("it is free");
+            let answering = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a question");
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).expect("a line");
+                stream.write_all(format!("{answer}\n").as_bytes()).expect("it listens");
+            });
+            let asked = ask(folder.path(), &Question::ListViewers);
+            answering.join().expect("it answered");
+            std::fs::remove_file(folder.path().join(NAME)).expect("there");
+            asked.expect_err("that is an error").code
+        };
+        let reason = io::Error::from(io::ErrorKind::StorageFull);
+        let full = LinksError::Write { path: folder.path().join("links.json"), reason };
+        assert_eq!(asked(refused_link(&full)), Code::Runtime);
+        assert_eq!(asked(refused_link(&LinksError::Unknown("a".into()))), Code::Runtime);
+        assert_eq!(asked(refused("no viewer 7 knocks")), Code::Runtime);
+        assert_eq!(asked(refused_link(&LinksError::Name)), Code::Usage);
         let nowhere = folder.path().join("none");
         let nobody = ask(&nowhere, &Question::ListViewers).expect_err("nobody is there");
         assert!(nobody.to_string().contains("is it running"), "{nobody}");

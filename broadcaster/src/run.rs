@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
-use dashmap::{DashMap, DashSet};
+use dashmap::DashMap;
 use prometheus::Registry;
 use protocol::channel::{Channel, History, JoinPacing};
 use protocol::control::{ALPN, Notice, close};
@@ -39,8 +39,10 @@ use crate::library::Library;
 use crate::links::Links;
 use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
 use crate::metrics::Metrics;
+use crate::moment::Moment;
 use crate::offering::Offering;
-use crate::operator::Desk;
+use crate::operator::{self, Desk};
+use crate::origin::Barred;
 use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
@@ -77,8 +79,10 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let library = config.library.as_deref().map(Library::open).transpose();
     let library = library.map_err(|error| Failure::usage(error.to_string()))?;
     let state = config.state_folder()?;
+    // Without the operator's socket nobody could be sent away.
+    operator::socket_in(&state)?;
     let identity = Identity::load_or_create(&state).map_err(Failure::runtime)?;
-    let links = Links::open(&state).map_err(|error| {
+    let links = Links::open(&state, Moment::now()).map_err(|error| {
         Failure::runtime(format!("the links in {} cannot be read: {error}", state.display()))
     })?;
     let registry = service::metrics::registry("broadcaster");
@@ -156,7 +160,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         on_demand: Bookings::default(),
         knock: config.knock,
         door: Arc::default(),
-        barred: DashSet::new(),
+        barred: Barred::default(),
         key_wanted: Notify::new(),
         begun: Mutex::default(),
         encoding: Places::default(),

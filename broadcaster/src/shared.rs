@@ -1,10 +1,9 @@
 //! What all sessions of a broadcaster share.
 
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use dashmap::{DashMap, DashSet};
+use dashmap::DashMap;
 use protocol::channel::ViewerId;
 use protocol::control::{Admission, ChannelEntry, Refusal, Track, UNKNOWN_CAPTURE};
 use protocol::link::{Link, Secret};
@@ -25,11 +24,13 @@ use crate::audience::Audience;
 use crate::contents::Pace;
 use crate::door::Door;
 use crate::fanout::{FanOut, Target};
-use crate::guests::{Guest, Guests, Origin};
+use crate::guests::{Guest, Guests};
 use crate::keys::Keyring;
 use crate::library::Library;
 use crate::links::{Comer, Links, LinksError};
 use crate::metrics::{ChannelMetrics, Metrics};
+use crate::moment::Moment;
+use crate::origin::{Barred, Origin};
 use crate::places::{Booked, Booking, Bookings, Place, Places};
 use crate::playout::Workshop;
 use crate::surroundings::Surroundings;
@@ -113,7 +114,7 @@ pub(crate) struct Shared {
     pub(crate) knock: bool,
     pub(crate) door: Arc<Door>,
     /// Households that viewers were sent away from.
-    pub(crate) barred: DashSet<IpAddr>,
+    pub(crate) barred: Barred,
     /// Another key is wanted now.
     pub(crate) key_wanted: Notify,
     /// Until when takes are taken to begin.
@@ -131,6 +132,14 @@ const MOST_ON_DEMAND: usize = 256;
 
 /// Contents of files that are sent at once, at most.
 const MOST_FETCHES: usize = 64;
+
+/// A link was revoked.
+pub(crate) struct Revoked {
+    /// How many viewers were sent away.
+    pub(crate) viewers: usize,
+    /// Whether it stays so after a restart.
+    pub(crate) saved: Result<(), LinksError>,
+}
 
 /// A viewer that was admitted, its channel, and the place that it takes.
 pub(crate) struct Admitted {
@@ -151,7 +160,7 @@ impl Shared {
 
     /// Whether a viewer that shows this may see what there is.
     pub(crate) fn opens(&self, shown: Option<&Secret>, comer: Comer) -> bool {
-        let by_link = |shown: &Secret| self.links.opens(shown, comer, Instant::now());
+        let by_link = |shown: &Secret| self.links.opens(shown, comer, Moment::now());
         self.is_open_to(shown) || shown.is_some_and(by_link)
     }
 
@@ -181,7 +190,7 @@ impl Shared {
         shown: Option<&Secret>,
         comer: Comer,
     ) -> Result<Option<String>, Refusal> {
-        let by = shown.and_then(|shown| self.links.enter(shown, comer, Instant::now()));
+        let by = shown.and_then(|shown| self.links.enter(shown, comer, Moment::now()));
         let Some(entry) = by else {
             return if self.is_open_to(shown) { Ok(None) } else { Err(Refusal::Secret) };
         };
@@ -195,12 +204,13 @@ impl Shared {
         Ok(Some(entry.name))
     }
 
-    /// Lets nobody in by a link any more, and sends away who showed it. Returns how many those are.
-    pub(crate) fn revoke(&self, name: &str) -> Result<usize, LinksError> {
+    /// Lets nobody in by a link any more, and sends away who showed it, whether that can be written or not. Blocks
+    /// while it is.
+    pub(crate) fn revoke(&self, name: &str) -> Result<Revoked, LinksError> {
         self.links.revoke(name)?;
         let guests = self.guests.by_link(name);
         guests.iter().for_each(|guest| self.send_away(guest));
-        Ok(guests.len())
+        Ok(Revoked { viewers: guests.len(), saved: self.links.save() })
     }
 
     /// A place for a viewer of the channel, or why there is none.
@@ -227,9 +237,9 @@ impl Shared {
     /// Sends a viewer away, and whoever comes from its address. False where there is none.
     pub(crate) fn remove(&self, viewer: ViewerId) -> bool {
         let Some(guest) = self.guests.find(viewer) else { return false };
-        if let Some(Origin { household, .. }) = guest.origin() {
-            self.door.forget(household);
-            self.barred.insert(household);
+        if let Some(origin) = guest.origin() {
+            self.door.forget(&origin);
+            self.barred.bar(&origin);
         }
         self.send_away(&guest);
         true
@@ -252,7 +262,7 @@ impl Shared {
 
     /// Whether viewers from there were sent away.
     pub(crate) fn is_barred(&self, origin: Option<Origin>) -> bool {
-        origin.is_some_and(|origin| self.barred.contains(&origin.household))
+        origin.is_some_and(|origin| self.barred.bars(&origin))
     }
 
     /// Everybody who is here, with their addresses: for the operator alone.

@@ -173,6 +173,17 @@ fn admissible_v6(ip: Ipv6Addr, policy: &Policy) -> Result<(), Inadmissible> {
     }
 }
 
+/// Whether an address means something within one network or host only, and another in the next: private (RFC 1918,
+/// RFC 4193), link-local or loopback.
+pub fn is_local(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    let is_near = match address {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    is_near || address.is_loopback() || is_private(address)
+}
+
 /// RFC 1918 and RFC 4193, and the deprecated site-local prefix (RFC 3879).
 fn is_private(ip: IpAddr) -> bool {
     match ip {
@@ -305,6 +316,15 @@ mod tests {
         for (address, expected) in table {
             assert_eq!(judged(address, STRICT), expected, "{address}");
         }
+    }
+
+    #[test]
+    fn what_is_local_means_something_else_elsewhere() {
+        let local = |text: &&str| is_local(text.parse().expect("an address"));
+        let near =
+            ["10.0.0.1", "192.168.1.1", "169.254.1.1", "127.0.0.1", "fd00::1", "fe80::1", "::1"];
+        let far = ["198.51.100.7", "100.64.0.1", "2001:db8::1", "::ffff:198.51.100.7"];
+        assert!(near.iter().all(local) && local(&"::ffff:10.0.0.1") && !far.iter().any(local));
     }
 
     #[test]

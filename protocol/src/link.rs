@@ -87,6 +87,11 @@ impl Secret {
         (!bytes.is_empty() && bytes.len() <= MAX_SECRET).then_some(Self(bytes))
     }
 
+    /// How many bytes it has.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+
     /// The secret as a link shows it.
     pub fn reveal(&self) -> String {
         URL_SAFE_NO_PAD.encode(&self.0)

@@ -119,8 +119,16 @@ impl Running {
         Self::spawn(command.stdout(stdout).stderr(Stdio::piped()))
     }
 
+    /// Starts a program that reads this on standard input, and whose standard output is read by lines.
+    pub fn start_reading(command: &mut Command, input: impl Into<Stdio>) -> Self {
+        Self::spawn_as_is(command.stdin(input).stdout(Stdio::piped()))
+    }
+
     fn spawn(command: &mut Command) -> Self {
-        command.stdin(Stdio::null());
+        Self::spawn_as_is(command.stdin(Stdio::null()))
+    }
+
+    fn spawn_as_is(command: &mut Command) -> Self {
         let mut child =
             command.spawn().unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let (sender, lines) = std::sync::mpsc::channel();

@@ -86,8 +86,25 @@ fn who_copies_is_seen_and_sent_away_and_used_up_links_open_nothing() -> Result<(
     // Revoking a link ends a copy, too.
     let copying = start(&stage, 1, &["fetch", &other, "long.bin", "-o", &target])?;
     find(&stage, &[("does", "files"), ("link", "other")]);
+    // Even where that cannot be written, as on a full disk: it is said that a restart undoes it.
+    let file = stage.path("cam-state/links.json");
+    fs::remove_file(&file).expect("links are kept there");
+    fs::create_dir(&file).expect("room");
+    fs::write(file.join("in the way"), "").expect("room");
+    let mut command = Command::new(lab::binary("punchcast-broadcaster")?);
+    command.args(["link", "revoke", "other", "--state"]).arg(stage.path("cam-state"));
+    let revoking = stage.cam.spawn("revoking", &command)?;
+    assert_eq!(revoking.wait(SOON)?.code(), Some(1), "{}", revoking.stderr().text());
+    let said = revoking.stderr().text();
+    assert!(said.contains("opens no more") && said.contains("again after a restart"), "{said}");
+    assert_refused(&copying, SOON, "removed this viewer")?;
+    let back = start(&stage, 1, &["list", &other])?;
+    assert_refused(&back, LONG, "secret is wrong or missing")?;
+    fs::remove_dir_all(&file).expect("it is ours");
     operator(&stage, &["link", "revoke", "other"])?;
-    assert_refused(&copying, SOON, "removed this viewer")
+    let kept = fs::read_to_string(&file).expect("it is written");
+    assert!(kept.contains("grandma") && !kept.contains("other"), "{kept}");
+    Ok(())
 }
 
 #[test]

@@ -44,6 +44,12 @@ fn usage_errors_end_with_2() {
     assert_eq!(broadcast(&["--uplink", "fast"], state.path()).code, Some(2));
     let nothing = ["--source", "none", "--embedded-rendezvous", "127.0.0.1:0"];
     ends(&broadcast(&nothing, state.path()), 2, &["--library"]);
+    let long = state.path().join("long".repeat(30));
+    let embedded = ["--source", "test", "--embedded-rendezvous", "127.0.0.1:0"];
+    for arguments in [&embedded[..], &["link", "list"], &["link", "revoke", "grandma"]] {
+        let told = ["control.sock", "107", "--state"];
+        ends(&broadcast(arguments, &long), 2, &told);
+    }
 
     let config = state.path().join("wrong.yaml");
     std::fs::write(&config, "channel: live\nchanel: typo\n").expect("written");

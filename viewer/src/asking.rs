@@ -180,9 +180,12 @@ pub(crate) fn refused(reason: Refusal, channel: &str) -> Failure {
             Code::Refused,
             "the broadcaster refused: the broadcast is full; try again later".into(),
         ),
-        Refusal::Removed => {
-            (Code::Refused, "the broadcaster refused: its operator removed this viewer".into())
-        }
+        Refusal::Removed => (
+            Code::Refused,
+            "the broadcaster refused: its operator removed this viewer; ask them for a new link, \
+             or to start the broadcaster again"
+                .into(),
+        ),
         Refusal::NotReady => {
             (Code::Runtime, "the broadcaster's source has not started yet; try again".into())
         }
@@ -194,11 +197,37 @@ pub(crate) fn refused(reason: Refusal, channel: &str) -> Failure {
         ),
         Refusal::TooMany => (
             Code::Refused,
-            "the broadcaster refused: that is more at once than one viewer may have".into(),
+            "the broadcaster refused: that is more at once than one viewer may have; end another \
+             of your household, or try again later"
+                .into(),
         ),
         Refusal::Malformed => {
             (Code::Runtime, "the broadcaster did not understand; are both of one version?".into())
         }
     };
     Failure::new(code, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_refusal_says_what_to_try() {
+        let all = [
+            Refusal::UnknownChannel,
+            Refusal::Secret,
+            Refusal::Full,
+            Refusal::Removed,
+            Refusal::NotReady,
+            Refusal::UnknownFile,
+            Refusal::TooMany,
+            Refusal::Malformed,
+        ];
+        for reason in all {
+            let line = refused(reason, "live").message;
+            let (_, to_try) = line.split_once(';').unwrap_or_else(|| panic!("{reason:?}: {line}"));
+            assert!(!to_try.trim().is_empty(), "{line}");
+        }
+    }
 }
