@@ -13,7 +13,7 @@ pub enum SourceSpec {
     /// `test`: a moving picture with a burnt-in clock, and a tone.
     #[default]
     Test,
-    /// `camera`: the first camera found, or `camera:DEVICE`: that device node.
+    /// `camera`: the first camera found, or `camera:DEVICE`: the one of that device node, name or number.
     Camera(Option<String>),
     /// `file:PATH`: a stored file, or the files of a folder or playlist in turn, looped live without
     /// a gap.
