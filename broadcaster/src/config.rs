@@ -43,7 +43,8 @@ pub struct Args {
     /// STUN server that tells our external address for --offer. May be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub stun: Vec<String>,
-    /// What to stream: test, `camera[:DEVICE]` (a device, name or number of the list that `devices` shows), file:PATH (a file, folder or playlist, looped) or
+    /// What to stream: test, `camera[:DEVICE]` (a device, name or number of the list that `devices` shows),
+    /// `screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`, file:PATH (a file, folder or playlist, looped) or
     /// pipeline:GST-LAUNCH-FRAGMENT.
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,

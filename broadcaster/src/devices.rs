@@ -6,6 +6,7 @@ use serde_json::json;
 use service::exit::Failure;
 
 use crate::media::devices::{Camera, Microphone, cameras, microphones};
+use crate::media::screen::{Screen, screens};
 
 /// Looks, and says what is to be printed.
 ///
@@ -13,12 +14,13 @@ use crate::media::devices::{Camera, Microphone, cameras, microphones};
 ///
 /// Where GStreamer does not start.
 pub(crate) fn show(as_json: bool) -> Result<String, Failure> {
-    let (cameras, microphones) = (cameras()?, microphones()?);
+    let (cameras, microphones, screens) = (cameras()?, microphones()?, screens()?);
     if as_json {
-        let all = json!({ "cameras": cameras, "microphones": microphones });
+        let all = json!({ "cameras": cameras, "microphones": microphones, "screens": screens });
         return Ok(format!("{all}\n"));
     }
-    Ok(format!("{}\n{}", camera_table(&cameras), microphone_table(&microphones)))
+    let tables = [camera_table(&cameras), screen_table(&screens), microphone_table(&microphones)];
+    Ok(tables.join("\n"))
 }
 
 fn camera_table(cameras: &[Camera]) -> String {
@@ -57,6 +59,17 @@ fn by_form(camera: &Camera) -> Vec<String> {
             format!("{form}: {}", sizes.join(", "))
         })
         .collect()
+}
+
+fn screen_table(screens: &[Screen]) -> String {
+    if screens.is_empty() {
+        return "no screen found\n".to_owned();
+    }
+    let mut text = format!("{:<28} SIZE\n", "--source");
+    for Screen { display, width, height } in screens {
+        let _ = writeln!(text, "{:<28} {width}x{height}", format!("screen:{display}"));
+    }
+    text
 }
 
 fn microphone_table(microphones: &[Microphone]) -> String {

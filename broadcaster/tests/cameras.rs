@@ -56,7 +56,8 @@ fn a_machine_without_cameras_says_so_and_what_to_try() {
 
     for source in ["camera", "camera:/dev/video-none", "camera:Front"] {
         let message = refused(&cameras, source);
-        for word in ["punchcast-broadcaster devices", "group video", "--source test", "file:PATH"] {
+        for word in ["punchcast-broadcaster devices", "group video", "--source screen", "file:PATH"]
+        {
             assert!(message.contains(word), "'{word}' is not in: {message}");
         }
     }

@@ -149,7 +149,7 @@ fn what_to_try() -> String {
     }
     tries.push("have this user be in the group video".to_owned());
     format!(
-        "try: {}; or another source: --source test, file:PATH or pipeline:FRAGMENT",
+        "try: {}; or another source: --source screen, test, file:PATH or pipeline:FRAGMENT",
         tries.join(", ")
     )
 }

@@ -109,6 +109,14 @@ pub enum MediaError {
         /// What to try.
         remedy: String,
     },
+    /// There is no screen, or not the one named.
+    #[error("{what}; {remedy}")]
+    Screen {
+        /// Which screen and what is wrong with it.
+        what: String,
+        /// What to try.
+        remedy: String,
+    },
     /// A device that another program uses.
     #[error(
         "{element} can't use its device: {reason}; close the program that has it open \

@@ -32,6 +32,7 @@ mod plan;
 mod playout;
 pub(crate) mod probe;
 mod producer;
+pub mod screen;
 mod spec;
 pub(crate) mod stored;
 #[cfg(test)]

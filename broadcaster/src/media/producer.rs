@@ -20,7 +20,7 @@ use super::gate::Gate;
 use super::spec::SourceSpec;
 use super::track::Live;
 use super::unit::{Epoch, Unit};
-use super::{camera, file, fragment};
+use super::{camera, file, fragment, screen};
 
 /// What a source reports.
 #[derive(Debug)]
@@ -263,6 +263,10 @@ impl Producer {
             SourceSpec::Camera(device) => {
                 let before = self.camera.as_ref();
                 self.camera = Some(camera::attach(live, device.as_deref(), before)?);
+                None
+            }
+            SourceSpec::Screen(screen) => {
+                screen::attach(live, screen)?;
                 None
             }
             SourceSpec::Pipeline(description) => {
