@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use service::exit::Failure;
 use service::log::LogFormat;
 
+use crate::devices;
 use crate::media::{AudioConfig, SourceSpec, VideoConfig};
 use crate::operator::{self, NewLink};
 
@@ -30,7 +31,7 @@ const MAKE_SECRET: &str = "make one with: head -c 16 /dev/urandom | basenc --bas
 #[derive(Debug, Default, clap::Parser)]
 #[command(name = "punchcast-broadcaster", version)]
 pub struct Args {
-    /// What to ask of a broadcaster that runs; without it, one is started.
+    /// What to ask of a broadcaster that runs, or of this machine; without it, a broadcaster is started.
     #[command(subcommand)]
     pub action: Option<Action>,
     /// Configuration file (YAML); see configs/broadcaster.yaml.
@@ -48,7 +49,8 @@ pub struct Args {
     /// STUN server that tells our external address for --offer. May be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub stun: Vec<String>,
-    /// What to stream: test, `camera[:DEVICE]`, file:PATH (a file, folder or playlist, looped) or
+    /// What to stream: test, `camera[:DEVICE]` (a device, name or number of the list that `devices` shows),
+    /// `screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`, file:PATH (a file, folder or playlist, looped) or
     /// pipeline:GST-LAUNCH-FRAGMENT.
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
@@ -78,7 +80,20 @@ pub struct Args {
     pub log_format: Option<LogFormat>,
 }
 
-/// What is asked of a broadcaster that runs.
+impl Args {
+    /// Whether nothing is said of what to broadcast and how to be found, as on a first run: then it is a camera,
+    /// on this network.
+    fn asks_for_nothing(&self) -> bool {
+        self.config.is_none()
+            && self.source.is_none()
+            && self.library.is_none()
+            && self.rendezvous.is_empty()
+            && self.embedded_rendezvous.is_none()
+            && !self.offer
+    }
+}
+
+/// What is asked of a broadcaster that runs, or of this machine.
 #[derive(Debug, Clone, PartialEq, Eq, clap::Subcommand)]
 pub enum Action {
     /// Show who watches or knocks, let a viewer in that knocks, or send one away.
@@ -86,6 +101,12 @@ pub enum Action {
         /// Which of the three.
         #[command(subcommand)]
         what: Viewers,
+    },
+    /// Show the cameras, microphones and screens of this machine, and what to write for each.
+    Devices {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
     },
     /// Mint links with a name, and perhaps an end and a number of viewers; show and revoke them.
     Link {
@@ -152,23 +173,27 @@ impl Action {
     ///
     /// # Errors
     ///
-    /// Where no broadcaster answers, or it refuses.
-    pub fn run(&self, state: &Path) -> Result<String, Failure> {
+    /// Where no broadcaster answers, or it refuses; or where GStreamer does not start.
+    pub fn run(&self, args: &Args) -> Result<String, Failure> {
+        let state = || Config::state_of(args);
         match self {
-            Self::Viewers { what: Viewers::List { json } } => operator::list_viewers(state, *json),
+            Self::Devices { json } => devices::show(*json),
+            Self::Viewers { what: Viewers::List { json } } => {
+                operator::list_viewers(&state()?, *json)
+            }
             Self::Viewers { what: Viewers::Admit { viewer } } => {
-                operator::admit_viewer(state, *viewer)
+                operator::admit_viewer(&state()?, *viewer)
             }
             Self::Viewers { what: Viewers::Remove { viewer } } => {
-                operator::remove_viewer(state, *viewer)
+                operator::remove_viewer(&state()?, *viewer)
             }
             Self::Link { what: Links::New { name, lasts, uses, file } } => {
                 let (name, file) = (name.clone(), file.clone());
                 let lasts = lasts.map(|lasts| lasts.as_secs().max(1));
-                operator::new_link(state, NewLink { name, lasts, uses: *uses, file })
+                operator::new_link(&state()?, NewLink { name, lasts, uses: *uses, file })
             }
-            Self::Link { what: Links::List { json } } => operator::list_links(state, *json),
-            Self::Link { what: Links::Revoke { name } } => operator::revoke_link(state, name),
+            Self::Link { what: Links::List { json } } => operator::list_links(&state()?, *json),
+            Self::Link { what: Links::Revoke { name } } => operator::revoke_link(&state()?, name),
         }
     }
 }
@@ -363,6 +388,10 @@ impl Config {
     /// The settings that these flags ask for.
     pub fn load(args: Args) -> Result<Self, Failure> {
         let mut config: Self = service::config::load(args.config.as_deref())?;
+        if args.asks_for_nothing() {
+            config.source = SourceSpec::Camera(None);
+            config.embedded_rendezvous = Some(([0; 8], EMBEDDED_PORT).into());
+        }
         if !args.rendezvous.is_empty() || args.embedded_rendezvous.is_some() {
             config.rendezvous = args.rendezvous;
             config.embedded_rendezvous = args.embedded_rendezvous;
@@ -570,8 +599,12 @@ mod tests {
 
     #[test]
     fn a_rendezvous_must_be_named_and_only_one() {
-        let missing = Config::load(Args::default()).expect_err("none named");
+        let test = Args { source: Some(SourceSpec::Test), ..Args::default() };
+        let missing = Config::load(test).expect_err("none named");
         assert!(missing.message.contains("--embedded-rendezvous"), "{missing}");
+        let first_run = Config::load(Args::default()).expect("it is a camera on this network");
+        assert_eq!(first_run.source, SourceSpec::Camera(None));
+        assert!(matches!(first_run.rendezvous(), Ok(Rendezvous::Embedded(_))));
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let both = Config {
             rendezvous: vec!["a:1".into()],

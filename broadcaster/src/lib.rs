@@ -10,6 +10,7 @@
 mod audience;
 pub mod config;
 mod contents;
+mod devices;
 mod door;
 mod events;
 pub mod fanout;

@@ -12,7 +12,7 @@ fn main() -> ExitCode {
 
 fn start(args: Args) -> Result<(), Failure> {
     if let Some(action) = &args.action {
-        let text = action.run(&Config::state_of(&args)?)?;
+        let text = action.run(&args)?;
         // Whoever reads may have seen enough.
         let _ = std::io::stdout().write_all(text.as_bytes());
         return Ok(());

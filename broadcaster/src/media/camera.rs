@@ -1,4 +1,4 @@
-//! Cameras: which one, and in which of the forms that it offers.
+//! Cameras: which one, and in which of the modes that it has.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -6,128 +6,99 @@ use std::sync::Arc;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use super::config::VideoConfig;
+use super::devices::{self, Identity};
 use super::elements::{caps_filter, make};
 use super::error::MediaError;
+use super::modes;
 use super::track::{Live, Timing, cannot_build};
 
-/// Makes a track of a camera: the device named, or the first that is found.
-pub(super) fn attach(live: &Arc<Live>, device: Option<&str>) -> Result<(), MediaError> {
-    let camera = match device {
-        Some(device) if Path::new(device).exists() => {
-            make("v4l2src", &[("device", device), ("do-timestamp", "true")])?
-        }
-        Some(device) => {
-            return Err(MediaError::Camera { what: format!("there is no camera {device}") });
-        }
-        None => first_camera()?,
-    };
-    live.add(&camera)?;
-    let pad = camera.static_pad("src").ok_or_else(|| cannot_build("a camera without a pad"))?;
+/// Makes a track of a camera: the one that is wanted, or the first that is found. Where one was used before it is
+/// that one, whatever else is plugged in now.
+pub(super) fn attach(
+    live: &Arc<Live>,
+    wanted: Option<&str>,
+    before: Option<&Identity>,
+) -> Result<Identity, MediaError> {
+    let Opened { element, identity, modes } = open(wanted, before)?;
+    live.add(&element)?;
+    let pad = element.static_pad("src").ok_or_else(|| cannot_build("a camera without a pad"))?;
     // Opens the device, which then tells what it can do.
-    if camera.set_state(gst::State::Ready).is_err() {
-        let what = format!("camera {} can't be opened; is it in use", device.unwrap_or("found"));
-        return Err(MediaError::Camera { what });
+    if element.set_state(gst::State::Ready).is_err() {
+        let name = in_words(&identity);
+        return Err(match live.first_error() {
+            Some(busy @ MediaError::Busy { .. }) => busy,
+            reason => MediaError::Camera {
+                what: match reason {
+                    Some(reason) => format!("camera {name} can't be opened: {reason}"),
+                    None => format!("camera {name} can't be opened"),
+                },
+                remedy: "have this user be in the group video, and no other program use it"
+                    .to_owned(),
+            },
+        });
     }
-    let offered = pad.query_caps(None);
-    let wanted = choose(&offered, &live.config().video);
+    let mut offered = pad.query_caps(None);
+    // Some only know it once they run; whoever listed them knows more.
+    if let Some(modes) = modes.filter(|modes| modes.can_intersect(&offered)) {
+        offered = modes.intersect(&offered);
+    }
+    let wanted = modes::choose(&offered, &live.config().video);
     tracing::debug!(%offered, ?wanted, "camera");
     let Some(wanted) = wanted else {
-        let what = "the camera offers neither raw pictures nor JPEG".to_owned();
-        return Err(MediaError::Camera { what });
+        return Err(MediaError::Camera {
+            what: format!("camera {} gives neither raw pictures, JPEG nor H.264", identity.name),
+            remedy: "try it with pipeline:FRAGMENT".to_owned(),
+        });
     };
+    let mode = wanted.structure(0).and_then(modes::greatest);
+    let mode = mode.map(|mode| mode.to_string()).unwrap_or_default();
+    tracing::info!(camera = %in_words(&identity), mode, "camera");
     let filter = caps_filter(&wanted)?;
     live.add(&filter)?;
-    camera.link(&filter).map_err(cannot_build)?;
+    element.link(&filter).map_err(cannot_build)?;
     let pad = filter.static_pad("src").ok_or_else(|| cannot_build("a filter without a pad"))?;
     live.attach(&pad, Timing::Source)?;
     live.gate.complete();
-    Ok(())
+    Ok(identity)
 }
 
-fn first_camera() -> Result<gst::Element, MediaError> {
-    let camera = |what: String| MediaError::Camera { what };
-    let monitor = gst::DeviceMonitor::new();
-    monitor.add_filter(Some("Video/Source"), None);
-    let devices = match monitor.start() {
-        Ok(()) => monitor.devices(),
-        Err(_) => Default::default(),
+/// A camera, not yet opened.
+struct Opened {
+    element: gst::Element,
+    identity: Identity,
+    /// What it can do, as the list has it.
+    modes: Option<gst::Caps>,
+}
+
+fn open(wanted: Option<&str>, before: Option<&Identity>) -> Result<Opened, MediaError> {
+    let cameras = devices::cameras()?;
+    let chosen = match before {
+        Some(before) => devices::find_again(&cameras, before).ok_or_else(|| MediaError::Camera {
+            what: format!("camera {} is away", in_words(before)),
+            remedy: "plug it in again".to_owned(),
+        }),
+        None => devices::choose(&cameras, wanted),
     };
-    monitor.stop();
-    let Some(device) = devices.iter().next() else {
-        return Err(camera("no camera found".to_owned()));
-    };
-    tracing::info!(camera = %device.display_name(), "camera found");
-    device
-        .create_element(None)
-        .map_err(|_| camera(format!("camera {} can't be used", device.display_name())))
+    let named = before.map_or(wanted, |before| before.device.as_deref());
+    match (chosen, named) {
+        (Ok(camera), _) => Ok(Opened {
+            element: camera.found.create_element(None).map_err(cannot_build)?,
+            identity: camera.identity(),
+            modes: camera.found.caps(),
+        }),
+        // Not all that can be opened is listed: nobody may watch devices here.
+        (Err(_), Some(path)) if path.starts_with('/') && Path::new(path).exists() => Ok(Opened {
+            element: make("v4l2src", &[("device", path)])?,
+            identity: Identity { name: path.to_owned(), device: Some(path.to_owned()) },
+            modes: None,
+        }),
+        (Err(error), _) => Err(error),
+    }
 }
 
-/// Picks the form that gives the configured size at the configured rate, or comes nearest. Many
-/// cameras reach their full rate only as JPEG, so rate counts before rawness.
-fn choose(offered: &gst::CapsRef, config: &VideoConfig) -> Option<gst::Caps> {
-    let side = |side: u32| i32::try_from(side).unwrap_or(i32::MAX);
-    let (width, height) = (side(config.width), side(config.height));
-    let framerate = gst::Fraction::new(side(config.framerate), 1);
-    let system_memory = gst::CapsFeatures::new([gst::CAPS_FEATURE_MEMORY_SYSTEM_MEMORY]);
-    offered
-        .iter_with_features()
-        .filter(|(form, features)| {
-            ["video/x-raw", "image/jpeg"].contains(&form.name().as_str())
-                && features.is_equal(&system_memory)
-        })
-        .filter_map(|(form, _)| {
-            let mut form = form.to_owned();
-            form.fixate_field_nearest_int("width", width);
-            form.fixate_field_nearest_int("height", height);
-            form.fixate_field_nearest_fraction("framerate", framerate);
-            form.fixate();
-            let pixels = |(width, height): (i32, i32)| f64::from(width) * f64::from(height);
-            let size = (form.get("width").ok()?, form.get("height").ok()?);
-            let rate = form.get::<gst::Fraction>("framerate").unwrap_or(framerate);
-            let rate_ratio =
-                f64::from(rate.numer()) / f64::from(rate.denom()) / f64::from(config.framerate);
-            let size_ratio = pixels(size) / pixels((width, height));
-            // A form that is too small or too slow loses by as much as it lacks; one that is too
-            // large costs a little, for it has to be scaled down.
-            let score = size_ratio.min(1.0) * rate_ratio.min(1.0)
-                - 0.01 * (size_ratio - 1.0).max(0.0)
-                + if form.name() == "video/x-raw" { 0.05 } else { 0.0 };
-            Some((score, gst::Caps::from(form)))
-        })
-        .max_by(|(one, _), (other, _)| one.total_cmp(other))
-        .map(|(_, caps)| caps)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::str::FromStr;
-
-    use super::*;
-
-    #[test]
-    fn the_form_nearest_to_the_configuration_is_chosen() {
-        gst::init().expect("GStreamer starts");
-        const SLOW_RAW: &str = "video/x-raw,format=YUY2,width=1280,height=720,framerate=10/1";
-        const SMALL_RAW: &str = "video/x-raw,format=YUY2,width=640,height=480,framerate=30/1";
-        const FAST_RAW: &str = "video/x-raw,format=NV12,width=1280,height=720,framerate=30/1";
-        const JPEG: &str = "image/jpeg,width=1280,height=720,framerate=30/1";
-        const RANGE: &str =
-            "video/x-raw,format=RGB,width=[1,4096],height=[1,4096],framerate=[0/1,60/1]";
-        const BAYER: &str = "video/x-bayer,width=1280,height=720,framerate=30/1";
-        for (offered, expected) in [
-            (vec![SLOW_RAW, SMALL_RAW, JPEG], Some(("image/jpeg", 1280))),
-            (vec![JPEG, FAST_RAW], Some(("video/x-raw", 1280))),
-            (vec![SMALL_RAW], Some(("video/x-raw", 640))),
-            (vec![RANGE], Some(("video/x-raw", 1280))),
-            (vec![BAYER], None),
-        ] {
-            let caps = gst::Caps::from_str(&offered.join(";")).expect("legal caps");
-            let chosen = choose(&caps, &VideoConfig::default());
-            let chosen = chosen.as_ref().and_then(|caps| caps.structure(0));
-            let chosen =
-                chosen.map(|form| (form.name().as_str(), form.get::<i32>("width").expect("fixed")));
-            assert_eq!(chosen, expected, "{offered:?}");
-        }
+fn in_words(Identity { name, device }: &Identity) -> String {
+    match device {
+        Some(device) if device != name => format!("{name} ({device})"),
+        _ => name.clone(),
     }
 }

@@ -102,10 +102,31 @@ pub enum MediaError {
         last: Box<MediaError>,
     },
     /// There is no camera, or not the one named.
-    #[error("{what}; try camera:/dev/videoN, or --source test")]
+    #[error("{what}; {remedy}")]
     Camera {
         /// Which camera and what is wrong with it.
         what: String,
+        /// What to try.
+        remedy: String,
+    },
+    /// There is no screen, or not the one named.
+    #[error("{what}; {remedy}")]
+    Screen {
+        /// Which screen and what is wrong with it.
+        what: String,
+        /// What to try.
+        remedy: String,
+    },
+    /// A device that another program uses.
+    #[error(
+        "{element} can't use its device: {reason}; close the program that has it open \
+         (fuser -v DEVICE names it), or take another one"
+    )]
+    Busy {
+        /// The element's kind.
+        element: String,
+        /// GStreamer's words.
+        reason: String,
     },
     /// Something failed while running.
     #[error("{element} failed: {reason}")]
@@ -133,7 +154,11 @@ impl MediaError {
             .and_then(|source| source.downcast_ref::<gst::Element>())
             .and_then(|element| element.factory())
             .map_or_else(|| "the pipeline".to_owned(), |factory| factory.name().to_string());
-        Self::Pipeline { element, reason: reason(&message.error(), message.debug().as_deref()) }
+        let reason = reason(&message.error(), message.debug().as_deref());
+        if message.error().matches(gst::ResourceError::Busy) {
+            return Self::Busy { element, reason };
+        }
+        Self::Pipeline { element, reason }
     }
 }
 

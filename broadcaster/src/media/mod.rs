@@ -16,6 +16,7 @@
 
 mod camera;
 mod config;
+pub mod devices;
 pub(crate) mod duration;
 mod elements;
 mod encode;
@@ -23,6 +24,7 @@ mod error;
 mod file;
 mod fragment;
 mod gate;
+mod modes;
 mod nal;
 mod obu;
 mod payload;
@@ -30,6 +32,7 @@ mod plan;
 mod playout;
 pub(crate) mod probe;
 mod producer;
+pub mod screen;
 mod spec;
 pub(crate) mod stored;
 #[cfg(test)]
@@ -42,6 +45,7 @@ mod unit;
 pub use config::{AudioConfig, Encoder, MediaConfig, VideoConfig};
 pub use elements::check_environment;
 pub use error::MediaError;
+pub use modes::{Form, Mode};
 pub use playout::{Next, Opened, Placed, Playout, PlayoutConfig};
 pub use producer::{Continuation, EncoderStats, Event, EventSink, Producer};
 pub use spec::{ParseSourceError, SourceSpec};

@@ -12,6 +12,7 @@ use protocol::burst::PlainBurst;
 use protocol::media::Format;
 
 use super::config::MediaConfig;
+use super::devices::Identity;
 use super::elements::init;
 use super::error::{MediaError, reason};
 use super::file::Looper;
@@ -19,7 +20,7 @@ use super::gate::Gate;
 use super::spec::SourceSpec;
 use super::track::Live;
 use super::unit::{Epoch, Unit};
-use super::{camera, file, fragment};
+use super::{camera, file, fragment, screen};
 
 /// What a source reports.
 #[derive(Debug)]
@@ -188,6 +189,8 @@ impl Counters {
 pub struct Continuation {
     epoch: Epoch,
     counters: Arc<Counters>,
+    /// The camera that was used: no other takes its place.
+    camera: Option<Identity>,
 }
 
 /// A running source. Dropping it stops it.
@@ -196,6 +199,7 @@ pub struct Producer {
     epoch: Epoch,
     live: Arc<Live>,
     counters: Arc<Counters>,
+    camera: Option<Identity>,
     looper: Option<Looper>,
     watcher: Option<JoinHandle<()>>,
 }
@@ -218,7 +222,8 @@ impl Producer {
 
     /// What another one needs to go on in this one's place.
     pub fn continuation(&self) -> Continuation {
-        Continuation { epoch: self.epoch, counters: Arc::clone(&self.counters) }
+        let (counters, camera) = (Arc::clone(&self.counters), self.camera.clone());
+        Continuation { epoch: self.epoch, counters, camera }
     }
 
     fn start_at(
@@ -232,7 +237,7 @@ impl Producer {
         }
         let pipeline = gst::Pipeline::new();
         let (epoch, counters) = match before {
-            Some(Continuation { epoch, counters }) => {
+            Some(Continuation { epoch, counters, .. }) => {
                 epoch.go_on(&pipeline);
                 (*epoch, Arc::clone(counters))
             }
@@ -241,7 +246,9 @@ impl Producer {
         let gate = Arc::new(Gate::new(events, format!("source {}", config.source), Instant::now()));
         let live = Arc::new(Live::new(&pipeline, config, gate, counters.clone(), epoch));
         // From here on, leaving early stops what has been started.
-        let mut producer = Self { pipeline, epoch, live, counters, looper: None, watcher: None };
+        let camera = before.and_then(|before| before.camera.clone());
+        let mut producer =
+            Self { pipeline, epoch, live, counters, camera, looper: None, watcher: None };
         producer.run()?;
         Ok(producer)
     }
@@ -254,7 +261,12 @@ impl Producer {
                 None
             }
             SourceSpec::Camera(device) => {
-                camera::attach(live, device.as_deref())?;
+                let before = self.camera.as_ref();
+                self.camera = Some(camera::attach(live, device.as_deref(), before)?);
+                None
+            }
+            SourceSpec::Screen(screen) => {
+                screen::attach(live, screen)?;
                 None
             }
             SourceSpec::Pipeline(description) => {
@@ -266,13 +278,7 @@ impl Producer {
         };
         let bus = self.pipeline.bus().ok_or_else(|| unable("a pipeline without a bus"))?;
         if self.pipeline.set_state(gst::State::Playing).is_err() {
-            return Err(match bus.pop_filtered(&[gst::MessageType::Error]) {
-                Some(message) => match message.view() {
-                    gst::MessageView::Error(error) => MediaError::from_bus(error),
-                    _ => unable("it does not start"),
-                },
-                None => unable("it does not start"),
-            });
+            return Err(live.first_error().unwrap_or_else(|| unable("it does not start")));
         }
         self.looper = looped.map(file::Looped::start).transpose()?;
         let live = self.live.clone();

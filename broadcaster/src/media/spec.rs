@@ -6,6 +6,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::screen::{self, ScreenSpec};
+
 /// A source as written by the user.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -13,8 +15,10 @@ pub enum SourceSpec {
     /// `test`: a moving picture with a burnt-in clock, and a tone.
     #[default]
     Test,
-    /// `camera`: the first camera found, or `camera:DEVICE`: that device node.
+    /// `camera`: the first camera found, or `camera:DEVICE`: the one of that device node, name or number.
     Camera(Option<String>),
+    /// `screen`: the session's screen, or the display or part that is named, with or without sound.
+    Screen(ScreenSpec),
     /// `file:PATH`: a stored file, or the files of a folder or playlist in turn, looped live without
     /// a gap.
     File(PathBuf),
@@ -46,7 +50,7 @@ pub enum ParseSourceError {
     },
     /// No kind of source at all.
     #[error(
-        "unknown source {given:?}; expected test, camera, camera:DEVICE, file:PATH, \
+        "unknown source {given:?}; expected test, camera, camera:DEVICE, screen, file:PATH, \
          pipeline:FRAGMENT or none"
     )]
     Unknown {
@@ -63,6 +67,12 @@ impl FromStr for SourceSpec {
             |expected| Err(ParseSourceError::Incomplete { given: given.to_owned(), expected });
         let not_yet =
             |instead: String| Err(ParseSourceError::NotYet { given: given.to_owned(), instead });
+        if let Some(screen) = given.strip_prefix("screen") {
+            return match screen.parse() {
+                Ok(screen) => Ok(Self::Screen(screen)),
+                Err(()) => incomplete(screen::FORM),
+            };
+        }
         let (scheme, rest) = match given.split_once(':') {
             Some((scheme, rest)) => (scheme, Some(rest.trim())),
             None => (given, None),
@@ -77,7 +87,6 @@ impl FromStr for SourceSpec {
             ("file", Some(path)) => Ok(Self::File(path.into())),
             ("pipeline", None | Some("")) => incomplete("pipeline:FRAGMENT"),
             ("pipeline", Some(fragment)) => Ok(Self::Pipeline(fragment.to_owned())),
-            ("screen", None) => not_yet("pipeline:ximagesrc".to_owned()),
             ("rtsp" | "rtsps", Some(_)) => not_yet(format!("'pipeline:rtspsrc location={given}'")),
             ("srt", Some(_)) => not_yet(format!("'pipeline:srtsrc uri={given} ! tsdemux'")),
             ("rtmp" | "rtmps", Some(_)) => {
@@ -99,6 +108,7 @@ impl fmt::Display for SourceSpec {
             Self::None => f.write_str("none"),
             Self::Camera(None) => f.write_str("camera"),
             Self::Camera(Some(device)) => write!(f, "camera:{device}"),
+            Self::Screen(screen) => write!(f, "screen{screen}"),
             Self::File(path) => write!(f, "file:{}", path.display()),
             Self::Pipeline(fragment) => write!(f, "pipeline:{fragment}"),
         }
@@ -130,6 +140,8 @@ mod tests {
             "none",
             "camera",
             "camera:/dev/video2",
+            "screen",
+            "screen::1,800x600+0+0,sound",
             "file:a b.mp4",
             "pipeline:a ! b name=x:y",
         ] {
@@ -147,7 +159,7 @@ mod tests {
             ("file:", "write file:PATH"),
             ("file", "write file:PATH"),
             ("pipeline: ", "write pipeline:FRAGMENT"),
-            ("screen", "not supported yet; use pipeline:ximagesrc"),
+            ("screen:left", "write screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]"),
             ("rtsp://h/x", "not supported yet; use 'pipeline:rtspsrc location=rtsp://h/x'"),
             ("srt://h:1", "not supported yet; use 'pipeline:srtsrc uri=srt://h:1"),
             ("rtmp://h/x", "not supported yet"),

@@ -84,6 +84,15 @@ impl Live {
         &self.config
     }
 
+    /// The error that an element has told of first, before anybody watches.
+    pub(super) fn first_error(&self) -> Option<MediaError> {
+        let message = self.pipeline.upgrade()?.bus()?.pop_filtered(&[gst::MessageType::Error])?;
+        match message.view() {
+            gst::MessageView::Error(error) => Some(MediaError::from_bus(error)),
+            _ => None,
+        }
+    }
+
     /// Adds an element, or a bin of them, to the pipeline.
     pub(super) fn add(&self, element: &impl IsA<gst::Element>) -> Result<(), MediaError> {
         let Some(pipeline) = self.pipeline.upgrade() else { return Ok(()) };

@@ -139,6 +139,11 @@ impl Screen {
         gray.get(left..left + WIDTH).map(<[u8]>::to_vec)
     }
 
+    /// How bright a pixel of the screen is. None where it has no such pixel.
+    pub fn gray_at(&self, column: usize, line: usize) -> Option<u8> {
+        self.memory.lines(line, 1).ok()?.get(column).copied()
+    }
+
     fn number_at(&self, left: usize, top: usize) -> Option<u16> {
         let lines = self.memory.lines(top, MARK_LINES).ok()?;
         let stride = self.memory.width;

@@ -1,0 +1,255 @@
+//! The screen: what an X server shows, and on request what this machine plays.
+
+use std::collections::BTreeSet;
+use std::env;
+use std::fmt;
+use std::fs;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use serde::Serialize;
+
+use super::elements::{caps_filter, init, make};
+use super::error::MediaError;
+use super::track::{Live, Timing, cannot_build};
+
+/// Which part of which screen, and whether with sound: `[DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct ScreenSpec {
+    /// The X display, as `:1`; the session's where none is named.
+    pub display: Option<String>,
+    /// The part that is broadcast; all of it where none is named.
+    pub region: Option<Region>,
+    /// With what this machine plays.
+    pub sound: bool,
+}
+
+/// A part of a screen, in pixels from its left upper corner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Region {
+    width: u32,
+    height: u32,
+    left: u32,
+    top: u32,
+}
+
+/// The way a screen is written.
+pub(super) const FORM: &str = "screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]";
+
+impl FromStr for Region {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (size, place) = text.split_once('+').ok_or(())?;
+        let (width, height) = size.split_once('x').ok_or(())?;
+        let (left, top) = place.split_once('+').ok_or(())?;
+        let number = |text: &str| text.parse::<u32>().ok().filter(|&pixels| pixels <= 32_767);
+        let side = |text: &str| number(text).filter(|&pixels| pixels >= 16).ok_or(());
+        let at = |text: &str| number(text).ok_or(());
+        Ok(Self { width: side(width)?, height: side(height)?, left: at(left)?, top: at(top)? })
+    }
+}
+
+impl fmt::Display for Region {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}+{}+{}", self.width, self.height, self.left, self.top)
+    }
+}
+
+impl FromStr for ScreenSpec {
+    type Err = ();
+
+    /// Reads what comes behind `screen`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut spec = Self::default();
+        let (display, others) = match text.strip_prefix(':') {
+            Some(rest) => {
+                let (display, others) = rest.split_once(',').unwrap_or((rest, ""));
+                (Some(display), others)
+            }
+            None if text.is_empty() => (None, ""),
+            None => (None, text.strip_prefix(',').ok_or(())?),
+        };
+        let mut parts: Vec<&str> = others.split(',').filter(|part| !part.is_empty()).collect();
+        match display {
+            // `screen:1` is display `:1`; what else has a colon names a display, too.
+            Some(number) if number.parse::<u16>().is_ok() => {
+                spec.display = Some(format!(":{number}"));
+            }
+            Some(display) if display.contains(':') => spec.display = Some(display.to_owned()),
+            Some(part) => parts.insert(0, part),
+            None => {}
+        }
+        for part in parts {
+            match part {
+                "sound" => spec.sound = true,
+                region => spec.region = Some(region.parse()?),
+            }
+        }
+        Ok(spec)
+    }
+}
+
+impl fmt::Display for ScreenSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let region = self.region.map(|region| region.to_string());
+        let sound = self.sound.then(|| "sound".to_owned());
+        let parts = self.display.clone().into_iter().chain(region).chain(sound);
+        let parts: Vec<_> = parts.collect();
+        f.write_str(if parts.is_empty() { "" } else { ":" })?;
+        f.write_str(&parts.join(","))
+    }
+}
+
+/// A screen that is here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Screen {
+    /// Its X display.
+    pub display: String,
+    /// Width in pixels.
+    pub width: i32,
+    /// Height in pixels.
+    pub height: i32,
+}
+
+/// Looks for screens: the session's, and those of other X servers that let this user look.
+///
+/// # Errors
+///
+/// Where GStreamer does not start.
+pub fn screens() -> Result<Vec<Screen>, MediaError> {
+    init()?;
+    let sockets = fs::read_dir("/tmp/.X11-unix").into_iter().flatten().flatten();
+    let number = |name: String| name.strip_prefix('X').and_then(|name| name.parse::<u16>().ok());
+    let numbers = sockets.filter_map(|entry| number(entry.file_name().to_string_lossy().into()));
+    let numbers: BTreeSet<_> = numbers.collect();
+    let mut displays: Vec<_> = env::var("DISPLAY").into_iter().collect();
+    let others = numbers.into_iter().map(|number| format!(":{number}"));
+    for display in others {
+        if !displays.contains(&display) {
+            displays.push(display);
+        }
+    }
+    Ok(displays.into_iter().filter_map(|display| look(&display)).collect())
+}
+
+fn look(display: &str) -> Option<Screen> {
+    let source = make("ximagesrc", &[("display-name", display)]).ok()?;
+    let opened = source.set_state(gst::State::Ready).is_ok();
+    let caps = opened.then(|| source.static_pad("src").map(|pad| pad.query_caps(None))).flatten();
+    let _ = source.set_state(gst::State::Null);
+    let caps = caps?;
+    let side = |field| caps.structure(0).and_then(|form| form.get::<i32>(field).ok());
+    Some(Screen { display: display.to_owned(), width: side("width")?, height: side("height")? })
+}
+
+/// Makes a track of the screen, and one of the sound if that is wanted and there is any.
+pub(super) fn attach(live: &Arc<Live>, spec: &ScreenSpec) -> Result<(), MediaError> {
+    let session = || env::var("DISPLAY").ok().filter(|display| !display.is_empty());
+    let Some(display) = spec.display.clone().or_else(session) else {
+        let what = match env::var_os("WAYLAND_DISPLAY") {
+            Some(_) => "a Wayland session's screen can't be broadcast yet",
+            None => "no screen found: DISPLAY is not set",
+        };
+        let remedy = format!("log in to an X11 session, or name its display: {FORM}");
+        return Err(MediaError::Screen { what: what.to_owned(), remedy });
+    };
+    // Damage would leave out what has not changed; viewers that join need pictures all the time.
+    let source = make(
+        "ximagesrc",
+        &[("display-name", &display), ("use-damage", "false"), ("show-pointer", "true")],
+    )?;
+    if let Some(Region { width, height, left, top }) = spec.region {
+        for (property, value) in [
+            ("startx", left),
+            ("starty", top),
+            // The last pixel that belongs to it.
+            ("endx", left + width - 1),
+            ("endy", top + height - 1),
+        ] {
+            source.set_property(property, value);
+        }
+    }
+    live.add(&source)?;
+    let Some(size) = opened_size(&source) else {
+        let _ = live.first_error();
+        return Err(MediaError::Screen {
+            what: format!("X display {display} can't be opened"),
+            remedy: "see 'punchcast-broadcaster devices' for those that can".to_owned(),
+        });
+    };
+    let (right, bottom) = spec
+        .region
+        .map_or((0, 0), |region| (region.left + region.width, region.top + region.height));
+    if u64::from(right) > size.0 || u64::from(bottom) > size.1 {
+        return Err(MediaError::Screen {
+            what: format!("the part reaches beyond the screen, which has {}x{}", size.0, size.1),
+            remedy: format!("write it as in {FORM}"),
+        });
+    }
+    let rate = i32::try_from(live.config().video.framerate).unwrap_or(i32::MAX);
+    let rate = gst::Caps::builder("video/x-raw").field("framerate", gst::Fraction::new(rate, 1));
+    let filter = caps_filter(&rate.build())?;
+    live.add(&filter)?;
+    source.link(&filter).map_err(cannot_build)?;
+    let pad = filter.static_pad("src").ok_or_else(|| cannot_build("a filter without a pad"))?;
+    live.attach(&pad, Timing::Source)?;
+    if spec.sound {
+        attach_sound(live)?;
+    }
+    live.gate.complete();
+    Ok(())
+}
+
+fn opened_size(source: &gst::Element) -> Option<(u64, u64)> {
+    let display = source.property::<Option<String>>("display-name")?;
+    let Screen { width, height, .. } = look(&display)?;
+    source.set_state(gst::State::Ready).ok()?;
+    Some((width.try_into().ok()?, height.try_into().ok()?))
+}
+
+/// The default output's monitor: what this machine plays.
+fn attach_sound(live: &Arc<Live>) -> Result<(), MediaError> {
+    let source =
+        make("pulsesrc", &[("device", "@DEFAULT_MONITOR@"), ("client-name", "punchcast")])?;
+    if source.set_state(gst::State::Ready).is_err() {
+        let _ = source.set_state(gst::State::Null);
+        tracing::warn!("the screen comes without sound: there is no PulseAudio or PipeWire server");
+        return Ok(());
+    }
+    live.add(&source)?;
+    let pad = source.static_pad("src").ok_or_else(|| cannot_build("sound without a pad"))?;
+    live.attach(&pad, Timing::Source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn screens_come_back_as_written() {
+        for (written, expected) in [
+            ("", ""),
+            (",sound", ":sound"),
+            (":sound", ":sound"),
+            (":800x600+10+20", ":800x600+10+20"),
+            ("::1", "::1"),
+            (":1", "::1"),
+            ("::1,800x600+0+0,sound", "::1,800x600+0+0,sound"),
+            (":h:0.1", ":h:0.1"),
+        ] {
+            let spec: ScreenSpec = written.parse().expect(written);
+            assert_eq!(spec.to_string(), expected);
+            assert_eq!(expected.parse(), Ok(spec), "{written}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_screen_is_refused() {
+        for written in [":", ":left", ":1,800x600", ":8x8+0+0", ":1,800x600+a+0", "1", ":1,loud"] {
+            assert_eq!(written.parse::<ScreenSpec>(), Err(()), "{written}");
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! Cameras that tests plug in and out.
+//!
+//! As a plugin it is a device provider and a source element, which GStreamer's device monitor finds as it does
+//! those of V4L2: they tell of the cameras in a file, which the environment names. A camera that is taken out of
+//! the file is unplugged, while it runs, too. As a library it has the tests' side of that: [`Cameras`].
+
+mod bench;
+mod plugged;
+mod plugin;
+mod provider;
+mod source;
+
+pub use bench::Cameras;
+pub use plugged::Camera;
+pub use source::KEYFRAME_DISTANCE;
+
+/// Where a program is told of the file.
+const VARIABLE: &str = "PUNCHCAST_TEST_CAMERAS";
