@@ -112,6 +112,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         service::listener::serve(address, shown).await?;
     }
     let (port, openings) = open_port(&config, &identity, &audience)?;
+    metrics.dropped.get_or_init(|| Arc::clone(port.dropped()));
 
     let source = Arc::<Source>::default();
     let start = channel_starter(&config, &port, &metrics, &source, &audience)?;

@@ -127,9 +127,6 @@ pub(crate) struct Shared {
     pub(crate) fetches: Places,
 }
 
-/// Viewers of stored files at once, at most: each has threads and a file open.
-const MOST_ON_DEMAND: usize = 256;
-
 /// Contents of files that are sent at once, at most.
 const MOST_FETCHES: usize = 64;
 
@@ -276,12 +273,10 @@ impl Shared {
     }
 
     /// A place for one more viewer of a stored file that needs so much. What live viewers need goes first.
-    pub(crate) fn book(&self, needed: Bitrate) -> Result<Booking, Refusal> {
-        let booking = self.on_demand.book(needed, |with| {
-            let all = self.places.taken() + with.viewers;
-            with.viewers <= MOST_ON_DEMAND && all <= self.max_viewers && self.carries_beside(with)
-        });
-        booking.ok_or(Refusal::Full)
+    pub(crate) fn book(&self, origin: Option<Origin>, needed: Bitrate) -> Result<Booking, Refusal> {
+        self.on_demand.book(origin.map(|origin| origin.household), needed, |with| {
+            self.places.taken() + with.viewers <= self.max_viewers && self.carries_beside(with)
+        })
     }
 
     /// A viewer of stored files needs so much from now on. False where the uplink does not carry that.

@@ -117,7 +117,7 @@ fn volley() {
     replay("volley");
 }
 
-/// `paths` needs the transport crate, and runs under the fuzzer only.
+/// `paths` needs the transport crate, whose tests replay it.
 #[test]
 fn no_target_is_left_out() {
     let names = |folder: &str| -> BTreeSet<String> {

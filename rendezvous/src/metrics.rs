@@ -1,8 +1,11 @@
 //! What the rendezvous counts.
 
+use std::sync::{Arc, OnceLock};
+
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 use protocol::signalling::Refusal;
 use serde_json::{Map, Value};
+use transport::port::Dropped;
 
 /// Counters and gauges of one rendezvous.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub(crate) struct Metrics {
     pub(crate) relay_bytes: IntCounter,
     rejected: IntCounterVec,
     relay_rejected: IntCounterVec,
+    /// What the port dropped, once it is open.
+    pub(crate) dropped: Arc<OnceLock<Arc<Dropped>>>,
 }
 
 /// Why something was rejected: the labels of `punchcast_rendezvous_rejected_total`.
@@ -87,6 +92,18 @@ impl Metrics {
     pub(crate) fn new(registry: Registry) -> Self {
         let counter = |name: &str, help: &str| service::metrics::counter(&registry, name, help);
         let gauge = |name: &str, help: &str| service::metrics::gauge(&registry, name, help);
+        let dropped = Arc::<OnceLock<Arc<Dropped>>>::default();
+        let of_port = Arc::clone(&dropped);
+        service::metrics::counted(
+            &registry,
+            "punchcast_rendezvous_datagrams_dropped_total",
+            "Datagrams that the port dropped unread, by reason: QUIC beyond what may wait (overflow), or a first \
+             byte of nothing that is spoken there (unknown). No QUIC is a stranger's here.",
+            "reason",
+            move || {
+                of_port.get().map_or_else(|| Dropped::default().by_reason(), |at| at.by_reason())
+            },
+        );
         let introductions = counter(
             "punchcast_rendezvous_introductions_total",
             "Introductions sent to both parties; whether their path opened is not known here.",
@@ -152,6 +169,7 @@ impl Metrics {
             relay_bytes,
             rejected,
             relay_rejected,
+            dropped,
         }
     }
 

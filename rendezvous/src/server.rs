@@ -85,6 +85,7 @@ impl Server {
             Arc::clone(stun.insert(inbound)) as Arc<dyn Inbound>
         })
         .map_err(failed)?;
+        metrics.dropped.get_or_init(|| Arc::clone(port.dropped()));
         let local_addr = port.socket().local_addr().map_err(failed)?;
         let relay = Relay::start(&config.relay, config.listen, local_addr, &metrics)?.map(Arc::new);
         let any_port = config.listen.port() == 0;

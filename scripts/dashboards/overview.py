@@ -330,6 +330,10 @@ PROCESS = [
     graph("Feedback dropped", "Datagrams a second dropped that begin like feedback, by reason. too_many: a "
           "viewer floods. forged, replayed, elsewhere: somebody tries things; it costs little.",
           query(rate("punchcast_feedback_packets_dropped_total@", "reason"), "{{reason}}"), "pps"),
+    graph("Datagrams dropped", "Datagrams a second that the port dropped unread, by reason. stranger: QUIC from addresses "
+          "that nobody was introduced at. unknown: scans. overflow: more QUIC than is read; see CPU.",
+          query(rate("punchcast_datagrams_dropped_total@", "reason"), "{{reason}}"), "pps",
+          colors={"overflow": "red"}),
     *process("@"),
 ]
 

@@ -48,6 +48,10 @@ SERVING = [
     graph("STUN answers", "STUN requests a second that were answered with the requester's address. A flood "
           "costs little, but see CPU.",
           query(rate("punchcast_rendezvous_stun_answers_total@", "instance"), "{{instance}}"), "reqps"),
+    graph("Datagrams dropped", "Datagrams a second that the port dropped unread, by reason. unknown: scans. overflow: more "
+          "QUIC than is read, a flood; see CPU.",
+          query(rate("punchcast_rendezvous_datagrams_dropped_total@", "reason"), "{{reason}}"), "pps",
+          colors={"overflow": "red"}),
 ]
 
 RELAY = [

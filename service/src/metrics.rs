@@ -53,6 +53,39 @@ pub fn counters<'a>(
     register(registry, vec)
 }
 
+/// A counter for each value of its label, brought up to what was counted elsewhere whenever somebody looks.
+pub fn counted<const N: usize>(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    label: &str,
+    counts: impl Fn() -> [(&'static str, u64); N] + Send + Sync + 'static,
+) {
+    let counters = IntCounterVec::new(Opts::new(name, help), &[label]).expect("a legal name");
+    registry.register(Box::new(Counted { counters, counts })).expect("the first of its name");
+}
+
+struct Counted<F> {
+    counters: IntCounterVec,
+    counts: F,
+}
+
+impl<const N: usize, F> Collector for Counted<F>
+where
+    F: Fn() -> [(&'static str, u64); N] + Send + Sync,
+{
+    fn desc(&self) -> Vec<&prometheus::core::Desc> {
+        self.counters.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        for (value, count) in (self.counts)() {
+            raise(&self.counters.with_label_values(&[value]), count);
+        }
+        self.counters.collect()
+    }
+}
+
 /// A gauge of whole numbers.
 pub fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help).expect("a legal name"))
@@ -122,4 +155,34 @@ fn row(family: &MetricFamily) -> String {
     let kind = format!("{:?}", family.get_field_type()).to_lowercase();
     let help = family.help().replace('|', "\\|");
     format!("| `{}` | {kind} | {} | {help} |", family.name(), labels.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_elsewhere_is_shown_as_it_stands() {
+        let registry = Registry::new();
+        let elsewhere = Arc::new([0, 0].map(AtomicU64::new));
+        let looked_at = Arc::clone(&elsewhere);
+        counted(&registry, "lost_total", "What was lost.", "where", move || {
+            let [here, there] = looked_at.each_ref().map(|count| count.load(Ordering::Relaxed));
+            [("here", here), ("there", there)]
+        });
+        let shown = || {
+            let families = registry.gather();
+            let [family] = &families[..] else { panic!("{families:?}") };
+            let metrics = family.get_metric().iter();
+            metrics.map(|metric| metric.get_counter().get_value() as u64).collect::<Vec<_>>()
+        };
+        assert_eq!(shown(), [0, 0], "both are there from the start");
+        elsewhere[1].store(7, Ordering::Relaxed);
+        assert_eq!(shown(), [0, 7]);
+        elsewhere[0].store(1, Ordering::Relaxed);
+        assert_eq!(shown(), [1, 7]);
+    }
 }

@@ -44,7 +44,7 @@ const MOST_FORMER: usize = 4;
 pub enum Standing {
     /// Where it is reached now.
     Path,
-    /// Where it was before, or sends from without being reached there.
+    /// Where it was before.
     Former,
 }
 
@@ -93,19 +93,6 @@ impl Paths {
         let forgotten = route.former.split_off(kept);
         drop(route);
         forgotten.iter().for_each(|former| self.disown(*former, peer));
-    }
-
-    /// Takes what comes from this address as the peer's, which has proved it, although nothing is sent
-    /// there.
-    pub fn also_from(&self, peer: Peer, from: SocketAddr) {
-        if let Some(mut route) = self.routes.get_mut(&peer)
-            && route.path != from
-            && !route.former.contains(&from)
-        {
-            route.former.insert(0, from);
-            drop(route);
-            self.peers.insert(from, peer);
-        }
     }
 
     /// Repeats what QUIC sends to this peer within so long: words that must not be late, or the last ones, which

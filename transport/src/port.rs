@@ -80,6 +80,13 @@ pub struct Server<'a> {
 }
 
 /// Datagrams that a port dropped, by reason.
+///
+/// ```
+/// use punchcast_transport::port::Dropped;
+///
+/// let dropped = Dropped::default();
+/// assert_eq!(dropped.by_reason(), [("unknown", 0), ("stranger", 0), ("overflow", 0)]);
+/// ```
 #[derive(Debug, Default)]
 pub struct Dropped {
     /// First byte of no known standard, or of one not spoken.
@@ -88,6 +95,18 @@ pub struct Dropped {
     pub strangers: AtomicU64,
     /// QUIC beyond what may wait.
     pub overflow: AtomicU64,
+}
+
+impl Dropped {
+    /// How many there were for each reason, with its name in metrics.
+    pub fn by_reason(&self) -> [(&'static str, u64); 3] {
+        let reasons = [
+            ("unknown", &self.unknown),
+            ("stranger", &self.strangers),
+            ("overflow", &self.overflow),
+        ];
+        reasons.map(|(reason, count)| (reason, count.load(Ordering::Relaxed)))
+    }
 }
 
 /// Datagrams that the main socket and others take from the kernel at once: a joining burst, or one

@@ -41,14 +41,9 @@ const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Watches until the end, whatever that is.
 pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failure> {
-    let (player_events_in, player_events) = mpsc::unbounded_channel();
-    let tell = Arc::new(move |event| {
-        // Nobody listens any more once watching is over.
-        let _ = player_events_in.send(event);
-    });
     // They load their plugins while the network side is at work.
-    let (prepared, unfit) = Prepared::start(&config.outputs, config.target.log_format, tell)
-        .map_err(Failure::runtime)?;
+    let (prepared, player_events, unfit) =
+        Prepared::start(&config.outputs, config.target.log_format).map_err(Failure::runtime)?;
     check_names(&config.outputs).await?;
     let (viewer, media) = Viewer::open(config.target.receive_port)?;
     let mut stats = Stats::new(started_at);
@@ -130,7 +125,7 @@ struct Watcher {
     prepared: Option<Prepared>,
     player: Option<Player>,
     player_tracks: Vec<Format>,
-    player_events: mpsc::UnboundedReceiver<PlayerEvent>,
+    player_events: mpsc::Receiver<PlayerEvent>,
     placed: Vec<Placed>,
     stats: Stats,
     /// The stored file, where one is watched.

@@ -6,7 +6,7 @@ mod stored;
 mod viewers;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{
@@ -18,7 +18,10 @@ use protocol::control::Refusal;
 use protocol::feedback::Totals;
 use protocol::size::WIRE_OVERHEAD;
 use protocol::units::Bitrate;
-use service::metrics::{counter, counters, gauge, gauges, histogram, raise, rate, register};
+use service::metrics::{
+    counted, counter, counters, gauge, gauges, histogram, raise, rate, register,
+};
+use transport::port::Dropped;
 
 pub use channel::ChannelMetrics;
 use stored::Stored;
@@ -69,6 +72,8 @@ pub(crate) struct Metrics {
     /// Stored files.
     pub stored: Stored,
     allocated: IntGauge,
+    /// What the port dropped, once it is open.
+    pub(crate) dropped: Arc<OnceLock<Arc<Dropped>>>,
 }
 
 /// What became of the encoder's work.
@@ -188,6 +193,19 @@ impl Metrics {
             "reason",
             Unheard::ALL.map(Unheard::as_str),
         );
+        let dropped = Arc::<OnceLock<Arc<Dropped>>>::default();
+        let of_port = Arc::clone(&dropped);
+        counted(
+            r,
+            "punchcast_datagrams_dropped_total",
+            "Datagrams that the port dropped unread, by reason: QUIC from an address that nobody was introduced \
+             at (stranger), QUIC beyond what may wait (overflow), or a first byte of nothing that is spoken \
+             there (unknown).",
+            "reason",
+            move || {
+                of_port.get().map_or_else(|| Dropped::default().by_reason(), |at| at.by_reason())
+            },
+        );
         let refusals = Refusal::ALL.map(Refusal::as_str);
         let paths = CandidateKind::ALL.map(CandidateKind::as_str);
         Self {
@@ -294,6 +312,7 @@ impl Metrics {
                 "punchcast_viewers_paused",
                 "Viewers whose media is paused because they have said nothing for 3 s.",
             ),
+            dropped,
             registry,
         }
     }

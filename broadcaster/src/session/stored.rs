@@ -179,7 +179,7 @@ impl Session {
                 }
             }
             Some(Held::Live { .. }) | None => {
-                places.booking = Some(self.shared.book(needed).map_err(refused)?);
+                places.booking = Some(self.shared.book(self.origin(), needed).map_err(refused)?);
             }
         }
         if let Err(reason) = self.enter(wanted.secret.as_ref()).await {

@@ -2,7 +2,7 @@
 //!
 //! [`targets`] holds the body of each, and what it demands of the code under test; it needs neither a
 //! fuzzer nor a nightly compiler, and `protocol/tests/corpus.rs` runs the same bodies on stable.
-//! [`paths`] alone needs the transport crate, and runs under the fuzzer only.
+//! [`paths`] alone needs the transport crate, whose tests replay it.
 
 pub mod paths;
 pub mod targets;

@@ -27,8 +27,8 @@ impl PlainLimiter {
     pub const SOURCE_RATE: u32 = 2;
     /// Answers that all sources get at once.
     pub const TOTAL_BURST: u32 = 400;
-    /// Answers a second that all sources get in the long run. With 12 bytes more than was asked for
-    /// each, whoever lies about a source gains 2.4 kB/s in all.
+    /// Answers a second that all sources get in the long run. The longest, of 56 bytes (IPv4) or 92 (IPv6),
+    /// is 36 or 72 bytes longer than the shortest request: whoever lies about sources gains 14.4 kB/s in all.
     pub const TOTAL_RATE: u32 = 200;
     /// Most sources that are remembered.
     pub const MAX_SOURCES: usize = 4096;

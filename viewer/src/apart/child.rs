@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{SigSet, Signal};
 use service::exit::Failure;
 
-use super::wire::{self, Frame, Order, Start, State, Told, Unstopped, Word};
+use super::wire::{self, Frame, Order, Start, State, Told, Unstopped, Word, brief};
 use super::{CLOSING, sandbox};
 use crate::media::{
     self, Output, Player, PlayerError, PlayerEvent, Take, check_environment, initialise, preload,
@@ -65,7 +65,7 @@ pub(crate) fn run(outputs: &[Output]) -> Result<(), Failure> {
     make_folders(outputs);
     sandbox::enter(outputs);
     if let Err(error) = begun.and_then(|()| check_environment(outputs)) {
-        mouth.say(&Word::Unfit(error.to_string()));
+        mouth.say(&Word::Unfit(brief(error.to_string())));
         return Ok(());
     }
     preload(outputs);
@@ -90,7 +90,7 @@ fn make_folders(outputs: &[Output]) {
 fn obey(stream: UnixStream, outputs: &[Output], playing: &RwLock<Playing>, mouth: &Mouth) {
     let mut orders = BufReader::with_capacity(BUFFERED, stream);
     let deadline = loop {
-        let order = match wire::read::<Order>(&mut orders) {
+        let order = match wire::read::<Order>(&mut orders, wire::MOST_ORDERED) {
             Ok(Some(Frame::Words(order))) => order,
             Ok(Some(Frame::Media { track, arrival, packet })) => {
                 let playing = playing.read().unwrap_or_else(PoisonError::into_inner);
@@ -133,8 +133,8 @@ fn obey(stream: UnixStream, outputs: &[Output], playing: &RwLock<Playing>, mouth
     let player = playing.write().unwrap_or_else(PoisonError::into_inner).player.take();
     let stopped = player.map_or(Ok(()), |player| player.stop(deadline));
     mouth.say(&Word::Stopped(stopped.err().map(|error| match error {
-        PlayerError::Unfinished { output, .. } => Unstopped::Unfinished(output.in_full()),
-        error => Unstopped::Other(error.to_string()),
+        PlayerError::Unfinished { output, .. } => Unstopped::Unfinished(brief(output.in_full())),
+        error => Unstopped::Other(brief(error.to_string())),
     })));
 }
 
@@ -146,7 +146,7 @@ fn with(playing: &RwLock<Playing>, order: impl FnOnce(&Player)) {
 }
 
 fn answer(result: Result<(), PlayerError>) -> Word {
-    result.map_or_else(|error| Word::Refused(error.to_string()), |()| Word::Started)
+    result.map_or_else(|error| Word::Refused(brief(error.to_string())), |()| Word::Started)
 }
 
 fn begin(
@@ -171,16 +171,16 @@ fn told(event: PlayerEvent) -> Told {
     match event {
         PlayerEvent::FirstFrame => Told::FirstFrame,
         PlayerEvent::WindowClosed => Told::WindowClosed,
-        PlayerEvent::Key(key) => Told::Key(key),
+        PlayerEvent::Key(key) => Told::Key(brief(key)),
         PlayerEvent::Bar(share) => Told::Bar(share),
         PlayerEvent::Motion => Told::Motion,
         PlayerEvent::Late(by) => Told::Late(media::nanoseconds(by)),
         PlayerEvent::Failed(error) => {
             let is_last = matches!(error, PlayerError::NoOutputLeft);
-            Told::Failed(error.to_string(), is_last)
+            Told::Failed(brief(error.to_string()), is_last)
         }
         PlayerEvent::OutputFailed { output, error } => {
-            Told::OutputFailed(output.in_full(), error.to_string())
+            Told::OutputFailed(brief(output.in_full()), brief(error.to_string()))
         }
     }
 }

@@ -5,6 +5,7 @@
 //! again, told over a socket what to do ([`wire`]), and does it with the [`Player`](crate::media::Player) of
 //! [`media`](crate::media). Where one crashes, its outputs are over, and the other goes on.
 
+mod calls;
 mod child;
 mod sandbox;
 mod wire;
@@ -15,21 +16,19 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use protocol::media::Format;
 use service::log::LogFormat;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc as events, oneshot};
 
 pub(crate) use child::run;
 use wire::{Frame, Order, Start, State, Told, Unstopped, Word};
 
-use crate::media::{
-    BASE, Events, Output, PlayerError, PlayerEvent, PlayerStats, TakePlan, nanoseconds,
-};
+use crate::media::{BASE, Output, PlayerError, PlayerEvent, PlayerStats, TakePlan, nanoseconds};
 
 /// How long files may take to be closed.
 pub(crate) const CLOSING: Duration = Duration::from_millis(1200);
@@ -40,11 +39,24 @@ const BEGINNING: Duration = Duration::from_secs(30);
 /// Media that waits for one process, at most, in bytes. What exceeds it is left out.
 const MOST_WAITING: usize = 64 << 20;
 
+/// Events that wait unread, at most: of a hand at the window and of lateness, which mean nothing later and are left
+/// out beyond it; and of all, beyond which a process is ended that has more to tell.
+const MOST_GESTURES: usize = 256;
+const MOST_EVENTS: usize = 1024;
+
+/// Answers that wait, at most: as many as are ever asked for at once.
+const MOST_ANSWERS: usize = 4;
+
 /// Frames written at once, at most, in bytes.
 const AT_ONCE: usize = 1 << 18;
 
 /// The variable that tells a process its outputs, as a JSON list of texts with secrets, which arguments lack.
 pub(crate) const OUTPUTS: &str = "PUNCHCAST_OUTPUTS";
+
+/// How a process misbehaved.
+const NONSENSE: &str = "said what makes no sense";
+const UNASKED: &str = "answered what it was not asked";
+const OVERFULL: &str = "told more than can be read";
 
 /// The program that runs, even where another one was put into its place since.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -54,6 +66,9 @@ pub(crate) struct Prepared {
     processes: Vec<Process>,
     base_time: u64,
 }
+
+/// Processes that make themselves ready, what is told of them, and why they cannot play here.
+pub(crate) type Started = (Prepared, events::Receiver<PlayerEvent>, oneshot::Receiver<PlayerError>);
 
 /// Plays RTP packets to outputs, in other processes.
 pub(crate) struct Player {
@@ -65,7 +80,9 @@ pub(crate) struct Player {
 
 /// What all processes of one viewer share.
 struct Company {
-    events: Events,
+    /// Room for [`MOST_EVENTS`], and for `reserve` ends of outputs and of all, which are always told.
+    events: events::Sender<PlayerEvent>,
+    reserve: usize,
     /// Told once, where one of them cannot play here.
     unfit: Mutex<Option<oneshot::Sender<PlayerError>>>,
     working: AtomicUsize,
@@ -87,6 +104,10 @@ struct Link {
     seen: Mutex<State>,
     is_working: AtomicBool,
     is_stopping: AtomicBool,
+    /// Answers that it was asked for and has not given.
+    asked: AtomicUsize,
+    /// Why it was ended, where it misbehaved.
+    fault: OnceLock<&'static str>,
     /// Bytes that wait to be written.
     waiting: AtomicUsize,
     is_overrun: AtomicBool,
@@ -94,23 +115,22 @@ struct Link {
 }
 
 impl Prepared {
-    /// Starts the processes for these outputs. The receiver is told where they cannot play here.
+    /// Starts the processes for these outputs. Gives what is told of them from then on, and a receiver that is told
+    /// where they cannot play here.
     ///
     /// # Errors
     ///
     /// Where a process cannot be started.
-    pub(crate) fn start(
-        outputs: &[Output],
-        log_format: LogFormat,
-        events: Events,
-    ) -> Result<(Self, oneshot::Receiver<PlayerError>), PlayerError> {
+    pub(crate) fn start(outputs: &[Output], log_format: LogFormat) -> Result<Started, PlayerError> {
         let (shown, written): (Vec<_>, Vec<_>) =
             outputs.iter().cloned().partition(|output| output.container().is_none());
         let groups: Vec<_> =
             [shown, written].into_iter().filter(|group| !group.is_empty()).collect();
         let (unfit, is_unfit) = oneshot::channel();
+        let (events, told, reserve) = room(outputs.len());
         let company = Arc::new(Company {
             events,
+            reserve,
             unfit: Mutex::new(Some(unfit)),
             working: AtomicUsize::new(groups.len()),
             has_begun: AtomicBool::new(false),
@@ -124,7 +144,7 @@ impl Prepared {
         }
         // As a player of GStreamer's has it, so that nothing is ever before its beginning.
         let base_time = now().saturating_sub(nanoseconds(BASE));
-        Ok((Self { processes, base_time }, is_unfit))
+        Ok((Self { processes, base_time }, told, is_unfit))
     }
 
     /// Begins to play the tracks, or the take. `latency` is the time from a packet's arrival to its release by the
@@ -322,12 +342,14 @@ impl Process {
             seen: Mutex::default(),
             is_working: AtomicBool::new(true),
             is_stopping: AtomicBool::new(false),
+            asked: AtomicUsize::new(0),
+            fault: OnceLock::new(),
             waiting: AtomicUsize::new(0),
             is_overrun: AtomicBool::new(false),
             company: Arc::clone(company),
         });
         let (orders, ordered) = mpsc::channel();
-        let (answer, answers) = mpsc::channel();
+        let (answer, answers) = mpsc::sync_channel(MOST_ANSWERS);
         let (writing, reading) = (Arc::clone(&link), Arc::clone(&link));
         let to = ours.try_clone()?;
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
@@ -337,6 +359,9 @@ impl Process {
     }
 
     fn order(&self, order: &Order) {
+        if order.is_answered() {
+            self.link.asked.fetch_add(1, Ordering::SeqCst);
+        }
         self.send(wire::words(order));
     }
 
@@ -433,34 +458,69 @@ impl Link {
     }
 
     /// Hears what it says, until its end.
-    fn hear(&self, from: UnixStream, answer: &mpsc::Sender<Word>) {
+    fn hear(&self, from: UnixStream, answer: &mpsc::SyncSender<Word>) {
         let mut from = std::io::BufReader::new(from);
-        loop {
-            match wire::read::<Word>(&mut from) {
-                Ok(Some(Frame::Words(Word::State(state)))) => *lock(&self.seen) = state,
+        let fault = loop {
+            let heard = match wire::read::<Word>(&mut from, wire::MOST_SAID) {
+                Ok(Some(Frame::Words(Word::State(state)))) => {
+                    *lock(&self.seen) = state;
+                    Ok(())
+                }
                 Ok(Some(Frame::Words(Word::Told(told)))) => self.told(told),
-                Ok(Some(Frame::Words(word))) => {
-                    if let Word::Unfit(why) = &word {
-                        self.is_stopping.store(true, Ordering::SeqCst);
-                        self.company.unfit(PlayerError::Apart(why.clone()));
-                    }
-                    let _ = answer.send(word);
-                }
+                Ok(Some(Frame::Words(Word::Unfit(why)))) => self.unfit(why, answer),
+                Ok(Some(Frame::Words(word))) => self.answered(word, answer),
                 // Nobody else says such things.
-                Ok(Some(Frame::Media { .. })) => break,
-                Ok(None) => break,
-                Err(error) => {
+                Ok(Some(Frame::Media { .. })) => Err(NONSENSE),
+                Ok(None) => break None,
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
                     tracing::debug!(%error, "what a player says makes no sense");
-                    break;
+                    Err(NONSENSE)
                 }
+                Err(error) => {
+                    tracing::debug!(%error, "a player that is heard no more");
+                    break None;
+                }
+            };
+            if let Err(fault) = heard {
+                break Some(fault);
             }
+        };
+        if let Some(fault) = fault {
+            let _ = self.fault.set(fault);
+            self.kill();
         }
         self.over();
     }
 
-    fn told(&self, told: Told) {
+    /// It gives an answer, which it must have been asked for.
+    fn answered(&self, word: Word, answer: &mpsc::SyncSender<Word>) -> Result<(), &'static str> {
+        let less = |asked: usize| asked.checked_sub(1);
+        let asked = self.asked.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+        if asked.is_err() {
+            // Who is left says that it has stopped, though nobody asks.
+            return if self.is_stopping.load(Ordering::SeqCst) { Ok(()) } else { Err(UNASKED) };
+        }
+        match answer.try_send(word) {
+            Err(mpsc::TrySendError::Full(_)) => Err(UNASKED),
+            // Nobody waits for it any more.
+            Ok(()) | Err(mpsc::TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+
+    /// It cannot play here, which it may say once, and before all have begun.
+    fn unfit(&self, why: String, answer: &mpsc::SyncSender<Word>) -> Result<(), &'static str> {
+        let is_late = self.company.has_begun.load(Ordering::SeqCst);
+        if is_late || self.is_stopping.swap(true, Ordering::SeqCst) {
+            return Err(UNASKED);
+        }
+        self.company.unfit(PlayerError::Apart(why.clone()));
+        let _ = answer.try_send(Word::Unfit(why));
+        Ok(())
+    }
+
+    fn told(&self, told: Told) -> Result<(), &'static str> {
         let event = match told {
-            Told::FirstFrame if !self.leads => return,
+            Told::FirstFrame if !self.leads => return Ok(()),
             Told::FirstFrame => PlayerEvent::FirstFrame,
             Told::WindowClosed => PlayerEvent::WindowClosed,
             Told::Key(key) => PlayerEvent::Key(key),
@@ -468,14 +528,17 @@ impl Link {
             Told::Motion => PlayerEvent::Motion,
             Told::Late(by) => PlayerEvent::Late(Duration::from_nanos(by)),
             // Others may still have some.
-            Told::Failed(_, true) => return self.end(None),
+            Told::Failed(_, true) => {
+                self.end(None);
+                return Ok(());
+            }
             Told::Failed(why, false) => PlayerEvent::Failed(PlayerError::Apart(why)),
             Told::OutputFailed(output, why) => {
-                let Ok(output) = output.parse() else { return };
+                let Ok(output) = output.parse() else { return Ok(()) };
                 PlayerEvent::OutputFailed { output, error: PlayerError::Apart(why) }
             }
         };
-        (self.company.events)(event);
+        self.company.tell(event)
     }
 
     /// The process says nothing more.
@@ -496,9 +559,10 @@ impl Link {
     fn crashed(&self) -> PlayerError {
         let mut child = lock(&self.child);
         let _ = child.kill();
-        let how = match child.wait() {
-            Err(error) => error.to_string(),
-            Ok(status) => match status.signal().map(Signal::try_from) {
+        let how = match (child.wait(), self.fault.get()) {
+            (_, Some(fault)) => format!("was ended, as it {fault}"),
+            (Err(error), None) => error.to_string(),
+            (Ok(status), None) => match status.signal().map(Signal::try_from) {
                 // Our own, as it had closed its socket.
                 Some(Ok(Signal::SIGKILL)) => "was ended".to_owned(),
                 Some(Ok(signal)) => format!("crashed ({signal})"),
@@ -514,19 +578,44 @@ impl Link {
             return;
         }
         let left = self.company.working.fetch_sub(1, Ordering::SeqCst) - 1;
-        let events = &self.company.events;
+        // There is room for these, or nobody listens any more.
+        let tell = |event| drop(self.company.events.try_send(event));
         if left == 0 {
-            events(PlayerEvent::Failed(crashed.cloned().unwrap_or(PlayerError::NoOutputLeft)));
+            tell(PlayerEvent::Failed(crashed.cloned().unwrap_or(PlayerError::NoOutputLeft)));
         } else if let Some(error) = crashed {
             for output in &self.outputs {
                 let (output, error) = (output.clone(), error.clone());
-                events(PlayerEvent::OutputFailed { output, error });
+                tell(PlayerEvent::OutputFailed { output, error });
             }
         }
     }
 }
 
 impl Company {
+    /// Tells what a process says, where that may wait.
+    fn tell(&self, event: PlayerEvent) -> Result<(), &'static str> {
+        let room = self.events.capacity().saturating_sub(self.reserve);
+        let passes = match event {
+            PlayerEvent::Key(_)
+            | PlayerEvent::Bar(_)
+            | PlayerEvent::Motion
+            | PlayerEvent::Late(_) => true,
+            PlayerEvent::FirstFrame
+            | PlayerEvent::WindowClosed
+            | PlayerEvent::Failed(_)
+            | PlayerEvent::OutputFailed { .. } => false,
+        };
+        if passes && room <= MOST_EVENTS - MOST_GESTURES {
+            return Ok(());
+        }
+        if room == 0 {
+            return Err(OVERFULL);
+        }
+        // Nobody listens any more once watching is over.
+        let _ = self.events.try_send(event);
+        Ok(())
+    }
+
     /// One cannot play here: told as long as nothing has begun.
     fn unfit(&self, error: PlayerError) {
         if !self.has_begun.load(Ordering::SeqCst)
@@ -535,6 +624,14 @@ impl Company {
             let _ = unfit.send(error);
         }
     }
+}
+
+/// Room for what processes for so many outputs tell. Also how much of it is for their ends alone: one for each output,
+/// one for all, and as many for each of two processes that see the last room at once.
+fn room(outputs: usize) -> (events::Sender<PlayerEvent>, events::Receiver<PlayerEvent>, usize) {
+    let reserve = outputs + 3;
+    let (events, told) = events::channel(MOST_EVENTS + reserve);
+    (events, told, reserve)
 }
 
 /// The monotonic clock, in nanoseconds: GStreamer's, and the same for all processes.
@@ -550,6 +647,99 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A process that says this, and goes on for as long as it is let: what is heard of it, and how it ended, if it did.
+    fn heard(asked: usize, said: impl FnOnce(UnixStream) + Send) -> (Vec<PlayerEvent>, Arc<Link>) {
+        let (events, mut told, reserve) = room(1);
+        let company = Arc::new(Company {
+            events,
+            reserve,
+            unfit: Mutex::default(),
+            working: AtomicUsize::new(1),
+            has_begun: AtomicBool::new(true),
+        });
+        // What stands for it only waits.
+        let (ours, theirs) = UnixStream::pair().expect("sockets");
+        let child = Command::new("cat").stdin(Stdio::piped()).spawn().expect("a process");
+        let link = Arc::new(Link {
+            leads: true,
+            outputs: vec![Output::Null],
+            child: Mutex::new(child),
+            seen: Mutex::default(),
+            is_working: AtomicBool::new(true),
+            is_stopping: AtomicBool::new(false),
+            asked: AtomicUsize::new(asked),
+            fault: OnceLock::new(),
+            waiting: AtomicUsize::new(0),
+            is_overrun: AtomicBool::new(false),
+            company,
+        });
+        let (answer, _answers) = mpsc::sync_channel(MOST_ANSWERS);
+        std::thread::scope(|scope| {
+            scope.spawn(|| link.hear(ours, &answer));
+            said(theirs);
+        });
+        (std::iter::from_fn(|| told.try_recv().ok()).collect(), link)
+    }
+
+    fn how_it_ended(events: &[PlayerEvent]) -> String {
+        match events.last() {
+            Some(PlayerEvent::Failed(error @ PlayerError::Crashed { .. })) => error.to_string(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_answers_what_nobody_asked_is_ended() {
+        let started = wire::words(&Word::Started);
+        // Once is asked for.
+        let (events, link) = heard(1, |mut process| {
+            process.write_all(&[&started[..], &started[..]].concat()).expect("it is heard");
+            // It ends only as it is ended.
+            let ended = std::io::Read::read(&mut process, &mut [0]);
+            assert!(!matches!(ended, Ok(1)), "{ended:?}");
+        });
+        assert_eq!(link.fault.get(), Some(&UNASKED));
+        assert!(how_it_ended(&events).contains("was ended, as it answered what it was not asked"));
+        assert!(!link.is_working.load(Ordering::SeqCst));
+    }
+
+    #[test]
+    fn who_tells_more_than_is_read_is_ended_and_its_end_is_told() {
+        let told = Told::OutputFailed("null".into(), "x".repeat(2000));
+        let told = wire::words(&Word::Told(told));
+        let (events, link) = heard(0, |mut process| while process.write_all(&told).is_ok() {});
+        assert_eq!(link.fault.get(), Some(&OVERFULL));
+        assert_eq!(events.len(), MOST_EVENTS + 1);
+        assert!(how_it_ended(&events).contains("told more than can be read"));
+    }
+
+    #[test]
+    fn a_hand_at_the_window_is_no_misbehaviour_and_waits_only_so_long() {
+        let motion = wire::words(&Word::Told(Told::Motion));
+        let closed = wire::words(&Word::Told(Told::WindowClosed));
+        let (events, link) = heard(0, |mut process| {
+            (0..50_000).for_each(|_| process.write_all(&motion).expect("it is heard"));
+            process.write_all(&closed).expect("it is heard");
+        });
+        assert_eq!(link.fault.get(), None);
+        // The window's end, and its own: the socket was closed.
+        assert_eq!(events.len(), MOST_GESTURES + 2);
+        assert!(matches!(events[MOST_GESTURES], PlayerEvent::WindowClosed));
+    }
+
+    #[test]
+    fn words_are_short() {
+        let refused = wire::words(&Word::Refused("x".repeat(wire::MOST_SAID)));
+        let (events, link) = heard(1, |mut process| {
+            // It may be ended before it has said all.
+            let _ = process.write_all(&refused);
+            let ended = std::io::Read::read(&mut process, &mut [0]);
+            assert!(!matches!(ended, Ok(1)), "{ended:?}");
+        });
+        assert_eq!(link.fault.get(), Some(&NONSENSE));
+        assert!(how_it_ended(&events).contains("makes no sense"));
+    }
 
     #[test]
     fn the_clock_is_the_medias() {

@@ -3,7 +3,6 @@
 //!
 //! Landlock bounds files, seccomp system calls; where a kernel has only one of them, or neither, the rest applies.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 
@@ -11,11 +10,9 @@ use landlock::{
     ABI, Access, AccessFs, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
     RulesetStatus,
 };
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule,
-};
+use seccompiler::{BpfProgram, apply_filter};
 
+use super::calls;
 use crate::media::Output;
 
 /// Set to `off`, nothing is forbidden: for drivers and sound servers that need more.
@@ -38,9 +35,15 @@ const SYSTEM: &[&str] = &[
     "/proc",
     "/sys",
     "/dev",
-    "/run",
+    "/run/udev",
+    "/run/opengl-driver",
+    "/run/opengl-driver-32",
+    "/run/current-system",
+    "/run/systemd/resolve",
+    "/run/resolvconf",
+    "/run/NetworkManager/resolv.conf",
     "/var/cache/fontconfig",
-    "/var/lib",
+    "/var/lib/dbus",
     "/tmp/.X11-unix",
     "/tmp/.ICE-unix",
 ];
@@ -68,45 +71,6 @@ const NAMED: &[&str] = &[
     "LIBGL_DRIVERS_PATH",
     "LIBVA_DRIVERS_PATH",
 ];
-
-/// System calls that no playing needs.
-const FORBIDDEN: &[libc::c_long] = &[
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_kill,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_pidfd_send_signal,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_setns,
-    libc::SYS_unshare,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_keyctl,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_acct,
-    libc::SYS_listen,
-];
-
-/// Sockets of these families may be opened: where there is a window, and where something goes over the network.
-const LOCAL: &[libc::c_int] = &[libc::AF_UNIX];
-const NETWORK: &[libc::c_int] = &[libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
 
 /// What holds from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -183,40 +147,9 @@ fn folder(file: &Path) -> PathBuf {
 }
 
 fn bound_calls(outputs: &[Output]) -> Result<(), Box<dyn std::error::Error>> {
-    let families = families(outputs);
-    let other_than = |family: &libc::c_int| {
-        let family = u64::from(family.unsigned_abs());
-        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, family)
-    };
-    let families: Result<Vec<_>, _> = families.iter().map(other_than).collect();
-    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-        FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
-    let families = families?;
-    let other = if families.is_empty() { Vec::new() } else { vec![SeccompRule::new(families)?] };
-    rules.insert(libc::SYS_socket, other);
-    let refused = SeccompAction::Errno(libc::EPERM.unsigned_abs());
-    let arch = env::consts::ARCH.try_into()?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch)?;
-    let program: BpfProgram = filter.try_into()?;
-    Ok(seccompiler::apply_filter(&program)?)
-}
-
-/// Which sockets the outputs need: of the network where one of them goes there, or the display or the sound server is
-/// another machine's.
-fn families(outputs: &[Output]) -> &'static [libc::c_int] {
-    let is_sent =
-        outputs.iter().any(|output| matches!(output, Output::Udp { .. } | Output::Srt(_)));
-    let has_window = outputs.contains(&Output::Window);
-    let display = env::var("DISPLAY").unwrap_or_default();
-    let sound = env::var("PULSE_SERVER").unwrap_or_default();
-    let is_remote =
-        !display.is_empty() && !display.starts_with(':') && !display.starts_with("unix");
-    match has_window {
-        _ if is_sent => NETWORK,
-        true if is_remote || sound.contains("tcp") => NETWORK,
-        true => LOCAL,
-        false => &[],
-    }
+    // The last of them is asked first by the kernel, and the strictest answer holds.
+    let programs: Vec<BpfProgram> = calls::programs(outputs)?;
+    Ok(programs.iter().try_for_each(|program| apply_filter(program))?)
 }
 
 #[cfg(test)]
@@ -226,6 +159,10 @@ mod tests {
     use std::net::UdpSocket;
     use std::os::unix::net::UnixDatagram;
     use std::process::Command;
+
+    use nix::errno::Errno;
+    use nix::sys::signal::{SigSet, Signal, kill, raise};
+    use nix::unistd::Pid;
 
     use super::*;
 
@@ -253,9 +190,29 @@ mod tests {
             UnixDatagram::unbound().expect_err("nor any server here");
             fs::read("/etc/passwd").expect("libraries read there");
             fs::read("/proc/self/status").expect("its own");
+            for services in ["/run", "/var/lib"] {
+                let refused = fs::read_dir(services).expect_err("what other programs keep");
+                assert_eq!(refused.kind(), ErrorKind::PermissionDenied, "{services}");
+            }
             fs::read("/proc/1/environ").expect_err("another's");
         });
         fs::read(&secret).expect("others may still");
+    }
+
+    #[test]
+    fn who_decodes_may_signal_itself_and_start_threads_but_signal_nobody_else() {
+        within(&[Output::Null], |_| {
+            // What is raised waits, so that it ends nobody. `abort` raises in the same way.
+            let waits = SigSet::from_iter([Signal::SIGUSR1]);
+            waits.thread_block().expect("legal");
+            raise(Signal::SIGUSR1).expect("to itself");
+            assert_eq!(waits.wait().expect("it waits"), Signal::SIGUSR1);
+            assert_eq!(kill(Pid::this(), None), Err(Errno::EPERM));
+            assert_eq!(kill(Pid::parent(), None), Err(Errno::EPERM));
+            // Where the newer call is not there, the C library starts threads with the older one.
+            let sum = std::thread::spawn(|| 40 + 2).join().expect("decoders have threads");
+            assert_eq!(sum, 42);
+        });
     }
 
     #[test]

@@ -9,8 +9,13 @@ use protocol::media::Format;
 
 use crate::media::TakePlan;
 
-/// Longest body, in bytes. A process that plays is not to be trusted with more memory than that.
-const MOST: usize = 1 << 20;
+/// Longest body, in bytes: of an order or a packet; and of what a process that plays says, which is not to be trusted
+/// with more memory than that.
+pub(super) const MOST_ORDERED: usize = 1 << 20;
+pub(super) const MOST_SAID: usize = 1 << 14;
+
+/// Longest text that is said, in bytes: two of them have room.
+const MOST_TEXT: usize = MOST_SAID / 2 - 64;
 
 const WORDS: u8 = 0;
 const MEDIA: u8 = 1;
@@ -66,6 +71,13 @@ pub(super) enum Order {
     /// Close files, and end, within so many nanoseconds. Answered with [`Word::Stopped`].
     #[n(7)]
     Stop(#[n(0)] u64),
+}
+
+impl Order {
+    /// Whether an answer follows.
+    pub(super) fn is_answered(&self) -> bool {
+        matches!(self, Self::Start(_) | Self::BeginTake { .. } | Self::Stop(_))
+    }
 }
 
 /// What a player says.
@@ -185,13 +197,20 @@ fn finish(mut frame: Vec<u8>, kind: u8) -> Vec<u8> {
     frame
 }
 
-/// The next frame; `None` at the end.
+/// As much of a text as is said.
+pub(super) fn brief(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MOST_TEXT));
+    text
+}
+
+/// The next frame, with a body of at most so many bytes; `None` at the end.
 ///
 /// # Errors
 ///
 /// Where reading fails, or what was read makes no sense.
 pub(super) fn read<T: for<'b> Decode<'b, ()>>(
     from: &mut impl Read,
+    most: usize,
 ) -> io::Result<Option<Frame<T>>> {
     let nonsense = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let mut header = [0; 5];
@@ -207,7 +226,7 @@ pub(super) fn read<T: for<'b> Decode<'b, ()>>(
     from.read_exact(&mut header[begun..])?;
     let [a, b, c, d, kind] = header;
     let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if length > MOST {
+    if length > most {
         return Err(nonsense("a frame that is too long"));
     }
     let mut body = vec![0; length];
@@ -247,12 +266,12 @@ mod tests {
         bytes.extend(media(2, 77, b"a packet"));
         let mut from = &bytes[..];
         for word in said {
-            assert_eq!(read(&mut from).expect("whole"), Some(Frame::Words(word)));
+            assert_eq!(read(&mut from, MOST_SAID).expect("whole"), Some(Frame::Words(word)));
         }
         let packet = Bytes::from_static(b"a packet");
         let expected = Frame::Media { track: 2, arrival: 77, packet };
-        assert_eq!(read::<Word>(&mut from).expect("whole"), Some(expected));
-        assert_eq!(read::<Word>(&mut from).expect("the end"), None);
+        assert_eq!(read::<Word>(&mut from, MOST_SAID).expect("whole"), Some(expected));
+        assert_eq!(read::<Word>(&mut from, MOST_SAID).expect("the end"), None);
     }
 
     #[test]
@@ -272,8 +291,17 @@ mod tests {
                 rng.fill_bytes(&mut bytes[5..]);
             }
             let mut from = &bytes[..];
-            while matches!(read::<Word>(&mut from), Ok(Some(_))) {}
+            while matches!(read::<Word>(&mut from, MOST_SAID), Ok(Some(_))) {}
         }
+    }
+
+    #[test]
+    fn the_longest_texts_are_heard() {
+        let text = || brief("\u{20ac}".repeat(MOST_SAID));
+        let word = Word::Told(Told::OutputFailed(text(), text()));
+        let bytes = words(&word);
+        let heard = read(&mut &bytes[..], MOST_SAID).expect("whole");
+        assert_eq!(heard, Some(Frame::Words(word)));
     }
 
     #[test]
@@ -284,7 +312,7 @@ mod tests {
         let short = finish(vec![0; 9], MEDIA);
         let no_word = finish([&[0; 5][..], b"\xff\xff"].concat(), WORDS);
         for bytes in [too_long, cut, unknown, short, no_word] {
-            assert!(read::<Word>(&mut &bytes[..]).is_err(), "{bytes:02x?}");
+            assert!(read::<Word>(&mut &bytes[..], MOST_SAID).is_err(), "{bytes:02x?}");
         }
     }
 }
