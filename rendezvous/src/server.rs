@@ -153,15 +153,12 @@ async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
     while let Some(incoming) = endpoint.accept().await {
         let is_busy = Arc::strong_count(&handshakes) > RETRY_FROM_HANDSHAKES;
         let open = shared.metrics.connections.get();
-        if open >= i64::try_from(shared.limits.connections).unwrap_or(i64::MAX) {
+        let is_full = open >= i64::try_from(shared.limits.connections).unwrap_or(i64::MAX);
+        let is_proved = incoming.remote_address_validated();
+        if is_full || is_proved && !shared.households.has_room(incoming.remote_address().ip()) {
             shared.metrics.reject(Rejection::Connection);
             incoming.refuse();
-        } else if incoming.remote_address_validated()
-            && !shared.households.has_room(incoming.remote_address().ip())
-        {
-            shared.metrics.reject(Rejection::Connection);
-            incoming.refuse();
-        } else if !incoming.remote_address_validated()
+        } else if !is_proved
             && (is_busy || open >= RETRY_FROM || !unproved.take(UNPROVED, Instant::now()))
         {
             // The address is proved when the retry comes back; nothing is kept meanwhile.
