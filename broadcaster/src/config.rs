@@ -42,8 +42,8 @@ pub struct Args {
     /// STUN server that tells our external address for --offer. May be given several times.
     #[arg(long, value_name = "HOST:PORT")]
     pub stun: Vec<String>,
-    /// What to stream: test, `camera[:DEVICE]`, file:PATH (a file, folder or playlist, looped) or
-    /// pipeline:GST-LAUNCH-FRAGMENT.
+    /// What to stream: test, `camera[:DEVICE]`, file:PATH (a file, folder or playlist, looped),
+    /// rtsp://…, srt://…, rtp://… or pipeline:GST-LAUNCH-FRAGMENT.
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
     /// Name of the channel, the last part of its link.
