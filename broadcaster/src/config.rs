@@ -1,6 +1,6 @@
 //! Flags and configuration file: flags win over file, file over defaults.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +20,11 @@ pub const EMBEDDED_PORT: u16 = 3478;
 /// Keys change no more often: viewers hold those of the last eight only.
 const LEAST_KEY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Streams a camera, a test picture, a file or a GStreamer pipeline straight to many viewers.
+/// What a rendezvous that nobody asked for listens on: every address, both IP versions.
+const UNASKED: SocketAddr = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), EMBEDDED_PORT);
+
+/// Streams a camera, a test picture, a file or a GStreamer pipeline straight to many viewers. Without any flag it
+/// streams the first camera to this network.
 #[derive(Debug, Default, clap::Parser)]
 #[command(name = "punchcast-broadcaster", version)]
 pub struct Args {
@@ -33,7 +37,8 @@ pub struct Args {
     /// The rendezvous that introduces viewers. May be given several times: any one of them suffices.
     #[arg(long, value_name = "HOST:PORT", conflicts_with = "embedded_rendezvous")]
     pub rendezvous: Vec<String>,
-    /// Run a rendezvous in this process, for a machine with a public address or on a LAN.
+    /// Run a rendezvous in this process, for a machine with a public address or on a LAN; the default where
+    /// none is named.
     #[arg(long, value_name = "ADDR:PORT", num_args = 0..=1, default_missing_value = "[::]:3478")]
     pub embedded_rendezvous: Option<SocketAddr>,
     /// Print an offer for viewers to answer by hand, and need no rendezvous.
@@ -43,7 +48,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     pub stun: Vec<String>,
     /// What to stream: test, `camera[:DEVICE]`, file:PATH (a file, folder or playlist, looped) or
-    /// pipeline:GST-LAUNCH-FRAGMENT.
+    /// pipeline:GST-LAUNCH-FRAGMENT [default: the first camera; with a library, only that].
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
     /// Name of the channel, the last part of its link.
@@ -186,8 +191,8 @@ pub struct Config {
     pub advertise: Option<String>,
     /// What the rendezvous is shown, where it takes not everybody.
     pub rendezvous_token: Option<String>,
-    /// What to stream.
-    pub source: SourceSpec,
+    /// What to stream, where it is named: see [`Config::source`].
+    pub source: Option<SourceSpec>,
     /// Name of the channel.
     pub channel: String,
     /// Folder of the stored files that are offered.
@@ -239,7 +244,7 @@ impl Default for Config {
             stun: Vec::new(),
             advertise: None,
             rendezvous_token: None,
-            source: SourceSpec::default(),
+            source: None,
             channel: "live".into(),
             library: None,
             secret: None,
@@ -370,7 +375,7 @@ impl Config {
         if !args.stun.is_empty() {
             config.stun = args.stun;
         }
-        config.source = args.source.unwrap_or(config.source);
+        config.source = args.source.or(config.source);
         config.channel = args.channel.unwrap_or(config.channel);
         config.library = args.library.or(config.library);
         config.uplink = args.uplink.or(config.uplink);
@@ -401,7 +406,7 @@ impl Config {
                 self.channel
             )));
         }
-        if self.source == SourceSpec::None && self.library.is_none() {
+        if self.source() == SourceSpec::None && self.library.is_none() {
             return Err(Failure::usage(
                 "source none broadcasts nothing; name a folder of stored files with --library DIR",
             ));
@@ -418,7 +423,22 @@ impl Config {
         Ok(())
     }
 
-    /// Where the rendezvous is.
+    /// What is streamed. Where nothing is named: the stored files alone if there is a library, or else the
+    /// first camera.
+    pub fn source(&self) -> SourceSpec {
+        let unnamed = || match self.library {
+            Some(_) => SourceSpec::None,
+            None => SourceSpec::Camera(None),
+        };
+        self.source.clone().unwrap_or_else(unnamed)
+    }
+
+    /// Whether there is an embedded rendezvous only because none is named.
+    pub fn is_rendezvous_unasked(&self) -> bool {
+        !self.offer && self.rendezvous.is_empty() && self.embedded_rendezvous.is_none()
+    }
+
+    /// Where the rendezvous is: in this process, on port 3478, where none is named.
     pub fn rendezvous(&self) -> Result<Rendezvous, Failure> {
         if self.offer {
             return match self.stun[..] {
@@ -434,10 +454,7 @@ impl Config {
                 "both a rendezvous and an embedded one are named; choose one of them",
             )),
             ([], Some(address)) => Ok(Rendezvous::Embedded(address)),
-            ([], None) => Err(Failure::usage(
-                "no rendezvous is named: give --rendezvous HOST:PORT, or --embedded-rendezvous to \
-                 run one here, or --offer to do without",
-            )),
+            ([], None) => Ok(Rendezvous::Embedded(UNASKED)),
             (named, None) if named.len() > MAX_SERVERS => {
                 Err(Failure::usage(format!("more than {MAX_SERVERS} rendezvous are named")))
             }
@@ -552,9 +569,10 @@ mod tests {
     }
 
     #[test]
-    fn a_rendezvous_must_be_named_and_only_one() {
-        let missing = Config::load(Args::default()).expect_err("none named");
-        assert!(missing.message.contains("--embedded-rendezvous"), "{missing}");
+    fn only_one_rendezvous_may_be_named_and_none_means_an_embedded_one() {
+        let bare = Config::load(Args::default()).expect("loads");
+        assert_eq!(bare.rendezvous().expect("one"), Rendezvous::Embedded(UNASKED));
+        assert!(bare.is_rendezvous_unasked());
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let both = Config {
             rendezvous: vec!["a:1".into()],
@@ -565,6 +583,25 @@ mod tests {
         let embedded = Args { embedded_rendezvous: Some(address), ..Args::default() };
         let config = Config::load(embedded).expect("loads");
         assert_eq!(config.rendezvous().expect("one"), Rendezvous::Embedded(address));
+        let elsewhere = Args { rendezvous: vec!["a:1".into()], ..Args::default() };
+        for named in [config, Config::load(elsewhere).expect("loads")] {
+            assert!(!named.is_rendezvous_unasked(), "{named:?}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_not_named_is_a_camera_or_else_the_library() {
+        let library = Some(PathBuf::from("/films"));
+        let table = [
+            (None, None, SourceSpec::Camera(None)),
+            (None, library.clone(), SourceSpec::None),
+            (Some(SourceSpec::Test), None, SourceSpec::Test),
+            (Some(SourceSpec::Test), library, SourceSpec::Test),
+        ];
+        for (source, library, expected) in table {
+            let config = Config { source, library, ..Config::default() };
+            assert_eq!(config.source(), expected, "{config:?}");
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ use crate::source::{Feed, Source, Start};
 use crate::status::Status;
 use crate::surroundings::{Seen, Surroundings};
 use crate::uplink::Uplink;
+use crate::welcome;
 
 /// How long viewers get to hear that the broadcast ends, and how much longer for each of them.
 const GOODBYE: Duration = Duration::from_millis(800);
@@ -78,7 +79,6 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         Failure::runtime(format!("the links in {} cannot be read: {error}", state.display()))
     })?;
     let registry = service::metrics::registry("broadcaster");
-    let embedded = Embedded::start(&config, &registry).await?;
     let metrics = Arc::new(Metrics::new(registry, config.metrics.viewer_series));
     metrics.set_uplink(config.uplink, false);
     let audience = Arc::new(Audience::new(Arc::clone(&metrics)));
@@ -108,15 +108,18 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let source = Arc::<Source>::default();
     let start = channel_starter(&config, &port, &metrics, &source, &audience)?;
     let (feed, mut told) = Feed::new(start);
+    let streamed = config.source();
     let media = MediaConfig {
-        source: config.source.clone(),
+        source: streamed.clone(),
         video: config.video.clone(),
         audio: config.audio.clone(),
     };
-    let is_live = config.source != SourceSpec::None;
+    let is_live = streamed != SourceSpec::None;
     if is_live {
         source.set(Some(Producer::start(media.clone(), feed.sink())?));
     }
+    // After the source: who has no camera is told that first, whatever else there is.
+    let embedded = Embedded::start(&config, &metrics.registry).await?;
     let surroundings = Arc::<Surroundings>::default();
     let workshop = Workshop {
         port: Arc::clone(&port),
@@ -160,7 +163,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         fetches: Places::default(),
     });
 
-    status.tell_of(&shared, &config.source.to_string());
+    status.tell_of(&shared, &streamed.to_string());
     let desk = match Desk::open(&state) {
         Ok(desk) => Some(desk),
         // Nobody could be let in.
@@ -281,7 +284,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
 
 /// What the encoders are set to make, where it is known that the source is encoded here.
 fn expected_rate(config: &Config) -> Bitrate {
-    let encoded_here = matches!(config.source, SourceSpec::Test | SourceSpec::Camera(_));
+    let encoded_here = matches!(config.source(), SourceSpec::Test | SourceSpec::Camera(_));
     let rates = [config.video.bitrate, config.audio.bitrate].map(Bitrate::as_bits_per_second);
     Bitrate::bits_per_second(if encoded_here { rates.iter().sum() } else { 0 })
 }
@@ -311,10 +314,18 @@ impl Embedded {
         let Rendezvous::Embedded(listen) = config.rendezvous()? else { return Ok(None) };
         let directory = Arc::new(rendezvous::Directory::default());
         let mut settings = rendezvous::Config { listen, ..rendezvous::Config::default() };
-        if !config.embedded_relay {
+        // Nobody becomes a relay for others unasked.
+        if !config.embedded_relay || config.is_rendezvous_unasked() {
             settings.relay.mode = rendezvous::config::RelayMode::Off;
         }
-        let server = rendezvous::Server::start_beside(&settings, directory, registry.clone())?;
+        let server = rendezvous::Server::start_beside(&settings, directory, registry.clone());
+        let server = server.map_err(|failure| {
+            // What follows advises those who run the rendezvous's own program.
+            let what = failure.message.split(';').next().unwrap_or_default();
+            let advice = "name another port with --embedded-rendezvous '[::]:PORT', or with --rendezvous one that \
+                          runs already";
+            Failure::new(failure.code, format!("no embedded rendezvous: {what}; {advice}"))
+        })?;
         let port = match server.local_addr().port() {
             0 => EMBEDDED_PORT,
             port => port,
@@ -523,7 +534,9 @@ fn announce(
     };
     // It is told once.
     let _ = shared.link.set(link.clone());
-    print_line(config.link_file.as_deref(), &link.to_string())
+    print_line(config.link_file.as_deref(), &link.to_string())?;
+    welcome::welcome(config, &link);
+    Ok(())
 }
 
 /// Prints a line, and writes it where it was asked for.

@@ -39,7 +39,7 @@ fn usage_errors_end_with_2() {
     ends(&watch(&link, &["--no-such-flag"]), 2, &["--no-such-flag", "--help"]);
     ends(&watch(&link, &["--output", "record:film.avi"]), 2, &[".mkv"]);
     ends(&run(program("punchcast-rendezvous").args(["--listen", "nowhere"])), 2, &["nowhere"]);
-    ends(&broadcast(&["--source", "test"], state.path()), 2, &["--embedded-rendezvous"]);
+    ends(&broadcast(&["--source", "test", "--offer"], state.path()), 2, &["--stun"]);
     assert_eq!(broadcast(&["--source", "telepathy"], state.path()).code, Some(2));
     assert_eq!(broadcast(&["--uplink", "fast"], state.path()).code, Some(2));
     let nothing = ["--source", "none", "--embedded-rendezvous", "127.0.0.1:0"];

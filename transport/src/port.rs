@@ -139,7 +139,17 @@ impl Port {
         let socket = {
             // Whoever waits for the socket is woken by the runtime that it is made in.
             let _entered = runtime.as_ref().map(tokio::runtime::Runtime::enter);
-            Socket::bind(bind)?
+            Socket::bind(bind)
+        };
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                // Dropping it would wait, which the caller's own runtime does not allow.
+                if let Some(runtime) = runtime {
+                    runtime.shutdown_background();
+                }
+                return Err(error);
+            }
         };
         let socket = Arc::new(if own_thread { socket.gathering() } else { socket });
         let ways = Ways::new(Arc::clone(&socket));
