@@ -24,6 +24,18 @@ pub enum Code {
     KeyMismatch = 7,
 }
 
+/// Every exit code and what it means, for the pages of man.
+pub const CODES: [(u8, &str); 8] = [
+    (0, "done"),
+    (Code::Runtime as u8, "failed while running"),
+    (Code::Usage as u8, "wrong usage or configuration"),
+    (Code::NoPath as u8, "no path could be opened, or no UDP gets out at all"),
+    (Code::Refused as u8, "refused by the broadcaster: secret, removed, full"),
+    (Code::RendezvousUnreachable as u8, "rendezvous unreachable"),
+    (Code::Unknown as u8, "unknown broadcaster, channel or file; a file that cannot be played"),
+    (Code::KeyMismatch as u8, "the broadcaster's key is not the link's"),
+];
+
 /// Why a program ends without success.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failure {

@@ -1,4 +1,5 @@
-//! What the three programs share around their work: flags ([`cli`]), [`config`] files, logs ([`log`]), [`metrics`]
+//! What the three programs share around their work: flags ([`cli`]) and what is made
+//! from them ([`manual`]), [`config`] files, logs ([`log`]), [`metrics`]
 //! and their [`listener`] with the status page, signals ([`shutdown`]) and exit codes ([`exit`]).
 
 pub mod cli;
@@ -6,5 +7,6 @@ pub mod config;
 pub mod exit;
 pub mod listener;
 pub mod log;
+pub mod manual;
 pub mod metrics;
 pub mod shutdown;
