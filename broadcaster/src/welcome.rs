@@ -69,6 +69,9 @@ fn draw(code: &QrCode, colours: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use gstreamer as gst;
+    use gstreamer::prelude::*;
+
     use super::*;
 
     const LINK: &str = "punchcast://192.168.178.20:3478/AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE/live#c2VjcmV0LXdvcmQ";
@@ -82,14 +85,44 @@ mod tests {
             rows.push(line.chars().map(|c| matches!(c, '▀' | '█')).collect());
             rows.push(line.chars().map(|c| matches!(c, '▄' | '█')).collect());
         }
-        const SCALE: usize = 4;
-        let (width, height) = (rows[0].len() * SCALE, rows.len() * SCALE);
-        let mut image = rqrr::PreparedImage::prepare_from_greyscale(width, height, |x, y| {
-            if rows[y / SCALE][x / SCALE] == text_is_dark { 0 } else { 255 }
-        });
-        let codes = image.detect_grids();
-        assert_eq!(codes.len(), 1, "{screen}");
-        codes[0].decode().expect("it can be read").1
+        scan(&|x, y| {
+            rows.get(y).and_then(|row| row.get(x)).is_none_or(|text| *text != text_is_dark)
+        })
+    }
+
+    /// What GStreamer's bar code reader makes of modules, each light or not, on a light ground.
+    fn scan(is_light: &dyn Fn(usize, usize) -> bool) -> String {
+        gst::init().expect("GStreamer starts");
+        const MARGIN: usize = 4;
+        const SCALE: usize = 8;
+        const SIDE: usize = 96 * SCALE;
+        let module = |pixel: usize| (pixel / SCALE).checked_sub(MARGIN);
+        let light = |at: usize| match (module(at % SIDE), module(at / SIDE)) {
+            (Some(x), Some(y)) => is_light(x, y),
+            _ => true,
+        };
+        let mut picture: Vec<u8> =
+            (0..SIDE * SIDE).map(|at| if light(at) { 255 } else { 0 }).collect();
+        // No colour, in I420.
+        picture.resize(SIDE * SIDE * 3 / 2, 128);
+        let words = format!(
+            "appsrc name=screen format=time caps=video/x-raw,format=I420,width={SIDE},height={SIDE},framerate=1/1 \
+             ! zbar cache=false ! fakesink"
+        );
+        let pipeline =
+            gst::parse::launch(&words).expect("the Debian package gstreamer1.0-plugins-bad");
+        let pipeline = pipeline.downcast::<gst::Pipeline>().expect("several elements");
+        let screen = pipeline.by_name("screen").and_downcast::<gstreamer_app::AppSrc>();
+        let screen = screen.expect("it has that name");
+        pipeline.set_state(gst::State::Playing).expect("it plays");
+        screen.push_buffer(gst::Buffer::from_mut_slice(picture)).expect("it takes one");
+        screen.end_of_stream().expect("it takes the end");
+        let bus = pipeline.bus().expect("every pipeline has one");
+        let wanted = [gst::MessageType::Element, gst::MessageType::Eos, gst::MessageType::Error];
+        let message = bus.timed_pop_filtered(gst::ClockTime::from_seconds(20), &wanted);
+        pipeline.set_state(gst::State::Null).expect("it stops");
+        let symbol = message.as_ref().and_then(|message| message.structure()?.get("symbol").ok());
+        symbol.unwrap_or_else(|| panic!("nothing was read: {message:?}"))
     }
 
     #[test]
