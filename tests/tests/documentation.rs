@@ -1,4 +1,4 @@
-//! What the documentation says of metrics and events is what the code has.
+//! What the documentation says of metrics and events is what the code has, and commands of its pages work.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -93,4 +93,21 @@ fn the_tables_of_events_are_those_of_the_code() {
         assert!(!expected.is_empty(), "{heading}");
         assert_eq!(in_code(program), expected, "{heading}");
     }
+}
+
+/// As readers would follow them, each page in a network of its own.
+#[test]
+fn the_commands_of_the_pages_work_as_written() {
+    let pages = ["files", "many-viewers", "monitoring", "rendezvous"];
+    let programs = tests::lab::binary("punchcast-broadcaster").expect("the programs are built");
+    let ended = std::process::Command::new("python3")
+        .arg("scripts/run-docs.py")
+        .arg("--programs")
+        .arg(programs.parent().expect("a folder"))
+        .args(pages.map(|page| format!("docs/{page}.md")))
+        .current_dir(repository())
+        .output()
+        .expect("python3 starts");
+    let said = [&ended.stdout[..], &ended.stderr[..]].concat();
+    assert!(ended.status.success(), "{}", String::from_utf8_lossy(&said));
 }
