@@ -118,13 +118,13 @@ fn codecs(media: &Path) -> Vec<String> {
     codecs
 }
 
-/// How much later than its flash each tone begins, in milliseconds. What cannot be decoded comes before the first
-/// keyframe.
+/// How much later than its flash each tone begins, in milliseconds.
 fn sound_is_late_by(media: &Path, frames: &[Vec<u8>]) -> Vec<f64> {
     let pictures = clip::times(media, "v:0");
     let sound = clip::times(media, "a:0");
     let start = pictures[0].min(sound[0]);
-    let of_frames = &pictures[pictures.len() - frames.len()..];
+    let of_frames = shown_at(media);
+    assert_eq!(of_frames.len(), frames.len(), "{}: a time for each picture", media.display());
     let is_flash = |frame: &[u8]| {
         let upper = &frame[..frame.len() / 2];
         upper.iter().map(|pixel| usize::from(*pixel)).sum::<usize>() > FLASH * upper.len()
@@ -136,6 +136,17 @@ fn sound_is_late_by(media: &Path, frames: &[Vec<u8>]) -> Vec<f64> {
         late.filter(|late| late.abs() < 0.5).min_by(|a, b| a.abs().total_cmp(&b.abs()))
     });
     late.map(|late| late * 1e3).collect()
+}
+
+/// When each picture that can be decoded is to be shown, in seconds.
+fn shown_at(media: &Path) -> Vec<f64> {
+    let mut ffprobe = Command::new("ffprobe");
+    ffprobe.args(["-v", "error", "-select_streams", "v:0", "-show_entries"]);
+    ffprobe.args(["frame=best_effort_timestamp_time", "-of", "csv=p=0"]).arg(media);
+    let output = ffprobe.output().expect("ffprobe comes with ffmpeg");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let fields = text.lines().map(|line| line.trim_end_matches(','));
+    fields.filter(|field| !field.is_empty()).map(|field| field.parse().expect("a time")).collect()
 }
 
 /// A UDP port that is free.
