@@ -18,7 +18,7 @@ use crate::operator::{self, NewLink};
 /// UDP port of an embedded rendezvous where none is named: STUN's.
 pub const EMBEDDED_PORT: u16 = 3478;
 
-/// Keys change no more often: viewers hold those of the last eight only.
+/// Keys change no more often: viewers hold those of the last 32 only.
 const LEAST_KEY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Bytes of a channel's secret, at least: who asks a million times a second guesses 8 in 300,000 years.

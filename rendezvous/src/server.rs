@@ -173,7 +173,7 @@ async fn accept(endpoint: quinn::Endpoint, shared: Arc<Shared>) {
                 match connected {
                     Ok(connection) => {
                         let from = connection.remote_address().ip();
-                        match shared.households.take_place(from, Instant::now()) {
+                        match shared.households.take_place(from) {
                             Some(_place) => session::serve(connection, &shared).await,
                             None => {
                                 shared.metrics.reject(Rejection::Connection);

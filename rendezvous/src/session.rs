@@ -78,7 +78,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) limits: Limits,
     /// What each household holds.
-    pub(crate) households: Arc<Households>,
+    pub(crate) households: Households,
     /// Who may register.
     pub(crate) permits: Permits,
     /// The relay that viewers may use.

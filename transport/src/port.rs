@@ -418,9 +418,7 @@ impl Dispatcher {
         }
         class
     }
-}
 
-impl Dispatcher {
     /// Whether QUIC from somebody known is worth a look. A server's address is no secret, and anybody may send in its
     /// name: what it answers to us is for an id of ours, which nobody else knows.
     fn is_sensible(&self, known: SocketAddr, datagram: &[u8]) -> bool {
