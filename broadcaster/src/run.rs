@@ -17,7 +17,6 @@ use protocol::seal::{Epoch, MasterKey};
 use protocol::signalling::Update;
 use protocol::units::Bitrate;
 use protocol::uplink::Budget;
-use quinn::VarInt;
 use service::exit::Failure;
 use service::listener::{Readiness, Shown};
 use tokio::sync::{Notify, Semaphore, watch};
@@ -669,6 +668,6 @@ async fn stop(shared: &Shared, port: &Port) {
         }
     };
     let _ = tokio::time::timeout(patience / 2, all_gone).await;
-    port.endpoint().close(VarInt::from_u32(close::DONE), b"the broadcaster stops");
+    port.close(close::DONE, "the broadcaster stops");
     let _ = tokio::time::timeout(patience / 2, port.endpoint().wait_idle()).await;
 }

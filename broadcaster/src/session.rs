@@ -55,9 +55,6 @@ const SAYING_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the last word to a viewer may take to arrive before its connection goes.
 const LAST_WORD: Duration = Duration::from_millis(300);
 
-/// For how long a viewer that still says something is told again that its connection was ended.
-const HANGING_UP: Duration = Duration::from_secs(2);
-
 /// How soon QUIC hands over another key's notice, of a thousand.
 const KEY_URGENCY: Duration = Duration::from_millis(300);
 
@@ -303,8 +300,7 @@ impl Session {
 
     /// Ends the connection, and sees to it that the viewer learns so.
     fn hang_up(&self, connection: &Connection, code: u32, why: &str) {
-        self.shared.port.paths().urge(self.peer, HANGING_UP);
-        connection.close(VarInt::from_u32(code), why.as_bytes());
+        self.shared.port.hang_up(self.peer, connection, code, why);
     }
 
     fn record(&self, event: Happened) {

@@ -142,7 +142,7 @@ impl Server {
     /// Tells everybody and stops.
     pub async fn stop(self) {
         self.accepting.abort();
-        self.port.endpoint().close(VarInt::from_u32(0), b"the rendezvous stops");
+        self.port.close(0, "the rendezvous stops");
         let _ = tokio::time::timeout(GOODBYE, self.port.endpoint().wait_idle()).await;
     }
 }

@@ -107,6 +107,51 @@ fn who_copies_is_seen_and_sent_away_and_used_up_links_open_nothing() -> Result<(
     Ok(())
 }
 
+/// More is on its way than the network takes: the end of the connection has to get out all the same.
+#[test]
+fn who_copies_over_a_full_link_is_told_that_it_was_removed() -> Result<()> {
+    let stage = Stage::new(3)?;
+    stage.home.limit_uplink(3_000_000, Duration::from_millis(300))?;
+    let offered = Offered::with(&stage, "none", "", |folder| {
+        fs::write(folder.join("long.bin"), vec![7; 60_000_000]).expect("room");
+    })?;
+    let link = offered.link_of("long.bin");
+    let copy = |at| {
+        let target = stage.path(&format!("copy{at}.bin")).display().to_string();
+        start(&stage, at, &["fetch", &link, "-o", &target])
+    };
+    let copies = [copy(0)?, copy(1)?, copy(2)?];
+    assert!(eventually(LONG, || viewers(&stage).len() == 3), "{:?}", viewers(&stage));
+    for at in 0..2 {
+        // Long enough that the window is full.
+        let part = || {
+            let parts = fs::read_dir(stage.path("")).expect("the lab's folder");
+            let name = format!(".copy{at}.bin.");
+            let is_it = |part: &fs::DirEntry| part.file_name().to_string_lossy().starts_with(&name);
+            let part = parts.flatten().find(is_it);
+            part.and_then(|part| part.metadata().ok()).map_or(0, |metadata| metadata.len())
+        };
+        assert!(eventually(LONG, || part() > 500_000), "{}", copies[at].stderr().text());
+    }
+    let first = viewers(&stage)[0]["viewer"].as_str().expect("a number").to_owned();
+    operator(&stage, &["viewers", "remove", &first])?;
+    assert!(
+        eventually(SOON, || copies.iter().any(|copy| copy.try_wait().is_ok_and(|s| s.is_some()))),
+        "nobody was told: {}",
+        copies[0].stderr().text()
+    );
+    let removed = copies.iter().filter(|copy| copy.stderr().text().contains("removed this viewer"));
+    assert_eq!(removed.count(), 1);
+    // So are the others when the broadcaster stops.
+    offered.broadcast.process.kill(lab::Signal::SIGTERM)?;
+    let said = |copy: &Process| copy.stderr().text();
+    let is_told = |copy: &Process| {
+        said(copy).contains("removed this viewer") || said(copy).contains("the connection broke")
+    };
+    assert!(eventually(SOON, || copies.iter().all(is_told)), "{:?}", copies.each_ref().map(said));
+    Ok(())
+}
+
 #[test]
 fn viewers_at_a_relay_are_told_apart() -> Result<()> {
     let mut stage = Stage::new(0)?;

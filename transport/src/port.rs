@@ -13,22 +13,25 @@ use std::time::Duration;
 use protocol::address::canonical;
 use protocol::demux::{Class, classify};
 use protocol::opening::Local;
-use quinn::Endpoint;
+use quinn::{Endpoint, VarInt};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use crate::bindings::Bindings;
 use crate::connection_ids::{self, ConnectionIds};
-
 use crate::identity::Identity;
 use crate::kernel::Sender;
 use crate::paths::{Paths, Peer};
 pub use crate::quic::KeepAlive;
 use crate::quic::{self, QuicSocket, USUAL_RTT};
 use crate::relay::{Allocation, RelayAccess};
+use crate::slow_start;
 use crate::socket::{Message, Socket};
 use crate::tls::{self, Pin, SERVER_NAME};
 use crate::ways::Ways;
+
+/// For how long a peer that still says something is told again that its connection was ended.
+const HANGING_UP: Duration = Duration::from_secs(2);
 
 /// How a datagram came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,7 +183,8 @@ impl Port {
         let strangers = server.as_ref().is_some_and(|server| server.strangers);
         let config = server.map(|server| {
             let tls = tls::server(server.identity, server.ask_client, server.alpn);
-            quic::server_config(tls, server.strangers.then_some(quic::IDLE_TIMEOUT))
+            let idle_timeout = server.strangers.then_some(quic::IDLE_TIMEOUT);
+            quic::server_config(tls, idle_timeout, quic.insistence())
         });
         let ids = ConnectionIds::default();
         let endpoint = Endpoint::new_with_abstract_socket(
@@ -279,10 +283,19 @@ impl Port {
         &self.paths
     }
 
-    /// Repeats every QUIC datagram from now on: nobody answers a process's last words, so that nothing would tell
-    /// that they got lost.
-    pub fn insist(&self) {
+    /// Ends all connections. What is sent from now on is repeated: nobody answers a process's last words, so that
+    /// nothing would tell that they got lost.
+    pub fn close(&self, code: u32, why: &str) {
         self.dispatcher.quic.insist();
+        self.endpoint.close(VarInt::from_u32(code), why.as_bytes());
+    }
+
+    /// Ends a peer's connection, and sees to it that the peer learns so: though it does not answer that, and though
+    /// more is on its way to it already than the network takes.
+    pub fn hang_up(&self, peer: Peer, connection: &quinn::Connection, code: u32, why: &str) {
+        self.paths.urge(peer, HANGING_UP);
+        slow_start::lift(connection);
+        connection.close(VarInt::from_u32(code), why.as_bytes());
     }
 
     /// The QUIC endpoint, for its server side.
@@ -308,7 +321,8 @@ impl Port {
         self.paths.allow_server(server);
         let throwaway = identity.is_none().then(Identity::ephemeral);
         let tls = tls::client(Pin::none(), identity.or(throwaway.as_ref()), alpn);
-        let config = quic::client_config(tls, Some(keep_alive), USUAL_RTT);
+        let all_end = self.dispatcher.quic.insistence();
+        let config = quic::client_config(tls, Some(keep_alive), USUAL_RTT, all_end);
         self.endpoint.connect_with(config, server, SERVER_NAME)
     }
 
@@ -322,7 +336,8 @@ impl Port {
         alpn: &[u8],
         rtt: Duration,
     ) -> Result<quinn::Connecting, quinn::ConnectError> {
-        let config = quic::client_config(tls::client(pin, None, alpn), None, rtt);
+        let all_end = self.dispatcher.quic.insistence();
+        let config = quic::client_config(tls::client(pin, None, alpn), None, rtt, all_end);
         self.endpoint.connect_with(config, peer.address(), SERVER_NAME)
     }
 }

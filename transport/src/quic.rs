@@ -75,7 +75,8 @@ pub(crate) struct QuicSocket {
     paths: Arc<Paths>,
     inbox: Mutex<Inbox>,
     repeats: Mutex<Repeats>,
-    is_insistent: AtomicBool,
+    /// Whether only last words are said.
+    is_insistent: Arc<AtomicBool>,
     /// Servers that we begin to talk to, and whether one has answered.
     beginnings: Arc<Mutex<HashMap<SocketAddr, Arc<AtomicBool>>>>,
     /// Whoever asks us, where others may.
@@ -150,7 +151,7 @@ impl QuicSocket {
             paths,
             inbox: Mutex::default(),
             repeats: Mutex::default(),
-            is_insistent: AtomicBool::new(false),
+            is_insistent: Arc::default(),
             beginnings: Arc::default(),
             unproved: is_server.then(Mutex::default),
             most_waiting,
@@ -192,9 +193,14 @@ impl QuicSocket {
         true
     }
 
-    /// From now on repeats every datagram to somebody who is known.
+    /// From now on repeats every datagram to somebody who is known, and holds none back.
     pub(crate) fn insist(&self) {
         self.is_insistent.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it insists, to be shared with what could hold something back.
+    pub(crate) fn insistence(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.is_insistent)
     }
 
     /// Sends the first datagram to a server again, in close succession, until one has answered: one that is flooded
@@ -360,13 +366,14 @@ pub(crate) const USUAL_RTT: Duration = Duration::from_millis(100);
 
 /// Settings of a connection. Between peers that share a path the opening agents' consent decides how
 /// long a silent one lives: QUIC asks nobody, and times nothing out once the handshake is done. A first
-/// packet without an answer is sent again after three times `first_rtt`.
+/// packet without an answer is sent again after three times `first_rtt`. Once `all_end`, nothing is held back.
 fn transport_config(
     idle_timeout: Option<Duration>,
     keep_alive_interval: Option<Duration>,
     first_rtt: Duration,
     windows: Windows,
     most_streams: u32,
+    all_end: Arc<AtomicBool>,
 ) -> Arc<quinn::TransportConfig> {
     let mut config = quinn::TransportConfig::default();
     config
@@ -376,7 +383,7 @@ fn transport_config(
         .mtu_discovery_config(None)
         .enable_segmentation_offload(false)
         .initial_rtt(first_rtt)
-        .congestion_controller_factory(Arc::new(CarefulCubicConfig::default()))
+        .congestion_controller_factory(Arc::new(CarefulCubicConfig::new(all_end)))
         .max_concurrent_bidi_streams(VarInt::from_u32(most_streams))
         .max_concurrent_uni_streams(VarInt::from_u32(0))
         .stream_receive_window(VarInt::from_u32(windows.stream))
@@ -392,6 +399,7 @@ fn transport_config(
 pub(crate) fn server_config(
     tls: rustls::ServerConfig,
     idle_timeout: Option<Duration>,
+    all_end: Arc<AtomicBool>,
 ) -> quinn::ServerConfig {
     let tls = quinn::crypto::rustls::QuicServerConfig::try_from(tls)
         .expect("the provider has TLS 1.3's AES-128-GCM");
@@ -400,8 +408,10 @@ pub(crate) fn server_config(
         Some(_) => (CONTROL, MOST_STREAMS),
         None => (SERVING, MOST_STREAMS_OF_PEERS),
     };
+    let transport =
+        transport_config(idle_timeout, None, USUAL_RTT, windows, most_streams, all_end);
     config
-        .transport_config(transport_config(idle_timeout, None, USUAL_RTT, windows, most_streams))
+        .transport_config(transport)
         .max_incoming(MOST_INCOMING)
         .incoming_buffer_size(INCOMING_BUFFER)
         .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
@@ -414,6 +424,7 @@ pub(crate) fn client_config(
     tls: rustls::ClientConfig,
     keep_alive: Option<KeepAlive>,
     first_rtt: Duration,
+    all_end: Arc<AtomicBool>,
 ) -> quinn::ClientConfig {
     let tls = quinn::crypto::rustls::QuicClientConfig::try_from(tls)
         .expect("the provider has TLS 1.3's AES-128-GCM");
@@ -421,7 +432,8 @@ pub(crate) fn client_config(
     let idle_timeout = keep_alive.map(|keep_alive| keep_alive.idle_timeout);
     let interval = keep_alive.map(|keep_alive| keep_alive.interval);
     let windows = if keep_alive.is_some() { CONTROL } else { CONTENTS };
-    let transport = transport_config(idle_timeout, interval, first_rtt, windows, MOST_STREAMS);
+    let transport =
+        transport_config(idle_timeout, interval, first_rtt, windows, MOST_STREAMS, all_end);
     config.transport_config(transport);
     config
 }

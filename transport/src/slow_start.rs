@@ -3,9 +3,13 @@
 //!
 //! Another than the RFC's: two careful rounds, not five, as the queue of a home router is full after three; and what
 //! ends slow start is a congestion event, by which CUBIC takes back 30% of what those rounds were too many.
+//!
+//! Last words are not held back by it: quinn keeps the end of a connection whose window is full to itself, and its peer
+//! waits for 30 seconds (quinn issue 2785). So the window has no bound from when a connection is about to end.
 
 use std::any::Any;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use quinn::congestion::{Controller, ControllerFactory, ControllerMetrics, CubicConfig};
@@ -22,15 +26,32 @@ const CAREFUL_DIVISOR: u64 = 4;
 const CAREFUL_ROUNDS: u32 = 2;
 
 /// Makes [`CarefulCubic`]s.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CarefulCubicConfig {
     cubic: Arc<CubicConfig>,
+    /// Whether every connection of the endpoint is about to end.
+    all_end: Arc<AtomicBool>,
+}
+
+impl CarefulCubicConfig {
+    pub(crate) fn new(all_end: Arc<AtomicBool>) -> Self {
+        Self { cubic: Arc::default(), all_end }
+    }
+}
+
+/// Lets a connection's last words out, however full its window is.
+pub(crate) fn lift(connection: &quinn::Connection) {
+    if let Ok(controller) = connection.congestion_state().into_any().downcast::<CarefulCubic>() {
+        controller.ends.store(true, Ordering::Relaxed);
+    }
 }
 
 impl ControllerFactory for CarefulCubicConfig {
     fn build(self: Arc<Self>, now: Instant, current_mtu: u16) -> Box<dyn Controller> {
         Box::new(CarefulCubic {
             cubic: Arc::clone(&self.cubic).build(now, current_mtu),
+            ends: Arc::default(),
+            all_end: Arc::clone(&self.all_end),
             stage: Stage::SlowStart,
             round: Round::default(),
             before: None,
@@ -42,6 +63,9 @@ impl ControllerFactory for CarefulCubicConfig {
 /// The controller of one path.
 struct CarefulCubic {
     cubic: Box<dyn Controller>,
+    /// Whether this connection is about to end. Copies share it.
+    ends: Arc<AtomicBool>,
+    all_end: Arc<AtomicBool>,
     stage: Stage,
     round: Round,
     /// The least round trip of the round before.
@@ -163,7 +187,10 @@ impl Controller for CarefulCubic {
     }
 
     fn window(&self) -> u64 {
-        self.cubic.window()
+        match self.ends.load(Ordering::Relaxed) || self.all_end.load(Ordering::Relaxed) {
+            true => u64::MAX,
+            false => self.cubic.window(),
+        }
     }
 
     fn metrics(&self) -> ControllerMetrics {
@@ -173,6 +200,8 @@ impl Controller for CarefulCubic {
     fn clone_box(&self) -> Box<dyn Controller> {
         Box::new(Self {
             cubic: self.cubic.clone_box(),
+            ends: Arc::clone(&self.ends),
+            all_end: Arc::clone(&self.all_end),
             stage: self.stage,
             round: self.round,
             before: self.before,
@@ -200,6 +229,8 @@ mod tests {
         let now = Instant::now();
         let mut controller = CarefulCubic {
             cubic: Arc::<CubicConfig>::default().build(now, 1200),
+            ends: Arc::default(),
+            all_end: Arc::default(),
             stage: Stage::SlowStart,
             round: Round::default(),
             before: None,
@@ -233,6 +264,18 @@ mod tests {
         assert_eq!(chance.stage, Stage::SlowStart);
         let late = [10, 40, 60, 40, 50, 60, 70, 80, 60, 50];
         assert_eq!(after(&[[10; 10], late, late, late, late]).stage, Stage::SlowStart);
+    }
+
+    #[test]
+    fn last_words_are_not_held_back() {
+        let controller = after(&[[10; 10]]);
+        let copy = controller.clone_box();
+        assert!(copy.window() < u64::MAX);
+        controller.ends.store(true, Ordering::Relaxed);
+        assert_eq!((controller.window(), copy.window()), (u64::MAX, u64::MAX));
+        let of_all = after(&[[10; 10]]);
+        of_all.all_end.store(true, Ordering::Relaxed);
+        assert_eq!(of_all.window(), u64::MAX);
     }
 
     #[test]

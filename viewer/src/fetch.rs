@@ -88,9 +88,9 @@ pub(crate) async fn run(config: Fetch) -> Result<(), Failure> {
     };
     telling.abort();
     board.clear();
-    let endpoint = viewer.port.endpoint();
-    endpoint.close(VarInt::from_u32(close::DONE), b"");
-    let _ = tokio::time::timeout(Duration::from_millis(200), endpoint.wait_idle()).await;
+    viewer.port.close(close::DONE, "");
+    let idle = viewer.port.endpoint().wait_idle();
+    let _ = tokio::time::timeout(Duration::from_millis(200), idle).await;
     result
 }
 

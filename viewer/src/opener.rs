@@ -302,8 +302,7 @@ impl Opener {
     /// Says goodbye.
     pub async fn close(self) {
         self.met.connection.close(VarInt::from_u32(close::DONE), b"");
-        let endpoint = self.viewer.port.endpoint().clone();
-        endpoint.close(VarInt::from_u32(close::DONE), b"");
-        let _ = tokio::time::timeout(GOODBYE, endpoint.wait_idle()).await;
+        self.viewer.port.close(close::DONE, "");
+        let _ = tokio::time::timeout(GOODBYE, self.viewer.port.endpoint().wait_idle()).await;
     }
 }

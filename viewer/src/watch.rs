@@ -404,8 +404,7 @@ impl Watcher {
     /// Closes files, says goodbye, and prints the last statistics.
     async fn finish(mut self, result: Result<(), Failure>) -> Result<(), Failure> {
         let endpoint = self.viewer.port.endpoint().clone();
-        self.viewer.port.insist();
-        endpoint.close(VarInt::from_u32(close::DONE), b"");
+        self.viewer.port.close(close::DONE, "");
         self.refresh_player();
         let stopped = match self.player.take() {
             Some(player) => {
