@@ -36,6 +36,10 @@ use crate::playout::Workshop;
 use crate::surroundings::Surroundings;
 use crate::uplink::Uplink;
 
+/// So long a viewer that joins while the source begins waits for the first of all tracks, by which sound and pictures
+/// are in time with each other.
+const FIRST_OF_ALL: Duration = Duration::from_millis(300);
+
 /// By how much faster than it goes on a take begins, at least.
 const CATCHING_UP: f64 = 1.25;
 
@@ -391,7 +395,15 @@ impl LiveChannel {
         latency: Duration,
         feedback_key: FeedbackKey,
     ) -> Option<Admission> {
-        let joined = self.fan_out.join(viewer, to, latency).await?;
+        let mut joined = self.fan_out.join(viewer, to, latency).await?;
+        if !joined.is_known() {
+            // One that still comes later than that is placed by when it comes.
+            let known = self.fan_out.when_known(&joined);
+            joined = match tokio::time::timeout(FIRST_OF_ALL, known).await {
+                Ok(known) => known?,
+                Err(_) => joined,
+            };
+        }
         let tracks = self.formats.iter().zip(&*self.ssrcs).zip(&joined.tracks);
         let tracks = tracks.map(|((format, &ssrc), track)| Track {
             format: format.clone(),

@@ -408,8 +408,7 @@ pub(crate) fn server_config(
         Some(_) => (CONTROL, MOST_STREAMS),
         None => (SERVING, MOST_STREAMS_OF_PEERS),
     };
-    let transport =
-        transport_config(idle_timeout, None, USUAL_RTT, windows, most_streams, all_end);
+    let transport = transport_config(idle_timeout, None, USUAL_RTT, windows, most_streams, all_end);
     config
         .transport_config(transport)
         .max_incoming(MOST_INCOMING)

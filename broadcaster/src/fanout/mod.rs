@@ -61,6 +61,11 @@ enum Command {
     Leave {
         viewer: ViewerId,
     },
+    /// To be answered once something of every track was sent.
+    WhenKnown {
+        positions: Vec<TrackPosition>,
+        reply: oneshot::Sender<Joined>,
+    },
     /// Where each track stands: behind all that there is, or behind what was sent.
     Standing {
         whole: bool,
@@ -140,6 +145,13 @@ pub struct Joined {
     pub send_lag: Duration,
     /// The oldest epoch that something may be sealed in that the viewer is sent.
     pub oldest_epoch: Epoch,
+}
+
+impl Joined {
+    /// Whether something of every track was sent.
+    pub fn is_known(&self) -> bool {
+        self.tracks.iter().all(|track| track.captured.is_some())
+    }
 }
 
 /// Where one track stands when a viewer joins.
@@ -283,6 +295,15 @@ impl FanOut {
         async { joined.await.ok() }
     }
 
+    /// The same once something of every track was sent, for whoever joined earlier: until then nobody knows how its
+    /// timestamps lie to those of other tracks. `None` when the channel has ended.
+    pub async fn when_known(&self, joined: &Joined) -> Option<Joined> {
+        let positions = joined.tracks.iter().map(|track| track.position).collect();
+        let (reply, known) = oneshot::channel();
+        self.tell(Command::WhenKnown { positions, reply });
+        known.await.ok()
+    }
+
     /// The index of each track's next packet that is sent to live viewers. `None` when the channel has ended.
     pub async fn standing(&self) -> Option<Vec<PacketIndex>> {
         let (reply, standing) = oneshot::channel();
@@ -344,5 +365,59 @@ impl FanOut {
     fn tell(&self, command: Command) {
         // An error means that the thread is gone, and with it the channel: there is nobody to tell.
         let _ = self.commands.send(command);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::channel::{History, JoinPacing};
+    use protocol::seal::{Epoch, MasterKey};
+    use transport::socket::Socket;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn unit(track: usize, rtp_timestamp: u32, captured_at: Instant) -> Burst {
+        let header = [&[0x80, 0x80 | 96, 0, 1][..], &rtp_timestamp.to_be_bytes(), &[0; 4]].concat();
+        let mut packets = PlainBurst::with_capacity(1);
+        packets.push([&header[..], &[7; 100]]).expect("it fits");
+        Burst { track, keyframe: true, captured_at, handed_over_at: Instant::now(), packets }
+    }
+
+    #[tokio::test]
+    async fn who_joins_before_the_first_sound_learns_how_it_lies_to_the_pictures() {
+        let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
+        let each = Bitrate::bits_per_second(20_000_000);
+        let pacing = JoinPacing { each, total: None };
+        let channel = Channel::new(&key, &[1, 2], History::default(), pacing);
+        let socket = Socket::bind(Some(SocketAddr::from(([127, 0, 0, 1], 0)))).expect("a socket");
+        let sender = socket.sender().expect("a sender");
+        let metrics = Arc::new(ChannelMetrics::default());
+        let kinds = [Kind::Video, Kind::Audio];
+        let (fan_out, _thread) =
+            FanOut::start(channel, &kinds, sender, metrics, |_| {}).expect("a thread");
+        let picture_at = Instant::now();
+        fan_out.publish(unit(0, 90_000, picture_at));
+        let to = socket.local_addr().expect("an address");
+        let joined = fan_out.join(ViewerId(1), to, 200 * MS).await.expect("it runs");
+        assert!(!joined.is_known(), "{joined:?}");
+
+        // The sound was captured before the picture, and comes after it.
+        let known = fan_out.when_known(&joined);
+        tokio::pin!(known);
+        assert!(tokio::time::timeout(20 * MS, &mut known).await.is_err());
+        fan_out.publish(unit(1, 48_000, picture_at - 40 * MS));
+        let known = known.await.expect("it runs");
+        assert!(known.is_known());
+        let [picture, sound] = known.tracks[..] else { panic!("{known:?}") };
+        assert_eq!((picture.rtp_timestamp, sound.rtp_timestamp), (90_000, 48_000));
+        let times = picture.captured.zip(sound.captured);
+        assert_eq!(times.map(|(picture, sound)| picture - sound), Some(40 * MS));
+        let before = joined.tracks.iter().map(|track| track.position);
+        assert!(before.eq(known.tracks.iter().map(|track| track.position)));
+        // From then on each is told at once.
+        let joined = fan_out.join(ViewerId(2), to, 200 * MS).await.expect("it runs");
+        assert!(joined.is_known(), "{joined:?}");
     }
 }

@@ -56,6 +56,8 @@ pub(super) struct Worker {
     served: HashMap<ViewerId, Served>,
     /// Who waits for a keyframe, and is told then where it begins.
     waiting_to_begin: HashMap<ViewerId, oneshot::Sender<Joined>>,
+    /// Who waits for something of every track.
+    waiting_to_know: Vec<(oneshot::Sender<Joined>, Vec<TrackPosition>)>,
     /// How many viewers have each latency.
     latencies: BTreeMap<Duration, usize>,
     live: Live,
@@ -88,6 +90,7 @@ impl Worker {
             tell,
             served: HashMap::new(),
             waiting_to_begin: HashMap::new(),
+            waiting_to_know: Vec::new(),
             latencies: BTreeMap::new(),
             live: Live::default(),
             entering: Vec::new(),
@@ -183,6 +186,11 @@ impl Worker {
                 }
             }
             Command::Leave { viewer } => self.leave(viewer),
+            Command::WhenKnown { positions, reply } => {
+                self.waiting_to_know.retain(|(reply, _)| !reply.is_closed());
+                self.waiting_to_know.push((reply, positions));
+                self.tell_what_is_known();
+            }
             Command::Standing { whole, reply } => {
                 // What waits to ride was sent to nobody yet. Who asked may be gone.
                 let waiting = self.riders.first().filter(|_| !whole);
@@ -227,6 +235,16 @@ impl Worker {
         // An error means that the viewer went away while it was being admitted; its session says so with
         // a leave.
         let _ = reply.send(self.joined(positions));
+    }
+
+    /// Answers who waits for something of every track, if there is.
+    fn tell_what_is_known(&mut self) {
+        if self.waiting_to_know.is_empty() || self.latest.iter().any(Option::is_none) {
+            return;
+        }
+        for (reply, positions) in std::mem::take(&mut self.waiting_to_know) {
+            self.admit(reply, &positions);
+        }
     }
 
     fn leave(&mut self, viewer: ViewerId) {
@@ -287,6 +305,7 @@ impl Worker {
     fn depart(&mut self, mut bursts: Vec<Rider>, now: Instant) {
         bursts.extend(self.riders.leave());
         bursts.iter().for_each(|Rider { burst, .. }| self.note_latest(burst, now));
+        self.tell_what_is_known();
         let parts = |from: u64| -> Vec<Part> {
             let bursts = bursts.iter().filter(|rider| rider.position >= from);
             bursts.map(|rider| Part::from(&rider.burst)).collect()
