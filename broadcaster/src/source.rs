@@ -49,12 +49,14 @@ pub(crate) enum Turn {
     Ended,
     /// It cannot be broadcast.
     Failed(Failure),
+    /// It failed before it began.
+    Unbegun(Failure),
     /// It ran, and failed.
     Lost(Failure),
     /// It runs again, with other tracks than those of the channel.
     Unlike,
-    /// It runs again.
-    Back,
+    /// It runs, for the first time or again.
+    Runs,
 }
 
 /// From a failure to the first try to start again, growing to the longest while it does not last.
@@ -100,6 +102,8 @@ impl Source {
         let restarts = !matches!(config.source, SourceSpec::File(_) | SourceSpec::None);
         // Its owner may change it at any time, and back again.
         let is_elsewhere = matches!(config.source, SourceSpec::Network(_));
+        // Whoever sends what is of no use does not end it for the next one.
+        let waits = config.source.waits();
         let mut wait = FIRST_RESTART;
         let mut lost_at: Option<Instant> = None;
         let mut back_at: Option<Instant> = None;
@@ -115,6 +119,7 @@ impl Source {
                 }
                 None => return Ok(()),
                 Some(Turn::Failed(failure)) => return Err(failure),
+                Some(Turn::Unbegun(failure)) if !waits => return Err(failure),
                 Some(Turn::Lost(failure)) if !restarts => return Err(failure),
                 Some(Turn::Unlike) if is_elsewhere => {
                     Failure::runtime("the source came back with other tracks")
@@ -124,14 +129,14 @@ impl Source {
                         "the source came back with other tracks; start the broadcast again",
                     ));
                 }
-                Some(Turn::Back) => {
+                Some(Turn::Runs) => {
                     back_at = Some(Instant::now());
                     if let Some(at) = lost_at.take() {
                         events.record(Happened::SourceBack { lasted: at.elapsed() });
                     }
                     continue;
                 }
-                Some(Turn::Lost(failure)) => failure,
+                Some(Turn::Lost(failure) | Turn::Unbegun(failure)) => failure,
             };
             let is_news = lost_at.is_none() || is_unlike && !told_unlike;
             told_unlike = is_unlike;
@@ -194,7 +199,7 @@ impl Feed {
             Event::Failed(error) if self.connected.get().is_some() => {
                 self.turn(Turn::Lost(error.into()));
             }
-            Event::Failed(error) => self.turn(Turn::Failed(error.into())),
+            Event::Failed(error) => self.turn(Turn::Unbegun(error.into())),
         }
     }
 
@@ -213,7 +218,7 @@ impl Feed {
             };
             let is_like = Format::are_like(before, &formats);
             fits.store(is_like, Ordering::Relaxed);
-            return self.turn(if is_like { Turn::Back } else { Turn::Unlike });
+            return self.turn(if is_like { Turn::Runs } else { Turn::Unlike });
         };
         // Any sound can be decoded from where it starts, but a viewer joins at a picture.
         let has_video = formats.iter().any(|format| format.kind == Kind::Video);
@@ -226,6 +231,7 @@ impl Feed {
                 let fits = AtomicBool::new(true);
                 let _ = self.connected.set(Connected { formats, fan_out, joinable, fits });
                 self.channel.send_replace(Some(channel));
+                self.turn(Turn::Runs);
             }
             Err(failure) => self.turn(Turn::Failed(failure)),
         }

@@ -54,6 +54,23 @@ pub struct Broadcast {
     pub folder: PathBuf,
 }
 
+/// A broadcaster whose source may not have begun.
+#[derive(Debug)]
+pub struct Beginning {
+    /// The program.
+    pub process: Process,
+    folder: PathBuf,
+}
+
+impl Beginning {
+    /// Waits until the source has begun.
+    pub fn link(self) -> Result<Broadcast> {
+        let Self { process, folder } = self;
+        let link = process.wait_for_line(START, |line| line.starts_with("punchcast://"))?;
+        Ok(Broadcast { process, link, folder })
+    }
+}
+
 /// A running viewer.
 #[derive(Debug)]
 pub struct Watching {
@@ -139,6 +156,17 @@ impl Stage {
         source: &str,
         settings: &str,
     ) -> Result<Broadcast> {
+        self.begin_broadcast(rendezvous, name, source, settings)?.link()
+    }
+
+    /// As [`Self::broadcast_by`], without waiting for the link, which comes once the source begins.
+    pub fn begin_broadcast(
+        &self,
+        rendezvous: &[String],
+        name: &str,
+        source: &str,
+        settings: &str,
+    ) -> Result<Beginning> {
         let folder = self.lab.folder().join(format!("{name}-state"));
         fs::create_dir_all(&folder).expect("the lab's folder can be written");
         let config = folder.join("broadcaster.yaml");
@@ -155,8 +183,7 @@ impl Stage {
         command.arg("--config").arg(&config).arg("--state").arg(&folder);
         command.arg("--link-file").arg(&link_file);
         let process = self.cam.spawn(name, &command)?;
-        let link = process.wait_for_line(START, |line| line.starts_with("punchcast://"))?;
-        Ok(Broadcast { process, link, folder })
+        Ok(Beginning { process, folder })
     }
 
     /// Starts a viewer with these flags on the host of that number.

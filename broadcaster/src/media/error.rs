@@ -128,6 +128,14 @@ pub enum MediaError {
         /// GStreamer's words.
         reason: String,
     },
+    /// A port that cannot be listened on.
+    #[error("can't listen on {address}: {reason}; name another address or port of this machine")]
+    Listen {
+        /// Address and port.
+        address: String,
+        /// The system's words.
+        reason: String,
+    },
     /// Something failed while running.
     #[error("{element} failed: {reason}")]
     Pipeline {

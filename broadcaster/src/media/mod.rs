@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! test, camera, pipeline ─ pads ─┐                 raw:     scale ─ encode ─┐
-//! rtsp, srt, rtp ──────── pads ──┤                                          │
+//! rtsp, srt, rtmp, rtp ── pads ──┤                                          │
 //!                                ├─ queue ─ what? ─                         ├─ payload ─ Unit
 //! file ─ turns ─ appsrc ─ pads ──┘                 encoded: parse ──────────┘
 //! ```

@@ -191,6 +191,8 @@ pub struct Continuation {
     counters: Arc<Counters>,
     /// The camera that was used: no other takes its place.
     camera: Option<Identity>,
+    /// Where publishers come in. Whoever comes between two sources waits.
+    port: Option<network::Port>,
 }
 
 /// A running source. Dropping it stops it.
@@ -200,6 +202,8 @@ pub struct Producer {
     live: Arc<Live>,
     counters: Arc<Counters>,
     camera: Option<Identity>,
+    port: Option<network::Port>,
+    listener: Option<network::Listener>,
     looper: Option<Looper>,
     watcher: Option<JoinHandle<()>>,
 }
@@ -223,7 +227,7 @@ impl Producer {
     /// What another one needs to go on in this one's place.
     pub fn continuation(&self) -> Continuation {
         let (counters, camera) = (Arc::clone(&self.counters), self.camera.clone());
-        Continuation { epoch: self.epoch, counters, camera }
+        Continuation { epoch: self.epoch, counters, camera, port: self.port.clone() }
     }
 
     fn start_at(
@@ -248,10 +252,22 @@ impl Producer {
         let gate = Arc::new(Gate::new(events, name, manners, Instant::now()));
         let live = Arc::new(Live::new(&pipeline, config, gate, counters.clone(), epoch));
         // From here on, leaving early stops what has been started.
-        let camera = before.and_then(|before| before.camera.clone());
-        let mut producer =
-            Self { pipeline, epoch, live, counters, camera, looper: None, watcher: None };
+        let mut producer = Self {
+            pipeline,
+            epoch,
+            live,
+            counters,
+            camera: before.and_then(|before| before.camera.clone()),
+            port: before.and_then(|before| before.port.clone()),
+            listener: None,
+            looper: None,
+            watcher: None,
+        };
         producer.run()?;
+        let source = &producer.live.config().source;
+        if before.is_none() && source.waits() {
+            tracing::info!(%source, "waiting for a sender");
+        }
         Ok(producer)
     }
 
@@ -276,7 +292,7 @@ impl Producer {
                 None
             }
             SourceSpec::Network(url) => {
-                network::attach(live, url)?;
+                network::attach(live, url, &mut self.port)?;
                 None
             }
             SourceSpec::File(path) => Some(file::attach(live, path)?),
@@ -287,6 +303,7 @@ impl Producer {
             return Err(live.first_error().unwrap_or_else(|| unable("it does not start")));
         }
         self.looper = looped.map(file::Looped::start).transpose()?;
+        self.listener = self.port.as_ref().map(|port| port.listen(live)).transpose()?;
         let live = self.live.clone();
         let watcher = thread::Builder::new().name("media-watch".to_owned());
         self.watcher = Some(watcher.spawn(move || watch(&bus, &live)).map_err(unable)?);
@@ -325,6 +342,8 @@ impl Drop for Producer {
         if let Some(looper) = &self.looper {
             looper.ask_to_stop();
         }
+        // It waits for nothing in the pipeline, to which it may be adding.
+        self.listener = None;
         if self.pipeline.set_state(gst::State::Null).is_err() {
             tracing::warn!("the source did not stop in order");
         }
@@ -353,10 +372,7 @@ fn watch(bus: &gst::Bus, live: &Live) {
             gst::MessageView::Error(error) => live.fail(MediaError::from_bus(error)),
             gst::MessageView::Eos(_) => live.gate.finish(match &live.config().source {
                 // Nothing that is live elsewhere has an end of its own.
-                source @ SourceSpec::Network(_) => {
-                    let source_name = format!("source {source}");
-                    Event::Failed(MediaError::Over { source_name })
-                }
+                SourceSpec::Network(_) => Event::Failed(live.over()),
                 _ => Event::Ended,
             }),
             gst::MessageView::Warning(warning) => {

@@ -63,12 +63,19 @@ pub enum ParseSourceError {
     /// No kind of source at all.
     #[error(
         "unknown source {given:?}; expected test, camera, camera:DEVICE, screen, file:PATH, \
-         rtsp://…, srt://…, rtp://…, pipeline:FRAGMENT or none"
+         rtsp://…, srt://…, rtmp://…, rtp://…, pipeline:FRAGMENT or none"
     )]
     Unknown {
         /// What the user wrote.
         given: String,
     },
+}
+
+impl SourceSpec {
+    /// Whether it waits for others to send, for as long as it takes.
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Network(url) if url.listens())
+    }
 }
 
 impl FromStr for SourceSpec {
@@ -99,10 +106,10 @@ impl FromStr for SourceSpec {
             ("file", Some(path)) => Ok(Self::File(path.into())),
             ("pipeline", None | Some("")) => incomplete("pipeline:FRAGMENT"),
             ("pipeline", Some(fragment)) => Ok(Self::Pipeline(fragment.to_owned())),
-            ("rtsp" | "rtsps" | "srt" | "rtp", Some(_)) => given.parse().map(Self::Network),
-            ("rtmp" | "rtmps", Some(_)) => {
-                not_yet("'pipeline:rtmp2src location=URL ! flvdemux'".to_owned())
+            ("rtsp" | "rtsps" | "srt" | "rtp" | "rtmp", Some(_)) => {
+                given.parse().map(Self::Network)
             }
+            ("rtmps", Some(_)) => not_yet("rtmp:// in a network of your own, or srt://".to_owned()),
             _ => Err(ParseSourceError::Unknown { given: redacted(given) }),
         }
     }
@@ -173,7 +180,8 @@ mod tests {
             ("screen:left", "write screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]"),
             ("rtsp:h/x", "write rtsp://"),
             ("srt://h", "write srt://"),
-            ("rtmp://h/x", "not supported yet"),
+            ("rtmps://h/x", "not supported yet; use rtmp://"),
+            ("rtmp://h/x", "write rtmp://:PORT/APP/KEY"),
             ("rtp://:5004?96=MP3", "write rtp://"),
         ] {
             let error = written.parse::<SourceSpec>().expect_err(written).to_string();

@@ -379,6 +379,11 @@ impl Live {
         }
     }
 
+    /// The error for a source over the network that has come to an end.
+    pub(super) fn over(&self) -> MediaError {
+        MediaError::Over { source_name: format!("source {}", self.config.source) }
+    }
+
     pub(super) fn fail(&self, error: MediaError) {
         self.gate.finish(Event::Failed(error));
     }

@@ -1,6 +1,7 @@
 //! Sources that come over the network: cameras that are asked, and senders that come by themselves.
 //! Coded tracks go on as they are.
 
+mod rtmp;
 mod rtp;
 mod rtsp;
 mod srt;
@@ -15,6 +16,7 @@ use super::error::MediaError;
 use super::gate::Manners;
 use super::spec::SourceSpec;
 use super::track::Live;
+pub(super) use rtmp::{Listener, Port};
 use url::Kind;
 pub use url::{NetworkUrl, redacted};
 
@@ -28,18 +30,28 @@ const REORDERING: &str = "200";
 /// How long what a source gives may take.
 pub(super) fn manners(source: &SourceSpec) -> Manners {
     match source {
-        SourceSpec::Network(url) => {
-            Manners { waits: url.listens(), longest_silence: Some(LONGEST_SILENCE) }
+        SourceSpec::Network(_) => {
+            Manners { waits: source.waits(), longest_silence: Some(LONGEST_SILENCE) }
         }
         _ => Manners::default(),
     }
 }
 
-/// Makes a track of each picture and sound that the source has.
-pub(super) fn attach(live: &Arc<Live>, url: &NetworkUrl) -> Result<(), MediaError> {
+/// Makes a track of each picture and sound that the source has. A port is opened where there is none yet, and tracks
+/// are made once it [listens](Port::listen).
+pub(super) fn attach(
+    live: &Arc<Live>,
+    url: &NetworkUrl,
+    port: &mut Option<Port>,
+) -> Result<(), MediaError> {
     match &url.kind {
         Kind::Rtsp(rtsp) => rtsp::attach(live, rtsp),
         Kind::Srt(srt) => srt::attach(live, srt),
         Kind::Rtp(rtp) => rtp::attach(live, rtp),
+        Kind::Rtmp(_) if port.is_some() => Ok(()),
+        Kind::Rtmp(rtmp) => {
+            *port = Some(Port::open(rtmp)?);
+            Ok(())
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Real servers and senders on loopback, and what comes of them bit for bit.
 
-use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -14,6 +14,7 @@ use gstreamer_app as gst_app;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use protocol::media::Format;
+use rtmp_runtime::client::{ClientConfig, ClientSession};
 
 use super::super::{Continuation, Event, MediaConfig, Producer, Unit, elements};
 
@@ -179,6 +180,148 @@ fn senders_by_rtp_pass_through_bit_for_bit() {
     film.assert_same_track("H264", 1, &units);
 }
 
+#[test]
+fn publishers_by_rtmp_pass_through_bit_for_bit() {
+    let film = Film::new(H264, AAC);
+    let port = free_port();
+    let url = format!("rtmp://127.0.0.1:{port}/live/k-1");
+    let publish = |key: &str| {
+        let to = format!("rtmp://127.0.0.1:{port}/{key}");
+        ffmpeg(&["-re", "-i", film.path(), "-c", "copy", "-f", "flv", &to])
+    };
+    let waiting = Waiting::start(&url, None);
+    for wrong in ["live/k-2", "live/k-11", "live/k", "film/k-1"] {
+        let ended = publish(wrong).0.wait().expect("it was started here");
+        assert!(!ended.success(), "{wrong} is let in");
+    }
+    let publisher = publish("live/k-1");
+    let mut run = waiting.ready().expect("it is published");
+    assert_eq!(run.names(), ["H264", "MPEG4-GENERIC"]);
+    let units = run.units_until(50);
+    film.assert_same("H264", &units);
+    assert_in_sync(&units);
+    let second = publish("live/k-1").0.wait().expect("it was started here");
+    assert!(!second.success(), "there is one already");
+    let more = run.units_until(20);
+    assert_in_sync(&more);
+
+    // Who is killed is noticed at once, and whoever comes next waits until it is its turn.
+    drop(publisher);
+    let error = run.failure();
+    assert!(error.contains("has ended") && !error.contains("k-1"), "{error}");
+    let _again = publish("live/k-1");
+    let continuation = run.producer.continuation();
+    drop(run);
+    let mut run = Waiting::start(&url, Some(&continuation)).ready().expect("it is published");
+    assert_eq!(run.names(), ["H264", "MPEG4-GENERIC"]);
+    film.assert_same("H264", &run.units_until(30));
+}
+
+#[test]
+fn h265_by_enhanced_rtmp_passes_through_bit_for_bit() {
+    let film = Film::new(H265, AAC);
+    let port = free_port();
+    let waiting = Waiting::start(&format!("rtmp://127.0.0.1:{port}/live/k-1"), None);
+    let mut publisher = Publisher::start(port);
+    let (config, pictures) = film.coded("H265");
+    publisher.send(0, &[b"\x90hvc1", &config[..]].concat());
+    for (number, picture) in pictures.iter().enumerate() {
+        let kind: &[u8] = if number == 0 { b"\x91hvc1\0\0\0" } else { b"\xa1hvc1\0\0\0" };
+        let timestamp = u32::try_from(number).expect("few") * 40;
+        publisher.send(timestamp, &[kind, picture].concat());
+    }
+    let mut run = waiting.ready().expect("it is published");
+    assert_eq!(run.names(), ["H265"]);
+    film.assert_same("H265", &run.units_until(200));
+}
+
+#[test]
+fn strangers_keep_no_publisher_out() {
+    let film = Film::new(H264, AAC);
+    let port = free_port();
+    let waiting = Waiting::start(&format!("rtmp://:{port}/live/k-1"), None);
+    let stranger = || TcpStream::connect(("::1", port)).expect("it listens");
+    let hello = [&[3; 1][..], &[0; 1536], &[0; 1536]].concat();
+    // Nested lists, a great message in the smallest chunks, chunks of many streams, and nonsense.
+    let chunks = [2, 0, 0, 0, 0, 0, 4, 1, 0, 0, 0, 0, 0, 0, 16, 0];
+    let command = [&b"\x02\0\x01a\0"[..], &[0; 8], &[10, 0, 0, 0, 1].repeat(400)].concat();
+    let length = u32::try_from(command.len()).expect("it is short").to_be_bytes();
+    let header = [&[3, 0, 0, 0][..], &length[1..], &[20, 0, 0, 0, 0]].concat();
+    let nested = [&chunks[..], &header, &command].concat();
+    let great = [&[3, 0, 0, 0, 0xff, 0xff, 0xff, 9, 0, 0, 0, 0][..], &[0; 128]].concat();
+    let streams: Vec<u8> =
+        (2..60).flat_map(|stream| [stream, 0, 0, 0, 0, 0, 9, 9, 1, 0, 0, 0, 7]).collect();
+    for said in [&nested[..], &great, &streams, &[0xff; 20_000], &[0; 20_000]] {
+        let mut stranger = stranger();
+        // It may be turned away before it has said all.
+        let _ = stranger.write_all(&[&hello[..], said].concat());
+        let _ = stranger.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stranger.read_to_end(&mut answer);
+        assert!(answer.len() < 20_000, "{} bytes", answer.len());
+    }
+    // These say nothing at all.
+    let silent: Vec<_> = (0..40).map(|_| stranger()).collect();
+    let to = format!("rtmp://127.0.0.1:{port}/live/k-1");
+    let _publisher = ffmpeg(&["-re", "-i", film.path(), "-c", "copy", "-f", "flv", &to]);
+    let mut run = waiting.ready().expect("it is published");
+    film.assert_same("H264", &run.units_until(20));
+    drop(silent);
+}
+
+#[test]
+fn a_port_in_use_is_told_in_words() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address");
+    let source = format!("rtmp://{address}/live/hush").parse().expect("a source");
+    let config = MediaConfig { source, ..MediaConfig::default() };
+    let refused = Producer::start(config, Arc::new(|_| {})).err().expect("it is taken");
+    let refused = refused.to_string();
+    assert!(refused.contains(&format!("can't listen on {address}")), "{refused}");
+}
+
+/// Somebody who publishes pictures in Enhanced RTMP, which Debian's ffmpeg does not know.
+struct Publisher {
+    stream: TcpStream,
+    session: ClientSession,
+}
+
+impl Publisher {
+    fn start(port: u16) -> Self {
+        let mut config = ClientConfig::default();
+        (config.app, config.stream_key) = ("live".to_owned(), "k-1".to_owned());
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+        let mut session = ClientSession::new(config);
+        stream.write_all(&session.start()).expect("it listens");
+        let mut bytes = vec![0; 4_096];
+        while !session.is_publishing() {
+            let count = stream.read(&mut bytes).expect("an answer in time");
+            assert!(count > 0, "it is turned away");
+            let (answer, _) = session.handle_data(&bytes[..count]).expect("an answer of RTMP");
+            stream.write_all(&answer).expect("it listens");
+        }
+        Self { stream, session }
+    }
+
+    fn send(&mut self, timestamp: u32, video: &[u8]) {
+        let message = self.session.send_video(timestamp, video).expect("it publishes");
+        self.stream.write_all(&message).expect("it is taken");
+    }
+}
+
+/// Pictures and sound that were one moment are one moment still: both begin the film, and neither runs ahead.
+fn assert_in_sync(units: &[Unit]) {
+    let of = |track| units.iter().filter(move |unit| unit.track == track);
+    let (first, last) = (of(0).next().expect("a picture"), of(0).next_back().expect("a picture"));
+    let between = |unit: &&Unit| (first.captured_at..=last.captured_at).contains(&unit.captured_at);
+    // Frames of AAC hold 1,024 samples.
+    let took = last.captured_at - first.captured_at;
+    let expected = took.as_secs_f64() * 48_000.0 / 1_024.0;
+    let sound = of(1).filter(between).count() as f64;
+    assert!((sound - expected).abs() <= 8.0, "{sound} frames of sound in {took:?}");
+}
+
 /// As cameras send it.
 const G711: &str = "audioresample ! audioconvert ! audio/x-raw,rate=8000,channels=1 ! alawenc";
 const AAC: &str = "audioconvert ! avenc_aac ! aacparse";
@@ -222,6 +365,21 @@ impl Film {
 
     /// What each access unit is made of, without what RTP leaves out or repeats.
     fn access_units(&self, codec: &str) -> Vec<Vec<Vec<u8>>> {
+        let in_units = |picture: &Vec<u8>| {
+            let mut rest: &[u8] = picture;
+            let mut unit = Vec::new();
+            while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+                let (nal, behind) = behind.split_at(u32::from_be_bytes(*length) as usize);
+                unit.push(nal.to_vec());
+                rest = behind;
+            }
+            without_repeated(codec, unit)
+        };
+        self.coded(codec).1.iter().map(in_units).collect()
+    }
+
+    /// What the decoder is told first, and the pictures as they are stored.
+    fn coded(&self, codec: &str) -> (Vec<u8>, Vec<Vec<u8>>) {
         let (parser, form) = match codec {
             "H264" => ("h264parse", "video/x-h264,stream-format=avc"),
             _ => ("h265parse", "video/x-h265,stream-format=hvc1"),
@@ -235,20 +393,16 @@ impl Film {
         let pipeline = pipeline.downcast::<gst::Pipeline>().expect("a pipeline");
         let sink = pipeline.by_name("out").and_downcast::<gst_app::AppSink>().expect("a sink");
         pipeline.set_state(gst::State::Playing).expect("plays");
-        let mut all = Vec::new();
+        let (mut config, mut all) = (Vec::new(), Vec::new());
         while let Ok(sample) = sink.pull_sample() {
+            let form = sample.caps().and_then(|caps| caps.structure(0)).expect("caps");
+            let codec_data = form.get::<gst::Buffer>("codec_data").expect("a configuration");
+            config = codec_data.map_readable().expect("readable").to_vec();
             let buffer = sample.buffer().expect("a buffer").map_readable().expect("readable");
-            let mut rest: &[u8] = &buffer;
-            let mut unit = Vec::new();
-            while let Some((length, behind)) = rest.split_first_chunk::<4>() {
-                let (nal, behind) = behind.split_at(u32::from_be_bytes(*length) as usize);
-                unit.push(nal.to_vec());
-                rest = behind;
-            }
-            all.push(without_repeated(codec, unit));
+            all.push(buffer.to_vec());
         }
         pipeline.set_state(gst::State::Null).expect("stops");
-        all
+        (config, all)
     }
 
     fn assert_same(&self, codec: &str, units: &[Unit]) {

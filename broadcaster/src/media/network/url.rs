@@ -18,6 +18,7 @@ pub(super) enum Kind {
     Rtsp(Rtsp),
     Srt(Srt),
     Rtp(Rtp),
+    Rtmp(Rtmp),
 }
 
 /// A camera or server that is asked by RTSP (RFC 2326).
@@ -60,6 +61,17 @@ pub(super) struct Rtp {
     pub(super) port: u16,
     /// What each payload type is; without any, it is a transport stream.
     pub(super) payloads: Vec<Payload>,
+}
+
+/// A port here to which others publish by RTMP.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub(super) struct Rtmp {
+    /// The address to listen on; empty for all.
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) app: String,
+    /// The stream key: who knows it may publish.
+    pub(super) key: String,
 }
 
 /// What the packets of one payload type are.
@@ -109,7 +121,7 @@ impl NetworkUrl {
         match &self.kind {
             Kind::Rtsp(_) => false,
             Kind::Srt(srt) => srt.listens,
-            Kind::Rtp(_) => true,
+            Kind::Rtp(_) | Kind::Rtmp(_) => true,
         }
     }
 }
@@ -120,6 +132,8 @@ const RTSP: &str =
 const SRT: &str = "srt://:PORT to be called or srt://HOST:PORT to call, with \
                    ?mode=, passphrase=, latency= (milliseconds), streamid=";
 const RTP: &str = "rtp://:PORT for a transport stream, or rtp://:PORT?96=H264&97=OPUS, a name for each payload type";
+const RTMP: &str = "rtmp://:PORT/APP/KEY, or an address of this machine before :PORT; it is listened on, and who \
+                    publishes has to name APP and KEY";
 
 impl FromStr for NetworkUrl {
     type Err = ParseSourceError;
@@ -130,6 +144,7 @@ impl FromStr for NetworkUrl {
         let (parsed, expected) = match scheme {
             "rtsp" | "rtsps" => (rtsp(scheme, rest).map(Kind::Rtsp), RTSP),
             "srt" => (srt(rest).map(Kind::Srt), SRT),
+            "rtmp" => (rtmp(rest).map(Kind::Rtmp), RTMP),
             _ => (rtp(rest).map(Kind::Rtp), RTP),
         };
         match parsed {
@@ -218,6 +233,23 @@ fn rtp(rest: &str) -> Option<Rtp> {
     Some(Rtp { host, port, payloads })
 }
 
+/// Where RTMP is listened for unless another port is named.
+const RTMP_PORT: u16 = 1935;
+
+fn rtmp(rest: &str) -> Option<Rtmp> {
+    let (authority, path) = rest.split_once('/')?;
+    let (host, port) = host_and_port(authority)?;
+    let (app, key) = path.split_once('/')?;
+    // Neither is changed on its way, so that it stays as the publisher is told.
+    let is_plain = |text: &str| {
+        !text.is_empty()
+            && text.bytes().all(|byte| byte.is_ascii_graphic() && !b"/@#?".contains(&byte))
+    };
+    let port = port.unwrap_or(RTMP_PORT);
+    let (host, app, key) = (host.to_owned(), app.to_owned(), key.to_owned());
+    (port > 0 && is_plain(&app) && is_plain(&key)).then_some(Rtmp { host, port, app, key })
+}
+
 /// Keys of a query and their values.
 type Query<'a> = Vec<(&'a str, &'a str)>;
 
@@ -278,6 +310,7 @@ pub fn redacted(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     // Blanks part words, and each may hold an URL: the whole of a pipeline is shown as well.
     for word in text.split_inclusive(char::is_whitespace) {
+        let word = &without_stream_key(word);
         let word = match word.split_once("://").map(|(_, rest)| rest) {
             // Whoever forgets to encode a slash or an @ shall not see half of a password.
             Some(rest) if rest.contains('@') => {
@@ -285,7 +318,7 @@ pub fn redacted(text: &str) -> String {
                 let end = begin + rest.rfind('@').unwrap_or(0);
                 format!("{}{HIDDEN}{}", &word[..begin], &word[end..])
             }
-            _ => word.to_owned(),
+            _ => word.clone(),
         };
         let mut rest = word.as_str();
         while let Some(end) =
@@ -302,6 +335,18 @@ pub fn redacted(text: &str) -> String {
         shown.push_str(rest);
     }
     shown
+}
+
+/// A word with what lies behind the app of an URL of RTMP made unreadable.
+fn without_stream_key(word: &str) -> String {
+    let begins = ["rtmp://", "rtmps://"].map(|scheme| Some(word.find(scheme)? + scheme.len()));
+    let Some(begin) = begins.into_iter().flatten().min() else { return word.to_owned() };
+    let mut slashes = word[begin..].match_indices('/').map(|(at, _)| begin + at + 1);
+    let (Some(app), key) = (slashes.next(), slashes.next()) else { return word.to_owned() };
+    // One without an app is written wrongly, and all of it may be a key.
+    let (shown, hidden) = word.split_at(key.unwrap_or(app));
+    let blank = &hidden[hidden.trim_end().len()..];
+    if hidden.len() == blank.len() { word.to_owned() } else { format!("{shown}{HIDDEN}{blank}") }
 }
 
 #[cfg(test)]
@@ -361,6 +406,13 @@ mod tests {
         let payload = |payload_type, encoding| Payload { payload_type, encoding };
         assert_eq!(rtp.payloads, [payload(96, Encoding::H264), payload(97, Encoding::Opus)]);
         assert_eq!((rtp.host.as_str(), rtp.port), ("127.0.0.1", 5004));
+        for (written, host, port) in
+            [("rtmp://:1936/live/k-1", "", 1936), ("rtmp://[::1]/live/k-1", "::1", 1935)]
+        {
+            let Kind::Rtmp(rtmp) = parsed(written) else { panic!("not RTMP") };
+            assert_eq!((rtmp.host.as_str(), rtmp.port), (host, port));
+            assert_eq!((rtmp.app.as_str(), rtmp.key.as_str()), ("live", "k-1"));
+        }
     }
 
     #[test]
@@ -381,6 +433,13 @@ mod tests {
             "srt://:7001?mode=caller",
             "srt://:7001?passphrase=hush",
             "srt://:7001?passfrase=x",
+            "rtmp://",
+            "rtmp://:1935",
+            "rtmp://:1935/hush",
+            "rtmp://:1935/live/",
+            "rtmp://:0/live/hush",
+            "rtmp://:1935/live/hush/hush",
+            "rtmp://u:hush@:1935/live/hush",
             "rtp://:x",
             "rtp://:5004?96=H266",
             "rtp://:5004?200=H264",
@@ -401,13 +460,21 @@ mod tests {
                 "pipeline:rtspsrc location=rtsp://u:p@h ! fakesink",
                 "pipeline:rtspsrc location=rtsp://***@h ! fakesink",
             ),
+            ("rtmp://:1935/live/hush", "rtmp://:1935/live/***"),
+            ("rtmp://:1935/live/hu@s/h", "rtmp://:1935/live/***"),
+            ("rtmp://:1935/hush", "rtmp://:1935/***"),
+            ("rtmp://:1935/live/", "rtmp://:1935/live/"),
+            (
+                "pipeline:rtmp2src location=rtmps://h/live/hush ! flvdemux",
+                "pipeline:rtmp2src location=rtmps://h/live/*** ! flvdemux",
+            ),
             ("file:a@b", "file:a@b"),
             ("rtsp://h/x", "rtsp://h/x"),
         ] {
             assert_eq!(redacted(written), shown);
             assert_eq!(redacted(shown), shown, "once is enough");
         }
-        for shown in ["srt://:1?passphrase=***", "rtsp://***@h/x"] {
+        for shown in ["srt://:1?passphrase=***", "rtsp://***@h/x", "rtmp://:1/live/***"] {
             assert!(shown.parse::<NetworkUrl>().is_ok(), "what is shown can be read: {shown}");
         }
         let url: NetworkUrl = "rtsp://u:hush@h/x".parse().expect("an URL");
@@ -426,7 +493,7 @@ mod tests {
 
         #[test]
         fn any_text_is_survived(text in ".{0,60}") {
-            for scheme in ["rtsp", "srt", "rtp"] {
+            for scheme in ["rtsp", "srt", "rtp", "rtmp"] {
                 let _ = format!("{scheme}://{text}").parse::<NetworkUrl>();
             }
             let _ = redacted(&text);
