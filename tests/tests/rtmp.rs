@@ -11,9 +11,10 @@ use tests::stored::access_units;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// How far sound may be moved against its picture, in milliseconds. Both are moved together when the way proves quicker
-/// than at first; a picture is sent before its sound where it is shown after others.
-const LIP_SYNC: f64 = 45.0;
+/// How far sound may be moved against its picture, in milliseconds: mostly, and where the way proves quicker than before, for
+/// a picture that is shown after others is sent before its sound.
+const LIP_SYNC: f64 = 10.0;
+const LIP_SYNC_AT_WORST: f64 = 45.0;
 
 #[test]
 fn what_is_published_arrives_bit_for_bit_and_comes_back_to_the_same_viewer() -> Result<()> {
@@ -64,9 +65,17 @@ fn what_is_published_arrives_bit_for_bit_and_comes_back_to_the_same_viewer() -> 
     assert!(eventually(5 * SECOND, || log().contains("/live/*** has ended")), "{}", log());
     let _again = publish("again", "live/hush-1", COPY)?;
     let published_at = SystemTime::now();
-    let shown_since = || through.shown().into_iter().find(|at| *at > published_at);
-    assert!(eventually(10 * SECOND, || shown_since().is_some()), "{}", log());
-    let back = shown_since().and_then(|at| at.duration_since(published_at).ok());
+    // What it had sent before is shown for a moment longer; then nothing is, until what it sends now is.
+    let standstill = || {
+        let shown = through.shown();
+        let gaps = shown.windows(2).filter_map(|pair| {
+            Some((pair[1].duration_since(pair[0]).ok()?, pair[1]))
+                .filter(|_| pair[1] > published_at)
+        });
+        gaps.filter(|(gap, _)| *gap > STANDSTILL).map(|(_, at)| at).next()
+    };
+    assert!(eventually(10 * SECOND, || standstill().is_some()), "{}", log());
+    let back = standstill().and_then(|at| at.duration_since(published_at).ok());
     let back = back.expect("it was awaited");
     println!("the picture is back {back:?} after the publisher was started");
     assert!(back <= 3 * SECOND, "{back:?}");
@@ -85,6 +94,9 @@ fn what_is_published_arrives_bit_for_bit_and_comes_back_to_the_same_viewer() -> 
     assert!(!line.contains("hush") && line.contains("rtmp://:1935/live/***"), "{line}");
     Ok(())
 }
+
+/// Pictures come each 40 ms; after so long without one nobody publishes.
+const STANDSTILL: Duration = Duration::from_millis(250);
 
 /// Fifty seconds with a keyframe each second and sound of which no two frames are alike.
 fn film(stage: &Stage) -> PathBuf {
@@ -111,13 +123,21 @@ fn assert_same(film: &Path, recorded: &Path) {
         whole.zip(clip::times(recorded, stream)).collect::<Vec<(f64, f64)>>()
     });
     // Where pictures and sound of one moment of the film have gone.
-    let late = sound.iter().map(|(film, recorded)| {
-        let distance = |(shown, _): &&(f64, f64)| (shown - film).abs();
-        let nearest = pictures.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
-        let (shown, recorded_picture) = nearest.expect("there are pictures");
-        ((recorded - film) - (recorded_picture - shown)) * 1e3
-    });
-    let most = late.max_by(|a, b| a.abs().total_cmp(&b.abs())).expect("there is sound");
-    println!("{} pictures; sound is moved against them by {most:.1} ms at most", pictures.len());
-    assert!(most.abs() <= LIP_SYNC, "{most} ms");
+    let mut late: Vec<f64> = sound
+        .iter()
+        .map(|(film, recorded)| {
+            let distance = |(shown, _): &&(f64, f64)| (shown - film).abs();
+            let nearest = pictures.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
+            let (shown, recorded_picture) = nearest.expect("there are pictures");
+            ((recorded - film) - (recorded_picture - shown)) * 1e3
+        })
+        .collect();
+    late.sort_by(f64::total_cmp);
+    let (least, median, most) = (late[0], late[late.len() / 2], late[late.len() - 1]);
+    println!(
+        "{} pictures; sound is late by {median:.1} ms ({least:.1} to {most:.1})",
+        pictures.len()
+    );
+    assert!(median.abs() <= LIP_SYNC, "{late:.1?}");
+    assert!(least.abs() <= LIP_SYNC_AT_WORST && most <= LIP_SYNC_AT_WORST, "{late:.1?}");
 }

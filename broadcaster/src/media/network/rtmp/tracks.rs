@@ -18,6 +18,10 @@ use super::flv::{Content, Tag};
 /// How long the second track is waited for once the first is known.
 const SECOND_TRACK: Duration = Duration::from_secs(1);
 
+/// How long messages are held at first, until some have come quickly: what is passed on afterwards lies evenly from its
+/// beginning.
+const FIRST_LOOK: Duration = Duration::from_millis(250);
+
 /// Bytes that may wait for a track that cannot pass them on.
 const ROOM: u64 = 32 << 20;
 
@@ -27,16 +31,31 @@ pub(super) struct Tracks {
     arrival: Arrival,
     /// What the tracks are, pictures first.
     configs: [Option<(Codec, Vec<u8>)>; 2],
-    /// Units that came before the tracks were made, and when the first of them came.
-    held: Vec<(Kind, gst::Buffer)>,
+    /// Units that came before the tracks were made, and their bytes.
+    held: Vec<Unit>,
+    held_bytes: u64,
+    /// When the first track was known, in running time.
     known_at: Option<i64>,
     sources: Option<[Option<gst_app::AppSrc>; 2]>,
+}
+
+/// A coded picture, or a frame of sound.
+struct Unit {
+    kind: Kind,
+    /// Decoding time, by the publisher's clock, in milliseconds.
+    timestamp: u32,
+    /// From decoding to presentation, in milliseconds.
+    delay: i32,
+    /// In running time.
+    came_at: i64,
+    data: Vec<u8>,
 }
 
 impl Tracks {
     pub(super) fn new(live: Arc<Live>) -> Self {
         let (arrival, configs) = (Arrival::default(), [None, None]);
-        Self { live, arrival, configs, held: Vec::new(), known_at: None, sources: None }
+        let held = Vec::new();
+        Self { live, arrival, configs, held, held_bytes: 0, known_at: None, sources: None }
     }
 
     /// Passes one message on.
@@ -47,23 +66,26 @@ impl Tracks {
     pub(super) fn take(&mut self, flv: &[u8]) -> Result<(), MediaError> {
         let tag = Tag::read(flv).map_err(cannot_build)?;
         let now = self.live.epoch.now();
+        let timestamp = tag.timestamp;
+        let unit = |kind, delay, data: &[u8]| Unit {
+            kind,
+            timestamp,
+            delay,
+            came_at: now,
+            data: data.to_owned(),
+        };
         match tag.content {
             Content::Nothing => return Ok(()),
             Content::Config(codec, config) => self.configure(codec, config)?,
-            Content::Picture { delay, data } => {
-                let at = self.arrival.place(tag.timestamp, now);
-                let shown_at = at.saturating_add(i64::from(delay) * 1_000_000);
-                self.pass(Kind::Video, buffer(data, at, shown_at))?;
-            }
-            Content::Sound(data) => {
-                let at = self.arrival.place(tag.timestamp, now);
-                self.pass(Kind::Audio, buffer(data, at, at))?;
-            }
+            Content::Picture { delay, data } => self.receive(unit(Kind::Video, delay, data))?,
+            Content::Sound(data) => self.receive(unit(Kind::Audio, 0, data))?,
         }
-        let is_late =
-            |known_at| now - known_at >= SECOND_TRACK.as_nanos().try_into().unwrap_or(i64::MAX);
-        if self.configs.iter().all(Option::is_some) || self.known_at.is_some_and(is_late) {
-            self.settle()?;
+        if let Some(known_at) = self.known_at {
+            let known_for = Duration::from_nanos(u64::try_from(now - known_at).unwrap_or(0));
+            let are_all_known = self.configs.iter().all(Option::is_some);
+            if known_for >= if are_all_known { FIRST_LOOK } else { SECOND_TRACK } {
+                self.settle()?;
+            }
         }
         Ok(())
     }
@@ -109,17 +131,35 @@ impl Tracks {
         }
     }
 
-    fn pass(&mut self, kind: Kind, buffer: gst::Buffer) -> Result<(), MediaError> {
-        let Some(sources) = &self.sources else {
-            // What comes before its track is known cannot be decoded.
-            if self.configs[place(kind)].is_some() {
-                self.held.push((kind, buffer));
-            }
-            return Ok(());
-        };
-        let Some(source) = &sources[place(kind)] else { return Ok(()) };
+    fn receive(&mut self, unit: Unit) -> Result<(), MediaError> {
+        if self.sources.is_some() {
+            return self.pass(unit);
+        }
+        self.arrival.place(unit.timestamp, unit.came_at);
+        // What comes before its track is known cannot be decoded.
+        if self.configs[place(unit.kind)].is_some() {
+            self.held_bytes += unit.data.len() as u64;
+            self.held.push(unit);
+        }
+        if self.held_bytes > ROOM {
+            return Err(too_much());
+        }
+        Ok(())
+    }
+
+    fn pass(&mut self, unit: Unit) -> Result<(), MediaError> {
+        let decoded_at = self.arrival.place(unit.timestamp, unit.came_at);
+        let source = self.sources.as_ref().and_then(|sources| sources[place(unit.kind)].as_ref());
+        let Some(source) = source else { return Ok(()) };
         if source.current_level_bytes() > ROOM {
-            return Err(cannot_build("more comes than can be passed on"));
+            return Err(too_much());
+        }
+        let time = |at: i64| gst::ClockTime::from_nseconds(u64::try_from(at).unwrap_or(0));
+        let shown_at = decoded_at.saturating_add(i64::from(unit.delay) * 1_000_000);
+        let mut buffer = gst::Buffer::from_slice(unit.data);
+        if let Some(buffer) = buffer.get_mut() {
+            buffer.set_dts(time(decoded_at));
+            buffer.set_pts(time(shown_at));
         }
         // It refuses when the pipeline stops already.
         let _ = source.push_buffer(buffer);
@@ -154,8 +194,8 @@ impl Tracks {
         }
         self.live.gate.complete();
         self.sources = Some(sources);
-        for (kind, buffer) in std::mem::take(&mut self.held) {
-            self.pass(kind, buffer)?;
+        for unit in std::mem::take(&mut self.held) {
+            self.pass(unit)?;
         }
         Ok(())
     }
@@ -168,15 +208,8 @@ fn place(kind: Kind) -> usize {
     }
 }
 
-/// A coded unit with its times, in nanoseconds of running time.
-fn buffer(data: &[u8], decoded_at: i64, shown_at: i64) -> gst::Buffer {
-    let time = |at: i64| gst::ClockTime::from_nseconds(u64::try_from(at).unwrap_or(0));
-    let mut buffer = gst::Buffer::from_slice(data.to_owned());
-    if let Some(buffer) = buffer.get_mut() {
-        buffer.set_dts(time(decoded_at));
-        buffer.set_pts(time(shown_at));
-    }
-    buffer
+fn too_much() -> MediaError {
+    cannot_build("more comes than can be passed on")
 }
 
 fn caps(codec: Codec, config: &[u8]) -> Result<gst::Caps, MediaError> {
