@@ -50,8 +50,8 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     pub stun: Vec<String>,
     /// What to stream: test, `camera[:DEVICE]` (a device, name or number of the list that `devices` shows),
-    /// `screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`, file:PATH (a file, folder or playlist, looped) or
-    /// pipeline:GST-LAUNCH-FRAGMENT.
+    /// `screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`, file:PATH (a file, folder or playlist, looped),
+    /// rtsp://…, srt://…, rtp://… or pipeline:GST-LAUNCH-FRAGMENT.
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
     /// Name of the channel, the last part of its link.

@@ -7,6 +7,7 @@
 //! and [`audience`] hears what viewers report.
 //! What an operator gets to see is in [`metrics`], [`events`] and [`status`].
 
+pub mod arguments;
 mod audience;
 pub mod config;
 mod contents;

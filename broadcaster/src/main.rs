@@ -3,11 +3,14 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use broadcaster::{Args, Config};
+use broadcaster::{Args, Config, arguments};
 use service::exit::{Failure, finish};
 
 fn main() -> ExitCode {
-    finish("punchcast-broadcaster", service::cli::parse().and_then(start))
+    let args = arguments::hide_logins()
+        .and_then(|()| service::cli::parse())
+        .and_then(arguments::with_login);
+    finish("punchcast-broadcaster", args.and_then(start))
 }
 
 fn start(args: Args) -> Result<(), Failure> {

@@ -136,6 +136,20 @@ pub enum MediaError {
         /// GStreamer's words.
         reason: String,
     },
+    /// A source over the network whose sender has gone.
+    #[error("{source_name} has ended")]
+    Over {
+        /// The source, without its secrets.
+        source_name: String,
+    },
+    /// A source over the network that has fallen silent.
+    #[error("{source_name} has sent nothing for {seconds} s")]
+    Stalled {
+        /// The source, without its secrets.
+        source_name: String,
+        /// How long it has been waited for.
+        seconds: u64,
+    },
     /// The source gives nothing.
     #[error("the source gave no packets of {what} within {seconds} s; try it with gst-launch-1.0")]
     Silent {

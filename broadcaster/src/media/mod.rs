@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! test, camera, pipeline ─ pads ─┐                 raw:     scale ─ encode ─┐
+//! rtsp, srt, rtp ──────── pads ──┤                                          │
 //!                                ├─ queue ─ what? ─                         ├─ payload ─ Unit
 //! file ─ turns ─ appsrc ─ pads ──┘                 encoded: parse ──────────┘
 //! ```
@@ -26,6 +27,7 @@ mod fragment;
 mod gate;
 mod modes;
 mod nal;
+mod network;
 mod obu;
 mod payload;
 mod plan;
@@ -46,6 +48,7 @@ pub use config::{AudioConfig, Encoder, MediaConfig, VideoConfig};
 pub use elements::check_environment;
 pub use error::MediaError;
 pub use modes::{Form, Mode};
+pub use network::{NetworkUrl, redacted};
 pub use playout::{Next, Opened, Placed, Playout, PlayoutConfig};
 pub use producer::{Continuation, EncoderStats, Event, EventSink, Producer};
 pub use spec::{ParseSourceError, SourceSpec};

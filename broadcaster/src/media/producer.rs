@@ -20,7 +20,7 @@ use super::gate::Gate;
 use super::spec::SourceSpec;
 use super::track::Live;
 use super::unit::{Epoch, Unit};
-use super::{camera, file, fragment, screen};
+use super::{camera, file, fragment, network, screen};
 
 /// What a source reports.
 #[derive(Debug)]
@@ -243,7 +243,9 @@ impl Producer {
             }
             None => (Epoch::set(&pipeline), Arc::default()),
         };
-        let gate = Arc::new(Gate::new(events, format!("source {}", config.source), Instant::now()));
+        let manners = network::manners(&config.source);
+        let name = format!("source {}", config.source);
+        let gate = Arc::new(Gate::new(events, name, manners, Instant::now()));
         let live = Arc::new(Live::new(&pipeline, config, gate, counters.clone(), epoch));
         // From here on, leaving early stops what has been started.
         let camera = before.and_then(|before| before.camera.clone());
@@ -271,6 +273,10 @@ impl Producer {
             }
             SourceSpec::Pipeline(description) => {
                 fragment::attach(live, description)?;
+                None
+            }
+            SourceSpec::Network(url) => {
+                network::attach(live, url)?;
                 None
             }
             SourceSpec::File(path) => Some(file::attach(live, path)?),
@@ -330,13 +336,13 @@ impl Drop for Producer {
 /// Tells the watching thread to go.
 const FAREWELL: &str = "farewell";
 
-/// How often it is looked at whether a starting source is late.
-const START_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is looked at whether a source is late.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Turns the bus's messages into events until the source ends or is stopped.
 fn watch(bus: &gst::Bus, live: &Live) {
     loop {
-        let timeout = if live.gate.is_settled() { None } else { Some(START_CHECK_INTERVAL) };
+        let timeout = if live.gate.is_watched() { Some(CHECK_INTERVAL) } else { None };
         let timeout =
             timeout.map(|timeout| gst::ClockTime::from_nseconds(timeout.as_nanos() as u64));
         let Some(message) = bus.timed_pop(timeout) else {
@@ -345,7 +351,14 @@ fn watch(bus: &gst::Bus, live: &Live) {
         };
         match message.view() {
             gst::MessageView::Error(error) => live.fail(MediaError::from_bus(error)),
-            gst::MessageView::Eos(_) => live.gate.finish(Event::Ended),
+            gst::MessageView::Eos(_) => live.gate.finish(match &live.config().source {
+                // Nothing that is live elsewhere has an end of its own.
+                source @ SourceSpec::Network(_) => {
+                    let source_name = format!("source {source}");
+                    Event::Failed(MediaError::Over { source_name })
+                }
+                _ => Event::Ended,
+            }),
             gst::MessageView::Warning(warning) => {
                 let text = reason(&warning.error(), warning.debug().as_deref());
                 tracing::warn!(text, "source");
