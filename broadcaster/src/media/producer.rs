@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use minicbor::{Decode, Encode};
 use protocol::burst::PlainBurst;
 use protocol::media::Format;
 
@@ -42,21 +43,28 @@ pub enum Event {
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// What has been encoded so far. Counters never go down.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 pub struct EncoderStats {
     /// Pictures given to the encoder; of a source that comes encoded, its coded pictures.
+    #[n(0)]
     pub frames_in: u64,
     /// Coded pictures that came out.
+    #[n(1)]
     pub frames_encoded: u64,
     /// Pictures of a live source that were dropped because the encoder was behind.
+    #[n(2)]
     pub frames_dropped: u64,
     /// Keyframes among them.
+    #[n(3)]
     pub keyframes: u64,
     /// Bytes of coded pictures, before they became packets.
+    #[n(4)]
     pub video_bytes: u64,
     /// RTP packets of all tracks.
+    #[n(5)]
     pub packets: u64,
     /// Bytes of those packets, before sealing.
+    #[n(6)]
     pub packet_bytes: u64,
 }
 
@@ -119,6 +127,23 @@ impl Within {
 }
 
 impl Counters {
+    /// Of a source that goes on where another one was.
+    fn going_on(before: &EncoderStats) -> Self {
+        let EncoderStats { frames_in, frames_encoded, keyframes, .. } = *before;
+        Self {
+            frames_in: frames_in.into(),
+            frames_encoded: frames_encoded.into(),
+            keyframes: keyframes.into(),
+            video_bytes: before.video_bytes.into(),
+            packets: before.packets.into(),
+            packet_bytes: before.packet_bytes.into(),
+            // Given, and never taken.
+            offered: before.frames_dropped.into(),
+            dropped: before.frames_dropped.into(),
+            ..Self::default()
+        }
+    }
+
     pub(super) fn count_in(&self) {
         self.frames_in.fetch_add(1, Ordering::Relaxed);
     }
@@ -184,12 +209,19 @@ impl Counters {
     }
 }
 
-/// Where a source that is started anew goes on: its times and its counters are those of the one before.
-#[derive(Debug, Clone)]
+/// Where a source that is started anew goes on, in this process or another one of the machine: its times and its
+/// counters are those of the one before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Continuation {
-    epoch: Epoch,
-    counters: Arc<Counters>,
+    /// The monotonic clock at running time zero, GStreamer's clock then (both in nanoseconds), and what is added to
+    /// RTP timestamps.
+    #[n(0)]
+    epoch: (u64, u64, u32),
+    /// What was encoded so far.
+    #[n(1)]
+    pub encoded: EncoderStats,
     /// The camera that was used: no other takes its place.
+    #[n(2)]
     camera: Option<Identity>,
 }
 
@@ -222,8 +254,8 @@ impl Producer {
 
     /// What another one needs to go on in this one's place.
     pub fn continuation(&self) -> Continuation {
-        let (counters, camera) = (Arc::clone(&self.counters), self.camera.clone());
-        Continuation { epoch: self.epoch, counters, camera }
+        let (encoded, camera) = (self.encoder_stats(), self.camera.clone());
+        Continuation { epoch: self.epoch.numbers(), encoded, camera }
     }
 
     fn start_at(
@@ -237,9 +269,10 @@ impl Producer {
         }
         let pipeline = gst::Pipeline::new();
         let (epoch, counters) = match before {
-            Some(Continuation { epoch, counters, .. }) => {
+            Some(Continuation { epoch, encoded, .. }) => {
+                let epoch = Epoch::of_numbers(*epoch);
                 epoch.go_on(&pipeline);
-                (*epoch, Arc::clone(counters))
+                (epoch, Arc::new(Counters::going_on(encoded)))
             }
             None => (Epoch::set(&pipeline), Arc::default()),
         };

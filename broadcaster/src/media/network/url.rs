@@ -121,6 +121,13 @@ const SRT: &str = "srt://:PORT to be called or srt://HOST:PORT to call, with \
                    ?mode=, passphrase=, latency= (milliseconds), streamid=";
 const RTP: &str = "rtp://:PORT for a transport stream, or rtp://:PORT?96=H264&97=OPUS, a name for each payload type";
 
+impl NetworkUrl {
+    /// As it was written, with its secrets.
+    pub(in super::super) fn in_full(&self) -> &str {
+        &self.written
+    }
+}
+
 impl FromStr for NetworkUrl {
     type Err = ParseSourceError;
 
