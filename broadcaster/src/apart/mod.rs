@@ -38,6 +38,9 @@ const BEGINNING: Duration = Duration::from_secs(30);
 const STOPPING: Duration = Duration::from_secs(3);
 const LOOKING: Duration = Duration::from_millis(2);
 
+/// It says how far it is five times a second. One that says nothing for so long hangs, as drivers do.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Times within the encoder that wait to be fetched, at most.
 const MOST_TIMES: usize = 1024;
 
@@ -220,7 +223,7 @@ impl Link {
                 events(event);
             }
         };
-        let (mut has_begun, mut is_over) = (false, false);
+        let (mut has_begun, mut is_over, mut hangs) = (false, false, false);
         loop {
             let word = match wire::read::<Word>(&mut from) {
                 Ok(Some(Frame::Unit(unit))) => {
@@ -231,6 +234,7 @@ impl Link {
                 Ok(None) => break,
                 Err(error) => {
                     tracing::debug!(%error, "a source that is heard no more");
+                    hangs = error.kind() == std::io::ErrorKind::WouldBlock;
                     self.kill();
                     break;
                 }
@@ -238,6 +242,9 @@ impl Link {
             match word {
                 Word::Begun => {
                     has_begun = true;
+                    if let Err(error) = from.get_ref().set_read_timeout(Some(SILENCE)) {
+                        tracing::warn!(%error, "a source that hangs would not be noticed");
+                    }
                     // Who has waited too long does so no more.
                     let _ = answer.send(Ok(()));
                 }
@@ -265,7 +272,12 @@ impl Link {
         }
         let ended = self.child().wait();
         if has_begun && !is_over {
-            tell(Event::Failed(crashed(ended)));
+            tell(Event::Failed(if hangs {
+                let how = format!("said nothing for {} s, and was ended", SILENCE.as_secs());
+                MediaError::Crashed { how }
+            } else {
+                crashed(ended)
+            }));
         }
     }
 
