@@ -652,6 +652,7 @@ async fn watch(source: &Source, shared: &Shared) {
         shared.audience.look();
         if let Some(producer) = source.get() {
             metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
+            metrics.source_uses(producer.usage().unwrap_or_default());
         }
         let channel = shared.channel.borrow().clone();
         let fan_out = channel.as_ref().map(|channel| &channel.fan_out);

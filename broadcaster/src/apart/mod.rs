@@ -21,6 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use nix::unistd::{SysconfVar, sysconf};
 use service::log::LogFormat;
 
 pub(crate) use child::run;
@@ -66,6 +67,33 @@ struct Link {
 struct Stands {
     continuation: Continuation,
     times: Vec<Duration>,
+}
+
+/// What a process has used.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Usage {
+    /// Processor time since its start, of user and system.
+    pub(crate) cpu: Duration,
+    /// Memory that it holds now, in bytes.
+    pub(crate) resident: u64,
+}
+
+impl Usage {
+    /// From the text of `/proc/PID/stat` (proc_pid_stat(5)).
+    fn read(stat: &str) -> Option<Self> {
+        // The program's name, in brackets, may hold spaces. What follows begins with field 3.
+        let (_, behind) = stat.rsplit_once(')')?;
+        let fields: Vec<&str> = behind.split_whitespace().collect();
+        let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
+        let unit = |of, usual: u64| {
+            let known = sysconf(of).ok().flatten();
+            known.and_then(|known| u64::try_from(known).ok()).unwrap_or(usual)
+        };
+        let ticks = field(14)? + field(15)?;
+        let cpu = Duration::from_secs(ticks) / unit(SysconfVar::CLK_TCK, 100) as u32;
+        let resident = field(24)? * unit(SysconfVar::PAGE_SIZE, 4096);
+        Some(Self { cpu, resident })
+    }
 }
 
 impl Apart {
@@ -160,6 +188,12 @@ impl Apart {
     /// How long each picture was within the encoder, of those that came out since this was asked last.
     pub(crate) fn take_encoding_times(&self) -> Vec<Duration> {
         std::mem::take(&mut self.link.stands().times)
+    }
+
+    /// What the process has used, as the system counts it. `None` where it is gone.
+    pub(crate) fn usage(&self) -> Option<Usage> {
+        let pid = self.link.child().id();
+        Usage::read(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
     }
 
     fn order(&self, order: &Order) {
@@ -301,4 +335,20 @@ fn crashed(ended: std::io::Result<ExitStatus>) -> MediaError {
         Err(error) => format!("is gone: {error}"),
     };
     MediaError::Crashed { how }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_process_uses_is_read() {
+        let stat = "42 (a (strange) name) S 1 2 3 0 -1 4 5 6 7 8 150 50 0 0 20 0 9 0 77 1000 300 18446744073709551615";
+        let usage = Usage::read(stat).expect("whole");
+        assert_eq!(usage.cpu, Duration::from_secs(2));
+        assert_eq!(usage.resident, 300 * 4096);
+        assert_eq!(Usage::read("42 (name) S 1 2"), None);
+        let own = std::fs::read_to_string("/proc/self/stat").expect("Linux");
+        assert!(Usage::read(&own).expect("whole").resident > 1_000_000);
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{
-    Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use protocol::behaviour::{Behaviour, Dependence, Kind, Ports};
 use protocol::candidate::CandidateKind;
@@ -27,6 +27,7 @@ pub use channel::ChannelMetrics;
 use stored::Stored;
 pub(crate) use viewers::{Distributions, PerViewer, Row, STATES, worst};
 
+use crate::apart::Usage;
 use crate::events::Events;
 use crate::media::EncoderStats;
 
@@ -55,6 +56,7 @@ pub(crate) struct Metrics {
     pub(crate) key_changes: IntCounter,
     departures: IntCounterVec,
     encoder: Encoder,
+    source: SourceProcess,
     uplink: Uplink,
     lost: IntCounter,
     unrecovered: IntCounter,
@@ -83,6 +85,13 @@ struct Encoder {
     frames_dropped: IntCounter,
     keyframes: IntCounter,
     seconds: Histogram,
+}
+
+/// What the process that captures and encodes uses.
+struct SourceProcess {
+    cpu: Counter,
+    cpu_before: Mutex<f64>,
+    resident: Gauge,
 }
 
 /// What of the uplink is used.
@@ -285,6 +294,7 @@ impl Metrics {
                 Departure::ALL.map(Departure::as_str),
             ),
             encoder: Encoder::new(r),
+            source: SourceProcess::new(r),
             uplink: Uplink::new(r),
             became: BECAME.map(|what| became.with_label_values(&[what])),
             lost: counter(
@@ -398,6 +408,17 @@ impl Metrics {
         raise(&self.encoder.frames_dropped, stats.frames_dropped);
         raise(&self.encoder.keyframes, stats.keyframes);
         times.iter().for_each(|time| self.encoder.seconds.observe(time.as_secs_f64()));
+    }
+
+    /// What the source's process has used so far; another one's begins at nothing.
+    pub(crate) fn source_uses(&self, usage: Usage) {
+        let seconds = usage.cpu.as_secs_f64();
+        let mut before = self.source.cpu_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = if seconds >= *before { seconds - *before } else { seconds };
+        *before = seconds;
+        drop(before);
+        self.source.cpu.inc_by(used);
+        self.source.resident.set(usage.resident as f64);
     }
 
     /// Measures the uplink's use since the call before. Once a second, whoever scrapes.
@@ -515,6 +536,25 @@ impl Encoder {
                 "From a picture's way into the encoder to its way out, coded; nothing where the source \
                  comes encoded.",
                 &ENCODING,
+            ),
+        }
+    }
+}
+
+impl SourceProcess {
+    fn new(r: &Registry) -> Self {
+        let cpu = Counter::new(
+            "punchcast_source_cpu_seconds_total",
+            "Processor time of the process that captures and encodes, which process_cpu_seconds_total \
+             leaves out; of all such processes since the start.",
+        );
+        Self {
+            cpu: register(r, cpu.expect("a legal name")),
+            cpu_before: Mutex::default(),
+            resident: rate(
+                r,
+                "punchcast_source_resident_memory_bytes",
+                "Memory of the process that captures and encodes; 0 while there is none.",
             ),
         }
     }
