@@ -653,6 +653,7 @@ async fn watch(source: &Source, shared: &Shared) {
         if let Some(producer) = source.get() {
             metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
             metrics.source_uses(producer.usage().unwrap_or_default());
+            metrics.encodes_with(producer.continuation().encoder.as_deref());
         }
         let channel = shared.channel.borrow().clone();
         let fan_out = channel.as_ref().map(|channel| &channel.fan_out);

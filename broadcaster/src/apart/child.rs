@@ -68,7 +68,7 @@ pub(crate) fn run() -> Result<(), Failure> {
         match wire::read::<Order>(&mut orders) {
             Ok(Some(Frame::Words(Order::Start(start)))) => {
                 producer = None;
-                match begin(start, &mouth) {
+                match begin(*start, &mouth) {
                     Ok(begun) => {
                         let begun = Arc::new(begun);
                         mouth.say(&Word::Stands(begun.continuation(), Vec::new()));

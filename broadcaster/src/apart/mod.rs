@@ -155,12 +155,12 @@ impl Apart {
         let as_json = |settings: serde_json::Result<String>| {
             settings.map_err(|error| MediaError::Config { problem: error.to_string() })
         };
-        apart.order(&Order::Start(Start {
+        apart.order(&Order::Start(Box::new(Start {
             source: config.source.in_full(),
             video: as_json(serde_json::to_string(&config.video))?,
             audio: as_json(serde_json::to_string(&config.audio))?,
             before,
-        }));
+        })));
         match answers.recv_timeout(BEGINNING) {
             Ok(begun) => begun.map(|()| apart),
             Err(mpsc::RecvTimeoutError::Timeout) => Err(MediaError::Crashed {

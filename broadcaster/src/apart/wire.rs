@@ -44,7 +44,7 @@ pub(super) struct Start {
 pub(super) enum Order {
     /// Begin. Answered with [`Word::Begun`] or [`Word::Refused`].
     #[n(0)]
-    Start(#[n(0)] Start),
+    Start(#[n(0)] Box<Start>),
     /// Encode a keyframe.
     #[n(1)]
     Keyframe,

@@ -21,6 +21,7 @@ pub mod devices;
 pub(crate) mod duration;
 mod elements;
 mod encode;
+mod encoders;
 mod error;
 mod file;
 mod fragment;
@@ -44,8 +45,9 @@ mod track;
 mod transport_stream;
 mod unit;
 
-pub use config::{AudioConfig, Encoder, MediaConfig, VideoConfig};
+pub use config::{AudioConfig, MediaConfig, VideoConfig};
 pub use elements::check_environment;
+pub use encoders::{Encoder, Present, present};
 pub use error::MediaError;
 pub use modes::{Form, Mode};
 pub use network::{NetworkUrl, redacted};

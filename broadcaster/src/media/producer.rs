@@ -83,6 +83,8 @@ pub(super) struct Counters {
     queues: Mutex<Vec<gst::glib::WeakRef<gst::Element>>>,
     /// How long the latest pictures were within their encoder.
     encoding: Mutex<Vec<Duration>>,
+    /// The element that encodes pictures.
+    encoder: Mutex<Option<&'static str>>,
 }
 
 /// Pictures that are within one encoder.
@@ -142,6 +144,11 @@ impl Counters {
             dropped: before.frames_dropped.into(),
             ..Self::default()
         }
+    }
+
+    /// Pictures are encoded with this element.
+    pub(super) fn encodes_with(&self, encoder: &'static str) {
+        *self.encoder.lock().unwrap_or_else(PoisonError::into_inner) = Some(encoder);
     }
 
     pub(super) fn count_in(&self) {
@@ -223,6 +230,9 @@ pub struct Continuation {
     /// The camera that was used: no other takes its place.
     #[n(2)]
     camera: Option<Identity>,
+    /// The element that encodes pictures, where one does.
+    #[n(3)]
+    pub encoder: Option<String>,
 }
 
 /// A running source. Dropping it stops it.
@@ -255,7 +265,9 @@ impl Producer {
     /// What another one needs to go on in this one's place.
     pub fn continuation(&self) -> Continuation {
         let (encoded, camera) = (self.encoder_stats(), self.camera.clone());
-        Continuation { epoch: self.epoch.numbers(), encoded, camera }
+        let encoder = *self.counters.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let encoder = encoder.map(str::to_owned);
+        Continuation { epoch: self.epoch.numbers(), encoded, camera, encoder }
     }
 
     fn start_at(

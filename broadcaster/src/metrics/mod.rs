@@ -85,6 +85,8 @@ struct Encoder {
     frames_dropped: IntCounter,
     keyframes: IntCounter,
     seconds: Histogram,
+    info: IntGaugeVec,
+    name: Mutex<Option<String>>,
 }
 
 /// What the process that captures and encodes uses.
@@ -410,6 +412,20 @@ impl Metrics {
         times.iter().for_each(|time| self.encoder.seconds.observe(time.as_secs_f64()));
     }
 
+    /// The element that encodes pictures, where one does.
+    pub(crate) fn encodes_with(&self, encoder: Option<&str>) {
+        let known = &self.encoder.info;
+        let mut before = self.encoder.name.lock().unwrap_or_else(PoisonError::into_inner);
+        if before.as_deref() == encoder {
+            return;
+        }
+        known.reset();
+        if let Some(encoder) = encoder {
+            known.with_label_values(&[encoder]).set(1);
+        }
+        *before = encoder.map(str::to_owned);
+    }
+
     /// What the source's process has used so far; another one's begins at nothing.
     pub(crate) fn source_uses(&self, usage: Usage) {
         let seconds = usage.cpu.as_secs_f64();
@@ -507,6 +523,14 @@ fn path_openings(registry: &Registry) -> IntCounterVec {
 
 impl Encoder {
     fn new(r: &Registry) -> Self {
+        let info = IntGaugeVec::new(
+            Opts::new(
+                "punchcast_encoder_info",
+                "1 for the GStreamer element that encodes pictures; nothing where the source comes \
+                 encoded.",
+            ),
+            &["encoder"],
+        );
         Self {
             frames_in: counter(
                 r,
@@ -537,6 +561,8 @@ impl Encoder {
                  comes encoded.",
                 &ENCODING,
             ),
+            info: register(r, info.expect("a legal name")),
+            name: Mutex::default(),
         }
     }
 }
