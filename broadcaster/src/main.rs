@@ -14,14 +14,14 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Args) -> Result<(), Failure> {
+    // Before there are threads.
+    transport::kernel::share_heap();
     if let Some(action) = &args.action {
         let text = action.run(&args)?;
         // Whoever reads may have seen enough.
         let _ = std::io::stdout().write_all(text.as_bytes());
         return Ok(());
     }
-    // Before there are threads.
-    transport::kernel::share_heap();
     let config = Config::load(args)?;
     service::log::init(config.log_format);
     let runtime = tokio::runtime::Runtime::new()

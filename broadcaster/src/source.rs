@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use protocol::media::{Format, Kind};
 use service::exit::Failure;
+use service::log::LogFormat;
 use tokio::sync::{mpsc, watch};
 
+use crate::apart::Apart;
 use crate::events::{Event as Happened, Events};
 use crate::fanout::{Burst, FanOut};
-use crate::media::{Event, EventSink, MediaConfig, Producer, SourceSpec, Unit};
+use crate::media::{Entrance, Event, EventSink, MediaConfig, MediaError, SourceSpec, Unit};
 use crate::shared::LiveChannel;
 
 /// Makes a channel for tracks of these formats.
@@ -53,6 +55,8 @@ pub(crate) enum Turn {
     Unbegun(Failure),
     /// It ran, and failed.
     Lost(Failure),
+    /// It ran, and its process ended by itself.
+    Crashed(Failure),
     /// It runs again, with other tracks than those of the channel.
     Unlike,
     /// It runs, for the first time or again.
@@ -66,21 +70,24 @@ const LONGEST_RESTART: Duration = Duration::from_secs(1);
 /// How often it is looked whether nobody uses a source any more.
 const RELEASING: Duration = Duration::from_millis(1);
 
+/// So often in a row a file may crash what reads it.
+const MOST_CRASHES: u32 = 3;
+
 /// A source that runs for so long is well again.
 const LASTING: Duration = Duration::from_secs(10);
 
 /// The source that runs, which may be another one later.
 #[derive(Default)]
-pub(crate) struct Source(Mutex<Option<Arc<Producer>>>);
+pub(crate) struct Source(Mutex<Option<Arc<Apart>>>);
 
 impl Source {
     /// The one that runs, if any does.
-    pub(crate) fn get(&self) -> Option<Arc<Producer>> {
+    pub(crate) fn get(&self) -> Option<Arc<Apart>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Another one runs, or none. Blocks until the one before is gone.
-    pub(crate) fn set(&self, producer: Option<Producer>) {
+    pub(crate) fn set(&self, producer: Option<Apart>) {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *running, producer.map(Arc::new));
         drop(running);
@@ -91,10 +98,11 @@ impl Source {
     }
 
     /// Waits for the end. A camera, pipeline or network source that ran and fails is started again, for as long as it
-    /// takes: a device that was unplugged comes back.
+    /// takes: a device that was unplugged comes back. So is whatever crashed, but a file that has that happen again and
+    /// again.
     pub(crate) async fn supervise(
         self: &Arc<Self>,
-        config: &MediaConfig,
+        (config, log_format, port): (&MediaConfig, LogFormat, Option<&Entrance>),
         feed: &Arc<Feed>,
         turns: &mut mpsc::UnboundedReceiver<Turn>,
         events: &Events,
@@ -107,7 +115,7 @@ impl Source {
         let mut wait = FIRST_RESTART;
         let mut lost_at: Option<Instant> = None;
         let mut back_at: Option<Instant> = None;
-        let mut told_unlike = false;
+        let (mut told_unlike, mut crashes, began_at) = (false, 0, Instant::now());
         let mut continuation = None;
         loop {
             let turn = turns.recv().await;
@@ -121,6 +129,14 @@ impl Source {
                 Some(Turn::Failed(failure)) => return Err(failure),
                 Some(Turn::Unbegun(failure)) if !waits => return Err(failure),
                 Some(Turn::Lost(failure)) if !restarts => return Err(failure),
+                Some(Turn::Crashed(failure)) => {
+                    let lasted = back_at.unwrap_or(began_at).elapsed() >= LASTING;
+                    crashes = if lasted { 1 } else { crashes + 1 };
+                    if !restarts && crashes > MOST_CRASHES {
+                        return Err(failure);
+                    }
+                    failure
+                }
                 Some(Turn::Unlike) if is_elsewhere => {
                     Failure::runtime("the source came back with other tracks")
                 }
@@ -158,8 +174,10 @@ impl Source {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_RESTART);
             let (source, config, sink) = (Arc::clone(self), config.clone(), feed.sink());
+            let port = port.cloned();
             let restarted = tokio::task::spawn_blocking(move || {
-                Producer::resume(config, sink, &before).map(|producer| source.set(Some(producer)))
+                let resumed = Apart::resume(&config, (log_format, port.as_ref()), sink, before);
+                resumed.map(|producer| source.set(Some(producer)))
             });
             match restarted.await {
                 Ok(Ok(())) => {}
@@ -196,9 +214,10 @@ impl Feed {
             // Others may go on.
             Event::TrackEnded(_) => {}
             Event::Ended => self.turn(Turn::Ended),
-            Event::Failed(error) if self.connected.get().is_some() => {
-                self.turn(Turn::Lost(error.into()));
-            }
+            Event::Failed(error) if self.connected.get().is_some() => match error {
+                MediaError::Crashed { .. } => self.turn(Turn::Crashed(error.into())),
+                error => self.turn(Turn::Lost(error.into())),
+            },
             Event::Failed(error) => self.turn(Turn::Unbegun(error.into())),
         }
     }

@@ -71,6 +71,18 @@ impl Beginning {
     }
 }
 
+impl Broadcast {
+    /// What captures and encodes.
+    ///
+    /// # Panics
+    ///
+    /// Where nothing does.
+    pub fn source(&self) -> Pid {
+        let children = self.process.children();
+        children.first().copied().unwrap_or_else(|| panic!("nothing encodes: {children:?}"))
+    }
+}
+
 /// A running viewer.
 #[derive(Debug)]
 pub struct Watching {

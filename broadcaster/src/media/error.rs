@@ -158,6 +158,15 @@ pub enum MediaError {
         /// How long it has been waited for.
         seconds: u64,
     },
+    /// What the process that captures and encodes says.
+    #[error("{0}")]
+    Apart(String),
+    /// The process that captures and encodes is gone.
+    #[error("the process of the source {how}")]
+    Crashed {
+        /// By which signal or with which code it ended, or what it failed to do.
+        how: String,
+    },
     /// The source gives nothing.
     #[error("the source gave no packets of {what} within {seconds} s; try it with gst-launch-1.0")]
     Silent {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use minicbor::{Decode, Encode};
 use protocol::burst::PlainBurst;
 use protocol::media::Format;
 
@@ -42,21 +43,28 @@ pub enum Event {
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// What has been encoded so far. Counters never go down.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 pub struct EncoderStats {
     /// Pictures given to the encoder; of a source that comes encoded, its coded pictures.
+    #[n(0)]
     pub frames_in: u64,
     /// Coded pictures that came out.
+    #[n(1)]
     pub frames_encoded: u64,
     /// Pictures of a live source that were dropped because the encoder was behind.
+    #[n(2)]
     pub frames_dropped: u64,
     /// Keyframes among them.
+    #[n(3)]
     pub keyframes: u64,
     /// Bytes of coded pictures, before they became packets.
+    #[n(4)]
     pub video_bytes: u64,
     /// RTP packets of all tracks.
+    #[n(5)]
     pub packets: u64,
     /// Bytes of those packets, before sealing.
+    #[n(6)]
     pub packet_bytes: u64,
 }
 
@@ -75,6 +83,8 @@ pub(super) struct Counters {
     queues: Mutex<Vec<gst::glib::WeakRef<gst::Element>>>,
     /// How long the latest pictures were within their encoder.
     encoding: Mutex<Vec<Duration>>,
+    /// The element that encodes pictures.
+    encoder: Mutex<Option<&'static str>>,
 }
 
 /// Pictures that are within one encoder.
@@ -119,6 +129,28 @@ impl Within {
 }
 
 impl Counters {
+    /// Of a source that goes on where another one was.
+    fn going_on(before: &EncoderStats) -> Self {
+        let EncoderStats { frames_in, frames_encoded, keyframes, .. } = *before;
+        Self {
+            frames_in: frames_in.into(),
+            frames_encoded: frames_encoded.into(),
+            keyframes: keyframes.into(),
+            video_bytes: before.video_bytes.into(),
+            packets: before.packets.into(),
+            packet_bytes: before.packet_bytes.into(),
+            // Given, and never taken.
+            offered: before.frames_dropped.into(),
+            dropped: before.frames_dropped.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Pictures are encoded with this element.
+    pub(super) fn encodes_with(&self, encoder: &'static str) {
+        *self.encoder.lock().unwrap_or_else(PoisonError::into_inner) = Some(encoder);
+    }
+
     pub(super) fn count_in(&self) {
         self.frames_in.fetch_add(1, Ordering::Relaxed);
     }
@@ -184,15 +216,23 @@ impl Counters {
     }
 }
 
-/// Where a source that is started anew goes on: its times and its counters are those of the one before.
-#[derive(Debug, Clone)]
+/// Where a source that is started anew goes on, in this process or another one of the machine: its times and its
+/// counters are those of the one before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Continuation {
-    epoch: Epoch,
-    counters: Arc<Counters>,
+    /// The monotonic clock at running time zero, GStreamer's clock then (both in nanoseconds), and what is added to
+    /// RTP timestamps.
+    #[n(0)]
+    epoch: (u64, u64, u32),
+    /// What was encoded so far.
+    #[n(1)]
+    pub encoded: EncoderStats,
     /// The camera that was used: no other takes its place.
+    #[n(2)]
     camera: Option<Identity>,
-    /// Where publishers come in. Whoever comes between two sources waits.
-    port: Option<network::Port>,
+    /// The element that encodes pictures, where one does.
+    #[n(3)]
+    pub encoder: Option<String>,
 }
 
 /// A running source. Dropping it stops it.
@@ -202,7 +242,7 @@ pub struct Producer {
     live: Arc<Live>,
     counters: Arc<Counters>,
     camera: Option<Identity>,
-    port: Option<network::Port>,
+    entrance: Option<network::Entrance>,
     listener: Option<network::Listener>,
     looper: Option<Looper>,
     watcher: Option<JoinHandle<()>>,
@@ -212,7 +252,7 @@ impl Producer {
     /// Starts a source. What is wrong with it at first sight is returned; what shows later comes
     /// as [`Event::Failed`].
     pub fn start(config: MediaConfig, events: EventSink) -> Result<Self, MediaError> {
-        Self::start_at(config, events, None)
+        Self::begin(config, events, None, None)
     }
 
     /// As [`Self::start`], in the place of one that failed: [`Event::Ready`] comes again.
@@ -221,19 +261,24 @@ impl Producer {
         events: EventSink,
         before: &Continuation,
     ) -> Result<Self, MediaError> {
-        Self::start_at(config, events, Some(before))
+        Self::begin(config, events, Some(before), None)
     }
 
     /// What another one needs to go on in this one's place.
     pub fn continuation(&self) -> Continuation {
-        let (counters, camera) = (Arc::clone(&self.counters), self.camera.clone());
-        Continuation { epoch: self.epoch, counters, camera, port: self.port.clone() }
+        let (encoded, camera) = (self.encoder_stats(), self.camera.clone());
+        let encoder = *self.counters.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let encoder = encoder.map(str::to_owned);
+        Continuation { epoch: self.epoch.numbers(), encoded, camera, encoder }
     }
 
-    fn start_at(
+    /// As [`Self::start`], or [`Self::resume`] where there is one before, with publishers coming in where it is open
+    /// already.
+    pub fn begin(
         config: MediaConfig,
         events: EventSink,
         before: Option<&Continuation>,
+        entrance: Option<network::Entrance>,
     ) -> Result<Self, MediaError> {
         init()?;
         if let Some(problem) = config.problem() {
@@ -241,9 +286,10 @@ impl Producer {
         }
         let pipeline = gst::Pipeline::new();
         let (epoch, counters) = match before {
-            Some(Continuation { epoch, counters, .. }) => {
+            Some(Continuation { epoch, encoded, .. }) => {
+                let epoch = Epoch::of_numbers(*epoch);
                 epoch.go_on(&pipeline);
-                (*epoch, Arc::clone(counters))
+                (epoch, Arc::new(Counters::going_on(encoded)))
             }
             None => (Epoch::set(&pipeline), Arc::default()),
         };
@@ -258,7 +304,7 @@ impl Producer {
             live,
             counters,
             camera: before.and_then(|before| before.camera.clone()),
-            port: before.and_then(|before| before.port.clone()),
+            entrance,
             listener: None,
             looper: None,
             watcher: None,
@@ -292,7 +338,7 @@ impl Producer {
                 None
             }
             SourceSpec::Network(url) => {
-                network::attach(live, url, &mut self.port)?;
+                network::attach(live, url, &mut self.entrance)?;
                 None
             }
             SourceSpec::File(path) => Some(file::attach(live, path)?),
@@ -303,7 +349,7 @@ impl Producer {
             return Err(live.first_error().unwrap_or_else(|| unable("it does not start")));
         }
         self.looper = looped.map(file::Looped::start).transpose()?;
-        self.listener = self.port.as_ref().map(|port| port.listen(live)).transpose()?;
+        self.listener = self.entrance.as_ref().map(|entrance| entrance.listen(live)).transpose()?;
         let live = self.live.clone();
         let watcher = thread::Builder::new().name("media-watch".to_owned());
         self.watcher = Some(watcher.spawn(move || watch(&bus, &live)).map_err(unable)?);

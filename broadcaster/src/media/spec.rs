@@ -115,6 +115,17 @@ impl FromStr for SourceSpec {
     }
 }
 
+impl SourceSpec {
+    /// As the user wrote it, with its secrets: for nobody's eyes.
+    pub(crate) fn in_full(&self) -> String {
+        match self {
+            Self::Pipeline(fragment) => format!("pipeline:{fragment}"),
+            Self::Network(url) => url.in_full().to_owned(),
+            other => other.to_string(),
+        }
+    }
+}
+
 impl fmt::Display for SourceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

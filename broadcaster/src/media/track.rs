@@ -238,7 +238,7 @@ impl Live {
             Pacing::None | Pacing::Arrival => Ok(None),
             Pacing::First | Pacing::Parsed => make("clocksync", &[]).map(Some),
         };
-        let (mut chain, codec) = match Plan::for_caps(caps) {
+        let (mut chain, codec, encoder) = match Plan::for_caps(caps) {
             Plan::PassThrough(codec) => {
                 let mut chain = payload::parser(codec)?;
                 if pacing == Pacing::First {
@@ -248,15 +248,16 @@ impl Live {
                 } else {
                     chain.extend(pace()?);
                 }
-                (chain, codec)
+                (chain, codec, None)
             }
             Plan::Encode(Kind::Video) => {
-                let chain = encode::video(caps, &self.config.video, pace()?)?;
-                (chain, Codec::H264)
+                let pictures = encode::video(caps, &self.config.video, pace()?)?;
+                self.counters.encodes_with(pictures.name);
+                (pictures.chain, pictures.codec, Some(pictures.encoder))
             }
             Plan::Encode(Kind::Audio) => {
                 let chain = encode::audio(caps, &self.config.audio, pace()?)?;
-                (chain, Codec::Opus)
+                (chain, Codec::Opus, None)
             }
             Plan::Decode => return self.decode(pad, slot, pacing),
             Plan::LeaveOut => {
@@ -272,10 +273,8 @@ impl Live {
         }
         if codec.kind() == Kind::Video {
             // What the encoder is given, or the payloader where nothing is encoded.
-            let encodes = matches!(Plan::for_caps(caps), Plan::Encode(_));
-            let encoder = chain.last().filter(|_| encodes);
-            self.count_pictures(encoder.unwrap_or(&payloader));
-            encoder.inspect(|encoder| self.time_pictures(encoder));
+            self.count_pictures(encoder.as_ref().unwrap_or(&payloader));
+            encoder.iter().for_each(|encoder| self.time_pictures(encoder));
             let pad = payloader.static_pad("sink").map(|pad| pad.downgrade());
             self.payloaders.lock().unwrap_or_else(PoisonError::into_inner).extend(pad);
         }

@@ -16,7 +16,8 @@ use super::error::MediaError;
 use super::gate::Manners;
 use super::spec::SourceSpec;
 use super::track::Live;
-pub(super) use rtmp::{Listener, Port};
+pub use rtmp::Entrance;
+pub(super) use rtmp::Listener;
 use url::Kind;
 pub use url::{NetworkUrl, redacted};
 
@@ -37,20 +38,20 @@ pub(super) fn manners(source: &SourceSpec) -> Manners {
     }
 }
 
-/// Makes a track of each picture and sound that the source has. A port is opened where there is none yet, and tracks
-/// are made once it [listens](Port::listen).
+/// Makes a track of each picture and sound that the source has. A port is opened where none is yet, and tracks
+/// are made once it [listens](Entrance::listen).
 pub(super) fn attach(
     live: &Arc<Live>,
     url: &NetworkUrl,
-    port: &mut Option<Port>,
+    entrance: &mut Option<Entrance>,
 ) -> Result<(), MediaError> {
     match &url.kind {
         Kind::Rtsp(rtsp) => rtsp::attach(live, rtsp),
         Kind::Srt(srt) => srt::attach(live, srt),
         Kind::Rtp(rtp) => rtp::attach(live, rtp),
-        Kind::Rtmp(_) if port.is_some() => Ok(()),
+        Kind::Rtmp(_) if entrance.is_some() => Ok(()),
         Kind::Rtmp(rtmp) => {
-            *port = Some(Port::open(rtmp)?);
+            *entrance = Some(Entrance::open(rtmp)?);
             Ok(())
         }
     }

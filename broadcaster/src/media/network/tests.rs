@@ -16,7 +16,9 @@ use nix::unistd::Pid;
 use protocol::media::Format;
 use rtmp_runtime::client::{ClientConfig, ClientSession};
 
-use super::super::{Continuation, Event, MediaConfig, Producer, Unit, elements};
+use super::super::{
+    Continuation, Entrance, Event, MediaConfig, Producer, SourceSpec, Unit, elements,
+};
 
 /// Nothing here takes as long, even on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -189,7 +191,9 @@ fn publishers_by_rtmp_pass_through_bit_for_bit() {
         let to = format!("rtmp://127.0.0.1:{port}/{key}");
         ffmpeg(&["-re", "-i", film.path(), "-c", "copy", "-f", "flv", &to])
     };
-    let waiting = Waiting::start(&url, None);
+    let source: SourceSpec = url.parse().expect("a source");
+    let entrance = Entrance::of(&source).expect("it is free");
+    let waiting = Waiting::start_at(&url, None, entrance.clone());
     for wrong in ["live/k-2", "live/k-11", "live/k", "film/k-1"] {
         let ended = publish(wrong).0.wait().expect("it was started here");
         assert!(!ended.success(), "{wrong} is let in");
@@ -212,7 +216,8 @@ fn publishers_by_rtmp_pass_through_bit_for_bit() {
     let _again = publish("live/k-1");
     let continuation = run.producer.continuation();
     drop(run);
-    let mut run = Waiting::start(&url, Some(&continuation)).ready().expect("it is published");
+    let waiting = Waiting::start_at(&url, Some(&continuation), entrance);
+    let mut run = waiting.ready().expect("it is published");
     assert_eq!(run.names(), ["H264", "MPEG4-GENERIC"]);
     film.assert_same("H264", &run.units_until(30));
 }
@@ -555,14 +560,15 @@ struct Run {
 
 impl Waiting {
     fn start(url: &str, before: Option<&Continuation>) -> Self {
+        Self::start_at(url, before, None)
+    }
+
+    fn start_at(url: &str, before: Option<&Continuation>, entrance: Option<Entrance>) -> Self {
         let source = url.parse().expect("a source");
         let config = MediaConfig { source, ..MediaConfig::default() };
         let (to, events) = mpsc::channel();
         let sink = Arc::new(move |event| to.send(event).unwrap_or_default());
-        let producer = match before {
-            Some(before) => Producer::resume(config, sink, before),
-            None => Producer::start(config, sink),
-        };
+        let producer = Producer::begin(config, sink, before, entrance);
         Self { producer: producer.expect("it starts"), events }
     }
 

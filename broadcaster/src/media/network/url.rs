@@ -135,6 +135,13 @@ const RTP: &str = "rtp://:PORT for a transport stream, or rtp://:PORT?96=H264&97
 const RTMP: &str = "rtmp://:PORT/APP/KEY, or an address of this machine before :PORT; it is listened on, and who \
                     publishes has to name APP and KEY";
 
+impl NetworkUrl {
+    /// As it was written, with its secrets.
+    pub(in super::super) fn in_full(&self) -> &str {
+        &self.written
+    }
+}
+
 impl FromStr for NetworkUrl {
     type Err = ParseSourceError;
 

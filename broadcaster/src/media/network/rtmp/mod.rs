@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -28,8 +29,9 @@ use tokio::task::{self, JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::super::error::MediaError;
+use super::super::spec::SourceSpec;
 use super::super::track::{Live, cannot_build};
-use super::url::Rtmp;
+use super::url::{Kind, NetworkUrl, Rtmp};
 use tracks::Tracks;
 
 /// How long a stranger may take until it publishes, and anyone to take an answer.
@@ -56,20 +58,41 @@ const NO_ROOM: Duration = Duration::from_millis(100);
 /// Refusals are told not more often.
 const TELLING: Duration = Duration::from_secs(60);
 
-/// A port that publishers come to. It stays open from one to the next: whoever comes in between waits.
+/// A port that publishers come to. It stays open from one to the next, and from one process of the source to the next:
+/// whoever comes in between waits.
 #[derive(Clone)]
-pub(in super::super) struct Port {
+pub struct Entrance {
     socket: Arc<TcpListener>,
     rtmp: Arc<Rtmp>,
 }
 
-impl fmt::Debug for Port {
+impl fmt::Debug for Entrance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.socket.fmt(f)
     }
 }
 
-impl Port {
+impl Entrance {
+    /// Opens the port of a source that has one.
+    ///
+    /// # Errors
+    ///
+    /// Where another program has it, or the address is not this machine's.
+    pub fn of(source: &SourceSpec) -> Result<Option<Self>, MediaError> {
+        rtmp_of(source).map(Self::open).transpose()
+    }
+
+    /// The port of a source that has one, opened by another process, which has handed it over.
+    pub(crate) fn handed_over(source: &SourceSpec, socket: OwnedFd) -> Option<Self> {
+        let rtmp = Arc::new(rtmp_of(source)?.clone());
+        Some(Self { socket: Arc::new(TcpListener::from(socket)), rtmp })
+    }
+
+    /// Something to hand over to another process.
+    pub(crate) fn to_hand_over(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone().map(OwnedFd::from)
+    }
+
     /// Opens the port; nobody is let in before it [listens](Self::listen).
     ///
     /// # Errors
@@ -114,6 +137,13 @@ impl Port {
         });
         let thread = thread.map_err(cannot_build)?;
         Ok(Listener { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+fn rtmp_of(source: &SourceSpec) -> Option<&Rtmp> {
+    match source {
+        SourceSpec::Network(NetworkUrl { kind: Kind::Rtmp(rtmp), .. }) => Some(rtmp),
+        _ => None,
     }
 }
 
