@@ -76,6 +76,8 @@ impl From<MediaError> for Failure {
 /// Runs a broadcaster until its source ends or it is asked to stop.
 pub async fn run(config: Config) -> Result<(), Failure> {
     check_environment()?;
+    // Whoever loses something first must not wait for it, nor all others.
+    tokio::task::spawn_blocking(protocol::repair::code::prepare);
     let library = config.library.as_deref().map(Library::open).transpose();
     let library = library.map_err(|error| Failure::usage(error.to_string()))?;
     let state = config.state_folder()?;
