@@ -183,7 +183,7 @@ impl Source {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "the source is still away");
-                    feed.turn(Turn::Lost(error.into()));
+                    feed.failed(error);
                 }
                 Err(error) => return Err(Failure::runtime(error)),
             }
@@ -214,12 +214,17 @@ impl Feed {
             // Others may go on.
             Event::TrackEnded(_) => {}
             Event::Ended => self.turn(Turn::Ended),
-            Event::Failed(error) if self.connected.get().is_some() => match error {
-                MediaError::Crashed { .. } => self.turn(Turn::Crashed(error.into())),
-                error => self.turn(Turn::Lost(error.into())),
-            },
+            Event::Failed(error) if self.connected.get().is_some() => self.failed(error),
             Event::Failed(error) => self.turn(Turn::Unbegun(error.into())),
         }
+    }
+
+    /// What ran has failed, or is not back.
+    fn failed(&self, error: MediaError) {
+        self.turn(match error {
+            MediaError::Crashed { .. } => Turn::Crashed(error.into()),
+            error => Turn::Lost(error.into()),
+        });
     }
 
     fn turn(&self, turn: Turn) {

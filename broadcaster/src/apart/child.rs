@@ -14,6 +14,9 @@ use service::exit::Failure;
 use super::wire::{self, Frame, Order, Start, Word};
 use crate::media::{Entrance, Event, MediaConfig, MediaError, Producer};
 
+/// How long it may take to stop.
+const STOPPING: Duration = Duration::from_secs(2);
+
 /// How often is said how far it is.
 const TELLING: Duration = Duration::from_millis(200);
 
@@ -67,12 +70,12 @@ pub(crate) fn run() -> Result<(), Failure> {
     let nowhere = File::options().write(true).open("/dev/null").map_err(failed)?;
     dup2_stdout(nowhere).map_err(|error| failed(error.into()))?;
     let mouth = Mouth(Arc::new(Mutex::new(stream.try_clone().map_err(failed)?)));
-    let mut orders = BufReader::new(stream);
+    let orders = listen(stream).map_err(failed)?;
     let mut producer: Option<Arc<Producer>> = None;
     let mut telling = None;
-    loop {
-        match wire::read::<Order>(&mut orders) {
-            Ok(Some(Frame::Words(Order::Start(start)))) => {
+    for order in orders {
+        match order {
+            Order::Start(start) => {
                 producer = None;
                 let port = output.try_clone().map_err(failed)?;
                 match begin(*start, port, &mouth) {
@@ -86,14 +89,8 @@ pub(crate) fn run() -> Result<(), Failure> {
                     Err(error) => mouth.say(&Word::Refused(error.to_string())),
                 }
             }
-            Ok(Some(Frame::Words(Order::Keyframe))) => {
+            Order::Keyframe => {
                 producer.iter().for_each(|producer| producer.request_keyframe());
-            }
-            // Nobody else says such things.
-            Ok(Some(Frame::Unit(_)) | None) => break,
-            Err(error) => {
-                tracing::debug!(%error, "no further orders");
-                break;
             }
         }
     }
@@ -101,6 +98,31 @@ pub(crate) fn run() -> Result<(), Failure> {
     drop(telling);
     drop(producer);
     Ok(())
+}
+
+/// Hears orders, until the broadcaster is gone. What has not stopped by then some seconds later, for a driver or a
+/// pipeline hangs, ends all the same.
+fn listen(stream: UnixStream) -> std::io::Result<mpsc::IntoIter<Order>> {
+    let (heard, orders) = mpsc::channel();
+    std::thread::Builder::new().name("orders".into()).spawn(move || {
+        let mut stream = BufReader::new(stream);
+        loop {
+            match wire::read::<Order>(&mut stream) {
+                // Whoever obeys may be on its way out.
+                Ok(Some(Frame::Words(order))) => drop(heard.send(order)),
+                // Nobody else says such things.
+                Ok(Some(Frame::Unit(_)) | None) => break,
+                Err(error) => {
+                    tracing::debug!(%error, "no further orders");
+                    break;
+                }
+            }
+        }
+        drop(heard);
+        std::thread::sleep(STOPPING);
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::this(), Signal::SIGKILL);
+    })?;
+    Ok(orders.into_iter())
 }
 
 fn begin(start: Start, output: OwnedFd, mouth: &Mouth) -> Result<Producer, MediaError> {

@@ -9,7 +9,7 @@
 mod child;
 mod wire;
 
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -37,12 +37,16 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// How long a source may take to begin: on a cold machine, all plugins are loaded first.
 const BEGINNING: Duration = Duration::from_secs(30);
 
-/// How long it may take to stop before it is ended, and how often it is looked whether it has.
+/// How long it may take to stop before it is ended, and to be gone then: what a driver holds in the kernel is not gone
+/// at once. How often it is looked whether it is.
 const STOPPING: Duration = Duration::from_secs(3);
+const ENDING: Duration = Duration::from_secs(1);
 const LOOKING: Duration = Duration::from_millis(2);
 
-/// It says how far it is five times a second. One that says nothing for so long hangs, as drivers do.
-const SILENCE: Duration = Duration::from_secs(5);
+/// It says how far it is five times a second. One that says nothing for so long hangs, as drivers do. Two looks, so that
+/// none is taken for hanging where the whole machine stood still.
+const SILENCE: Duration = Duration::from_secs(3);
+const LOOKS: u32 = 2;
 
 /// Times within the encoder that wait to be fetched, at most.
 const MOST_TIMES: usize = 1024;
@@ -59,6 +63,8 @@ pub(crate) struct Apart {
 
 /// The process, as who hears it and who stops it see it.
 struct Link {
+    pid: u32,
+    /// Held for moments only.
     child: Mutex<Child>,
     stands: Mutex<Stands>,
     is_stopping: AtomicBool,
@@ -137,26 +143,28 @@ impl Apart {
             how: format!("cannot be started: {error}"),
         };
         let (ours, theirs) = UnixStream::pair().map_err(impossible)?;
+        let from = ours.try_clone().map_err(impossible)?;
         let mut command = Command::new(THIS_PROGRAM);
         command.arg0("punchcast-broadcaster").args(["--log-format", log_format.as_str(), "source"]);
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         // It writes nothing there, and takes from there what it is to listen on.
         let port = port.map(Entrance::to_hand_over).transpose().map_err(impossible)?;
         command.stdout(port.map_or_else(Stdio::null, Stdio::from));
-        let child = Mutex::new(command.spawn().map_err(impossible)?);
+        let child = command.spawn().map_err(impossible)?;
+        let (pid, child) = (child.id(), Mutex::new(child));
         // The other side's end is the child's alone from here on.
         drop(command);
         let continuation = before.clone().unwrap_or_default();
         let stands = Mutex::new(Stands { continuation, times: Vec::new() });
-        let link = Arc::new(Link { child, stands, is_stopping: AtomicBool::new(false) });
-        let (hears, from) = (Arc::clone(&link), ours.try_clone().map_err(impossible)?);
+        let link = Arc::new(Link { pid, child, stands, is_stopping: AtomicBool::new(false) });
+        // From here on, leaving early stops what has been started.
+        let mut apart = Self { link, orders: Mutex::new(ours), hearing: None };
+        let hears = Arc::clone(&apart.link);
         let (answer, answers) = mpsc::channel();
         let hearing = std::thread::Builder::new()
             .name("source".into())
-            .spawn(move || hears.hear(from, &events, &answer))
-            .map_err(impossible)?;
-        // From here on, leaving early stops what has been started.
-        let apart = Self { link, orders: Mutex::new(ours), hearing: Some(hearing) };
+            .spawn(move || hears.hear(from, &events, &answer));
+        apart.hearing = Some(hearing.map_err(impossible)?);
         let as_json = |settings: serde_json::Result<String>| {
             settings.map_err(|error| MediaError::Config { problem: error.to_string() })
         };
@@ -171,7 +179,7 @@ impl Apart {
             Err(mpsc::RecvTimeoutError::Timeout) => Err(MediaError::Crashed {
                 how: format!("did not begin within {} s", BEGINNING.as_secs()),
             }),
-            Err(mpsc::RecvTimeoutError::Disconnected) => Err(apart.link.crashed()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(apart.link.gone()),
         }
     }
 
@@ -197,8 +205,7 @@ impl Apart {
 
     /// What the process has used, as the system counts it. `None` where it is gone.
     pub(crate) fn usage(&self) -> Option<Usage> {
-        let pid = self.link.child().id();
-        Usage::read(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        Usage::read(&std::fs::read_to_string(format!("/proc/{}/stat", self.link.pid)).ok()?)
     }
 
     fn order(&self, order: &Order) {
@@ -219,16 +226,25 @@ impl Drop for Apart {
             tracing::debug!("the source is gone already");
         }
         drop(orders);
-        let until = Instant::now() + STOPPING;
-        let is_there = || self.hearing.as_ref().is_some_and(|hearing| !hearing.is_finished());
-        while is_there() && Instant::now() < until {
-            std::thread::sleep(LOOKING);
-        }
-        if is_there() {
+        let hearing = self.hearing.take();
+        let is_over = |within: Duration| {
+            let until = Instant::now() + within;
+            let is_there = || hearing.as_ref().is_some_and(|hearing| !hearing.is_finished());
+            while is_there() && Instant::now() < until {
+                std::thread::sleep(LOOKING);
+            }
+            !is_there()
+        };
+        if hearing.is_none() || !is_over(STOPPING) {
             tracing::warn!("the source does not stop; ending it");
             self.link.kill();
+            // What hears it ends it for good, or gives it up; nothing that it says is passed on.
+            if !is_over(2 * ENDING + STOPPING) || hearing.is_none() && self.link.ended().is_none() {
+                tracing::warn!(pid = self.link.pid, "a source is left behind");
+                return;
+            }
         }
-        if self.hearing.take().is_some_and(|hearing| hearing.join().is_err()) {
+        if hearing.is_some_and(|hearing| hearing.join().is_err()) {
             tracing::error!("the thread that hears the source panicked");
         }
     }
@@ -262,8 +278,23 @@ impl Link {
                 events(event);
             }
         };
-        let (mut has_begun, mut is_over, mut hangs) = (false, false, false);
+        let (mut has_begun, mut is_over, mut silent) = (false, false, 0);
+        // Why it was ended, where it was.
+        let mut fault: Option<String> = None;
         loop {
+            match from.fill_buf() {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    silent += 1;
+                    if silent < LOOKS {
+                        continue;
+                    }
+                    fault =
+                        Some(format!("said nothing for {} s, and was ended", SILENCE.as_secs()));
+                    self.kill();
+                    break;
+                }
+                _ => silent = 0,
+            }
             let word = match wire::read::<Word>(&mut from) {
                 Ok(Some(Frame::Unit(unit))) => {
                     tell(Event::Unit(unit));
@@ -272,8 +303,7 @@ impl Link {
                 Ok(Some(Frame::Words(word))) => word,
                 Ok(None) => break,
                 Err(error) => {
-                    tracing::debug!(%error, "a source that is heard no more");
-                    hangs = error.kind() == std::io::ErrorKind::WouldBlock;
+                    fault = Some(format!("said what makes no sense ({error}), and was ended"));
                     self.kill();
                     break;
                 }
@@ -281,7 +311,7 @@ impl Link {
             match word {
                 Word::Begun => {
                     has_begun = true;
-                    if let Err(error) = from.get_ref().set_read_timeout(Some(SILENCE)) {
+                    if let Err(error) = from.get_ref().set_read_timeout(Some(SILENCE / LOOKS)) {
                         tracing::warn!(%error, "a source that hangs would not be noticed");
                     }
                     // Who has waited too long does so no more.
@@ -309,37 +339,43 @@ impl Link {
                 }
             }
         }
-        let ended = self.child().wait();
+        let gone = self.gone();
         if has_begun && !is_over {
-            tell(Event::Failed(if hangs {
-                let how = format!("said nothing for {} s, and was ended", SILENCE.as_secs());
-                MediaError::Crashed { how }
-            } else {
-                crashed(ended)
-            }));
+            tell(Event::Failed(fault.map_or(gone, |how| MediaError::Crashed { how })));
         }
     }
 
-    /// How it ended that never began.
-    fn crashed(&self) -> MediaError {
-        crashed(self.child().wait())
+    /// Waits for its end, and has it end where it does not by itself: within a bounded time. `None` where it is there
+    /// still.
+    fn ended(&self) -> Option<ExitStatus> {
+        for within in [ENDING + STOPPING, ENDING] {
+            let until = Instant::now() + within;
+            while Instant::now() < until {
+                if let Ok(Some(status)) = self.child().try_wait() {
+                    return Some(status);
+                }
+                std::thread::sleep(LOOKING);
+            }
+            self.kill();
+        }
+        None
     }
-}
 
-/// What a process that ended by itself is told to have done.
-fn crashed(ended: std::io::Result<ExitStatus>) -> MediaError {
-    let how = match ended {
-        Ok(status) => match (status.signal(), status.code()) {
-            (Some(signal), _) => match Signal::try_from(signal) {
-                Ok(signal) => format!("was ended by {signal}"),
-                Err(_) => format!("was ended by signal {signal}"),
+    /// What became of it that says nothing more.
+    fn gone(&self) -> MediaError {
+        let how = match self.ended() {
+            Some(status) => match (status.signal(), status.code()) {
+                (Some(signal), _) => match Signal::try_from(signal) {
+                    Ok(signal) => format!("was ended by {signal}"),
+                    Err(_) => format!("was ended by signal {signal}"),
+                },
+                (None, Some(code)) => format!("ended by itself with code {code}"),
+                (None, None) => "ended by itself".to_owned(),
             },
-            (None, Some(code)) => format!("ended by itself with code {code}"),
-            (None, None) => "ended by itself".to_owned(),
-        },
-        Err(error) => format!("is gone: {error}"),
-    };
-    MediaError::Crashed { how }
+            None => format!("({}) is stuck, and left behind", self.pid),
+        };
+        MediaError::Crashed { how }
+    }
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use gstreamer as gst;
+use gstreamer::glib;
 use gstreamer::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +74,7 @@ struct Way {
     settings: fn(&Aim) -> Settings,
 }
 
-/// Properties and their values as in `gst-launch-1.0`. Those that an element's version lacks are left out.
+/// Properties and their values as in `gst-launch-1.0`. Those that an element here does not know are left out.
 type Settings = Vec<(&'static str, String)>;
 
 /// All ways, in the order in which [`Encoder::Auto`] tries those with H.264.
@@ -119,9 +120,12 @@ impl Way {
     fn make(&self, aim: &Aim) -> Option<gst::Element> {
         let element = gst::ElementFactory::make(self.element).build().ok()?;
         for (property, value) in (self.settings)(aim) {
-            match element.has_property(property) {
-                true => element.set_property_from_str(property, &value),
-                false => tracing::debug!(element = self.element, property, "not in this version"),
+            // Versions and drivers differ in what there is to set.
+            let known = element.find_property(property);
+            let read = |known| glib::Value::deserialize_with_pspec(&value, &known).ok();
+            match known.and_then(read) {
+                Some(value) => element.set_property_from_value(property, &value),
+                None => tracing::debug!(element = self.element, property, "not to be set here"),
             }
         }
         let opened = element.set_state(gst::State::Ready).is_ok();
@@ -155,7 +159,7 @@ pub(super) fn pick(wanted: Encoder, aim: &Aim) -> Result<Picked, MediaError> {
         }
     }
     let installed = |way: &&Way| gst::ElementFactory::find(way.element).is_some();
-    match (ways().find(installed), ways().next_back()) {
+    match (ways().find(installed), ways().next()) {
         (Some(way), _) => Err(MediaError::Config {
             problem: format!(
                 "video.encoder is {wanted}, but its device cannot be used here ({} does not start); \

@@ -34,7 +34,11 @@ pub(super) fn manners(source: &SourceSpec) -> Manners {
         SourceSpec::Network(_) => {
             Manners { waits: source.waits(), longest_silence: Some(LONGEST_SILENCE) }
         }
-        _ => Manners::default(),
+        // They give pictures all the time, unless a driver or an encoder hangs.
+        SourceSpec::Test | SourceSpec::Camera(_) | SourceSpec::Screen(_) => {
+            Manners { waits: false, longest_silence: Some(LONGEST_SILENCE) }
+        }
+        SourceSpec::File(_) | SourceSpec::Pipeline(_) | SourceSpec::None => Manners::default(),
     }
 }
 

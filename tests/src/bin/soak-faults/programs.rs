@@ -71,14 +71,14 @@ pub(crate) fn killed(rng: &mut StdRng, who: Who) -> Result<Option<Duration>> {
 /// What captures and encodes stands still for good. The recovery is from when that is noticed.
 pub(crate) fn hangs(rng: &mut StdRng) -> Result<Option<Duration>> {
     /// As `SILENCE` in the broadcaster's `apart`.
-    const NOTICED: Duration = Duration::from_secs(5);
+    const NOTICED: Duration = Duration::from_secs(3);
     let scene = Scene::start("recording.mkv")?;
     some_moment(rng);
     let since = SystemTime::now();
     scene.signal(Who::Encoder, Signal::SIGSTOP)?;
     let took = recovery(&scene.viewers, since)?;
     let said = scene.broadcast.process.stderr().text();
-    ensure!(said.contains("said nothing for 5 s"), "{said}");
+    ensure!(said.contains("said nothing for 3 s"), "{said}");
     scene.viewers.iter().try_for_each(|viewer| scene.is_untouched(viewer))?;
     Ok(Some(took.saturating_sub(NOTICED)))
 }
