@@ -99,7 +99,7 @@ fn the_tables_of_events_are_those_of_the_code() {
 /// As readers would follow them, each page in a network of its own, with a camera plugged in.
 #[test]
 fn the_commands_of_the_pages_work_as_written() {
-    let pages = ["camera", "files", "many-viewers", "monitoring", "rendezvous"];
+    let pages = ["camera", "files", "many-viewers", "monitoring", "rendezvous", "watching"];
     let programs = tests::lab::binary("punchcast-broadcaster").expect("the programs are built");
     let cameras = Cameras::new().expect("a folder");
     let modes = ["video/x-raw,format=I420,width=640,height=360,framerate=25/1"];
