@@ -89,6 +89,14 @@ impl Terminal {
             .join("\n")
     }
 
+    /// Pictures decoded, as the last whole line of statistics has them.
+    fn decoded(&self) -> u64 {
+        let stats = fs::read_to_string(self.path().join("stats")).unwrap_or_default();
+        let whole = stats.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        let last: serde_json::Value = serde_json::from_str(last(whole)).unwrap_or_default();
+        last["frames_decoded"].as_u64().unwrap_or(0)
+    }
+
     /// Waits for a screen.
     fn shows(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
         let mut screen = String::new();
@@ -138,7 +146,16 @@ fn the_steps_then_one_line_and_in_the_end_a_clean_prompt() {
     println!("{first}");
     let so_far = frames(&first).unwrap_or_default();
     let later = |screen: &str| frames(screen).is_some_and(|frames| frames > so_far + 25);
-    terminal.shows("later line", later);
+    let stopped = terminal.shows("later line", later);
+
+    // A terminal that is stopped stops the drawing alone.
+    terminal.press(&["C-s"]);
+    let far = frames(&stopped).unwrap_or_default() + 75;
+    assert!(eventually(PATIENCE, || terminal.decoded() > far), "it stands still");
+    let screen = terminal.screen();
+    assert!(frames(&screen).is_some_and(|frames| frames < far - 25), "it is drawn:\n{screen}");
+    terminal.press(&["C-q"]);
+    terminal.shows("line again", |screen| frames(screen).is_some_and(|frames| frames > far));
 
     broadcaster.end_with(Signal::SIGKILL);
     let lost = |screen: &str| last(screen).starts_with("reconnecting ") && frames(screen).is_none();
