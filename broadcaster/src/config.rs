@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use service::exit::Failure;
 use service::log::LogFormat;
 
-use crate::devices;
 use crate::media::{AudioConfig, SourceSpec, VideoConfig};
 use crate::operator::{self, NewLink};
+use crate::{apart, devices};
 
 /// UDP port of an embedded rendezvous where none is named: STUN's.
 pub const EMBEDDED_PORT: u16 = 3478;
@@ -51,8 +51,8 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     pub stun: Vec<String>,
     /// What to stream: test, `camera[:DEVICE]` (a device, name or number of the list that `devices` shows),
-    /// `screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`, file:PATH (a file, folder or playlist, looped) or
-    /// pipeline:GST-LAUNCH-FRAGMENT.
+    /// `screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`, file:PATH (a file, folder or playlist, looped),
+    /// rtsp://…, srt://…, rtp://… or pipeline:GST-LAUNCH-FRAGMENT.
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
     /// Name of the channel, the last part of its link.
@@ -115,6 +115,9 @@ pub enum Action {
         #[command(subcommand)]
         what: Links,
     },
+    /// What a broadcaster has a process of its own do: capture and encode, as it says over a socket on standard input.
+    #[command(hide = true)]
+    Source,
 }
 
 /// What is asked about links.
@@ -179,6 +182,10 @@ impl Action {
         let state = || Config::state_of(args);
         match self {
             Self::Devices { json } => devices::show(*json),
+            Self::Source => {
+                service::log::init(args.log_format.unwrap_or_default());
+                apart::run().map(|()| String::new())
+            }
             Self::Viewers { what: Viewers::List { json } } => {
                 operator::list_viewers(&state()?, *json)
             }

@@ -7,6 +7,7 @@ use service::exit::Failure;
 
 use crate::media::devices::{Camera, Microphone, cameras, microphones};
 use crate::media::screen::{Screen, screens};
+use crate::media::{Present, present};
 
 /// Looks, and says what is to be printed.
 ///
@@ -15,12 +16,32 @@ use crate::media::screen::{Screen, screens};
 /// Where GStreamer does not start.
 pub(crate) fn show(as_json: bool) -> Result<String, Failure> {
     let (cameras, microphones, screens) = (cameras()?, microphones()?, screens()?);
+    let encoders = present()?;
     if as_json {
-        let all = json!({ "cameras": cameras, "microphones": microphones, "screens": screens });
+        let all = json!({
+            "cameras": cameras,
+            "microphones": microphones,
+            "screens": screens,
+            "encoders": encoders,
+        });
         return Ok(format!("{all}\n"));
     }
-    let tables = [camera_table(&cameras), screen_table(&screens), microphone_table(&microphones)];
+    let tables = [
+        camera_table(&cameras),
+        screen_table(&screens),
+        microphone_table(&microphones),
+        encoder_table(&encoders),
+    ];
     Ok(tables.join("\n"))
+}
+
+fn encoder_table(encoders: &[Present]) -> String {
+    let mut text = format!("{:<28} {:<24} {}\n", "video.encoder", "ENCODES", "WITH");
+    for Present { encoder, element, codec } in encoders {
+        let name = encoder.to_string();
+        let _ = writeln!(text, "{name:<28} {codec:<24} {element}");
+    }
+    text
 }
 
 fn camera_table(cameras: &[Camera]) -> String {

@@ -7,6 +7,8 @@
 //! and [`audience`] hears what viewers report.
 //! What an operator gets to see is in [`metrics`], [`events`] and [`status`], and at a terminal in [`welcome`].
 
+mod apart;
+pub mod arguments;
 mod audience;
 pub mod config;
 mod contents;
@@ -22,6 +24,7 @@ pub mod media;
 mod metrics;
 mod minted;
 mod moment;
+mod monotonic;
 mod offering;
 mod operator;
 mod origin;

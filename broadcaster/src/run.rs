@@ -28,6 +28,7 @@ use transport::openings::Openings;
 use transport::paths::Peer;
 use transport::port::{self, Arrival, Inbound, Port};
 
+use crate::apart::Apart;
 use crate::audience::Audience;
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::contents::Pace;
@@ -36,7 +37,7 @@ use crate::fanout::{self, FanOut};
 use crate::keys::{self, KeyLog, Keyring};
 use crate::library::Library;
 use crate::links::Links;
-use crate::media::{MediaConfig, MediaError, Producer, SourceSpec, check_environment};
+use crate::media::{MediaConfig, MediaError, SourceSpec, check_environment};
 use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::offering::Offering;
@@ -76,6 +77,8 @@ impl From<MediaError> for Failure {
 /// Runs a broadcaster until its source ends or it is asked to stop.
 pub async fn run(config: Config) -> Result<(), Failure> {
     check_environment()?;
+    // Whoever loses something first must not wait for it, nor all others.
+    tokio::task::spawn_blocking(protocol::repair::code::prepare);
     let library = config.library.as_deref().map(Library::open).transpose();
     let library = library.map_err(|error| Failure::usage(error.to_string()))?;
     let state = config.state_folder()?;
@@ -122,9 +125,9 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         video: config.video.clone(),
         audio: config.audio.clone(),
     };
-    let is_live = config.source != SourceSpec::None;
+    let (is_live, log_format) = (config.source != SourceSpec::None, config.log_format);
     if is_live {
-        source.set(Some(Producer::start(media.clone(), feed.sink())?));
+        source.set(Some(Apart::start(&media, log_format, feed.sink())?));
     }
     let surroundings = Arc::<Surroundings>::default();
     let workshop = Workshop {
@@ -195,7 +198,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         result = shutdown => result.map_err(|error| {
             Failure::runtime(format!("cannot listen for signals: {error}"))
         }),
-        end = source.supervise(&media, &feed, &mut told.turns, &metrics.events) => end,
+        end = source.supervise((&media, log_format), &feed, &mut told.turns, &metrics.events) => end,
         () = at_the_desk => Err(Failure::runtime("the operator's socket is gone")),
         result = async {
             let ready = !is_live || told.channel.wait_for(Option::is_some).await.is_ok();
@@ -661,6 +664,8 @@ async fn watch(source: &Source, shared: &Shared) {
         shared.audience.look();
         if let Some(producer) = source.get() {
             metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
+            metrics.source_uses(producer.usage().unwrap_or_default());
+            metrics.encodes_with(producer.continuation().encoder.as_deref());
         }
         let channel = shared.channel.borrow().clone();
         let fan_out = channel.as_ref().map(|channel| &channel.fan_out);

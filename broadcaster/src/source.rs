@@ -1,16 +1,19 @@
 //! From the running source to the channel: starts the channel once the tracks are known, then feeds
 //! its fan-out. A source that fails is started again, and goes on in the same channel.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::media::{Format, Kind};
 use service::exit::Failure;
+use service::log::LogFormat;
 use tokio::sync::{mpsc, watch};
 
+use crate::apart::Apart;
 use crate::events::{Event as Happened, Events};
 use crate::fanout::{Burst, FanOut};
-use crate::media::{Event, EventSink, MediaConfig, Producer, SourceSpec, Unit};
+use crate::media::{Event, EventSink, MediaConfig, MediaError, SourceSpec, Unit};
 use crate::shared::LiveChannel;
 
 /// Makes a channel for tracks of these formats.
@@ -29,6 +32,8 @@ struct Connected {
     fan_out: FanOut,
     /// For each track, whether viewers can start at its keyframes.
     joinable: Vec<bool>,
+    /// Whether what the source gives now fits the channel.
+    fits: AtomicBool,
 }
 
 /// What a feed tells.
@@ -48,6 +53,10 @@ pub(crate) enum Turn {
     Failed(Failure),
     /// It ran, and failed.
     Lost(Failure),
+    /// It ran, and its process ended by itself.
+    Crashed(Failure),
+    /// It runs again, with other tracks than those of the channel.
+    Unlike,
     /// It runs again.
     Back,
 }
@@ -59,21 +68,24 @@ const LONGEST_RESTART: Duration = Duration::from_secs(1);
 /// How often it is looked whether nobody uses a source any more.
 const RELEASING: Duration = Duration::from_millis(1);
 
+/// So often in a row a file may crash what reads it.
+const MOST_CRASHES: u32 = 3;
+
 /// A source that runs for so long is well again.
 const LASTING: Duration = Duration::from_secs(10);
 
 /// The source that runs, which may be another one later.
 #[derive(Default)]
-pub(crate) struct Source(Mutex<Option<Arc<Producer>>>);
+pub(crate) struct Source(Mutex<Option<Arc<Apart>>>);
 
 impl Source {
     /// The one that runs, if any does.
-    pub(crate) fn get(&self) -> Option<Arc<Producer>> {
+    pub(crate) fn get(&self) -> Option<Arc<Apart>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Another one runs, or none. Blocks until the one before is gone.
-    pub(crate) fn set(&self, producer: Option<Producer>) {
+    pub(crate) fn set(&self, producer: Option<Apart>) {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *running, producer.map(Arc::new));
         drop(running);
@@ -83,22 +95,28 @@ impl Source {
         }
     }
 
-    /// Waits for the end. A camera or pipeline that ran and fails is started again, for as long as it takes: a
-    /// device that was unplugged comes back.
+    /// Waits for the end. A camera, pipeline or network source that ran and fails is started again, for as long as it
+    /// takes: a device that was unplugged comes back. So is whatever crashed, but a file that has that happen again and
+    /// again.
     pub(crate) async fn supervise(
         self: &Arc<Self>,
-        config: &MediaConfig,
+        (config, log_format): (&MediaConfig, LogFormat),
         feed: &Arc<Feed>,
         turns: &mut mpsc::UnboundedReceiver<Turn>,
         events: &Events,
     ) -> Result<(), Failure> {
         let restarts = !matches!(config.source, SourceSpec::File(_) | SourceSpec::None);
+        // Its owner may change it at any time, and back again.
+        let is_elsewhere = matches!(config.source, SourceSpec::Network(_));
         let mut wait = FIRST_RESTART;
         let mut lost_at: Option<Instant> = None;
         let mut back_at: Option<Instant> = None;
+        let (mut told_unlike, mut crashes, began_at) = (false, 0, Instant::now());
         let mut continuation = None;
         loop {
-            let lost = match turns.recv().await {
+            let turn = turns.recv().await;
+            let is_unlike = matches!(turn, Some(Turn::Unlike));
+            let lost = match turn {
                 Some(Turn::Ended) => {
                     events.record(Happened::SourceEnded);
                     return Ok(());
@@ -106,6 +124,22 @@ impl Source {
                 None => return Ok(()),
                 Some(Turn::Failed(failure)) => return Err(failure),
                 Some(Turn::Lost(failure)) if !restarts => return Err(failure),
+                Some(Turn::Crashed(failure)) => {
+                    let lasted = back_at.unwrap_or(began_at).elapsed() >= LASTING;
+                    crashes = if lasted { 1 } else { crashes + 1 };
+                    if !restarts && crashes > MOST_CRASHES {
+                        return Err(failure);
+                    }
+                    failure
+                }
+                Some(Turn::Unlike) if is_elsewhere => {
+                    Failure::runtime("the source came back with other tracks")
+                }
+                Some(Turn::Unlike) => {
+                    return Err(Failure::runtime(
+                        "the source came back with other tracks; start the broadcast again",
+                    ));
+                }
                 Some(Turn::Back) => {
                     back_at = Some(Instant::now());
                     if let Some(at) = lost_at.take() {
@@ -115,8 +149,10 @@ impl Source {
                 }
                 Some(Turn::Lost(failure)) => failure,
             };
-            if lost_at.is_none() {
-                lost_at = Some(Instant::now());
+            let is_news = lost_at.is_none() || is_unlike && !told_unlike;
+            told_unlike = is_unlike;
+            lost_at.get_or_insert_with(Instant::now);
+            if is_news {
                 events.record(Happened::SourceLost { reason: lost.to_string() });
             }
             if back_at.take().is_some_and(|at| at.elapsed() >= LASTING) {
@@ -124,13 +160,18 @@ impl Source {
             }
             continuation = self.get().map(|producer| producer.continuation()).or(continuation);
             let Some(before) = continuation.clone() else { return Err(lost) };
+            // Devices belong to one at a time.
+            let source = Arc::clone(self);
+            let stopped = tokio::task::spawn_blocking(move || source.set(None));
+            stopped.await.map_err(Failure::runtime)?;
+            // What it said besides is not said of the next one.
+            while turns.try_recv().is_ok() {}
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_RESTART);
             let (source, config, sink) = (Arc::clone(self), config.clone(), feed.sink());
             let restarted = tokio::task::spawn_blocking(move || {
-                // Devices belong to one at a time.
-                source.set(None);
-                Producer::resume(config, sink, &before).map(|producer| source.set(Some(producer)))
+                let resumed = Apart::resume(&config, log_format, sink, before);
+                resumed.map(|producer| source.set(Some(producer)))
             });
             match restarted.await {
                 Ok(Ok(())) => {}
@@ -167,9 +208,10 @@ impl Feed {
             // Others may go on.
             Event::TrackEnded(_) => {}
             Event::Ended => self.turn(Turn::Ended),
-            Event::Failed(error) if self.connected.get().is_some() => {
-                self.turn(Turn::Lost(error.into()));
-            }
+            Event::Failed(error) if self.connected.get().is_some() => match error {
+                MediaError::Crashed { .. } => self.turn(Turn::Crashed(error.into())),
+                error => self.turn(Turn::Lost(error.into())),
+            },
             Event::Failed(error) => self.turn(Turn::Failed(error.into())),
         }
     }
@@ -184,14 +226,12 @@ impl Feed {
     fn begin(&self, formats: Arc<[Format]>) {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(start) = start else {
-            let Some(Connected { formats: before, .. }) = self.connected.get() else { return };
-            return self.turn(if Format::are_like(before, &formats) {
-                Turn::Back
-            } else {
-                Turn::Failed(Failure::runtime(
-                    "the source came back with other tracks; start the broadcast again",
-                ))
-            });
+            let Some(Connected { formats: before, fits, .. }) = self.connected.get() else {
+                return;
+            };
+            let is_like = Format::are_like(before, &formats);
+            fits.store(is_like, Ordering::Relaxed);
+            return self.turn(if is_like { Turn::Back } else { Turn::Unlike });
         };
         // Any sound can be decoded from where it starts, but a viewer joins at a picture.
         let has_video = formats.iter().any(|format| format.kind == Kind::Video);
@@ -201,7 +241,8 @@ impl Feed {
             Ok(channel) => {
                 let fan_out = channel.fan_out.clone();
                 // The start was taken above, so this is the first and only one.
-                let _ = self.connected.set(Connected { formats, fan_out, joinable });
+                let fits = AtomicBool::new(true);
+                let _ = self.connected.set(Connected { formats, fan_out, joinable, fits });
                 self.channel.send_replace(Some(channel));
             }
             Err(failure) => self.turn(Turn::Failed(failure)),
@@ -209,7 +250,10 @@ impl Feed {
     }
 
     fn publish(&self, unit: Unit) {
-        let Some(Connected { fan_out, joinable, .. }) = self.connected.get() else { return };
+        let Some(Connected { fan_out, joinable, fits, .. }) = self.connected.get() else { return };
+        if !fits.load(Ordering::Relaxed) {
+            return;
+        }
         let Unit { track, keyframe, captured_at, packets, .. } = unit;
         let keyframe = keyframe && joinable.get(track).is_some_and(|joinable| *joinable);
         let handed_over_at = Instant::now();

@@ -5,6 +5,7 @@
 pub mod cli;
 pub mod config;
 pub mod exit;
+pub mod frames;
 pub mod listener;
 pub mod log;
 pub mod manual;

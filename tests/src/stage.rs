@@ -54,6 +54,18 @@ pub struct Broadcast {
     pub folder: PathBuf,
 }
 
+impl Broadcast {
+    /// What captures and encodes.
+    ///
+    /// # Panics
+    ///
+    /// Where nothing does.
+    pub fn source(&self) -> Pid {
+        let children = self.process.children();
+        children.first().copied().unwrap_or_else(|| panic!("nothing encodes: {children:?}"))
+    }
+}
+
 /// A running viewer.
 #[derive(Debug)]
 pub struct Watching {

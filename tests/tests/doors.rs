@@ -122,7 +122,7 @@ fn who_copies_over_a_full_link_is_told_that_it_was_removed() -> Result<()> {
     };
     let copies = [copy(0)?, copy(1)?, copy(2)?];
     assert!(eventually(LONG, || viewers(&stage).len() == 3), "{:?}", viewers(&stage));
-    for at in 0..2 {
+    for (at, copy) in copies.iter().enumerate().take(2) {
         // Long enough that the window is full.
         let part = || {
             let parts = fs::read_dir(stage.path("")).expect("the lab's folder");
@@ -131,7 +131,7 @@ fn who_copies_over_a_full_link_is_told_that_it_was_removed() -> Result<()> {
             let part = parts.flatten().find(is_it);
             part.and_then(|part| part.metadata().ok()).map_or(0, |metadata| metadata.len())
         };
-        assert!(eventually(LONG, || part() > 500_000), "{}", copies[at].stderr().text());
+        assert!(eventually(LONG, || part() > 500_000), "{}", copy.stderr().text());
     }
     let first = viewers(&stage)[0]["viewer"].as_str().expect("a number").to_owned();
     operator(&stage, &["viewers", "remove", &first])?;

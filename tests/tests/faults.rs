@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use protocol::demux::{Class, classify};
 use tests::clip;
 use tests::lab::{Result, Signal, eventually};
-use tests::stage::{Stage, count, count_of};
+use tests::stage::{self, Stage, count, count_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -110,6 +110,54 @@ fn viewers_come_back_by_themselves_to_a_broadcaster_that_died() -> Result<()> {
     let times = clip::times(&recording, "v:0");
     assert!(times.windows(2).all(|pair| pair[1] > pair[0]), "times go back: {times:?}");
     Ok(())
+}
+
+/// Ends the process that captures and encodes as a crash does, again and again. The channel goes on.
+fn survives_crashes(source: &str) -> Result<()> {
+    let stage = Stage::new(1)?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let broadcast = stage.broadcast("cam", source, "")?;
+    let recording = stage.path("on.mkv");
+    let record = format!("record:{}", recording.display());
+    let viewer = stage.watch(0, &broadcast.link, &["--output", "null", "--output", &record])?;
+    viewer.wait_for(stage::START, |stats| stats["frames_decoded"].as_u64() > Some(50));
+    let log = || broadcast.process.stderr().text();
+    for (signal, by_then) in [(Signal::SIGABRT, 1), (Signal::SIGKILL, 2)] {
+        nix::sys::signal::kill(broadcast.source(), signal).expect("it is ours");
+        let is_back = || log().matches("event=\"source_back\"").count() == by_then;
+        assert!(eventually(5 * SECOND, is_back), "{}", log());
+        assert!(log().contains(&format!("was ended by {signal}")), "{}", log());
+        let shown = count(&viewer.latest(), "frames_decoded");
+        viewer.wait_for(5 * SECOND, |stats| count(stats, "frames_decoded") > shown + 50);
+    }
+    let last = viewer.latest();
+    assert_eq!((count(&last, "reconnects"), count(&last, "packets_unrecovered")), (0, 0), "{last}");
+    let encoded = stage.metric("punchcast_encoder_frames_encoded_total")?;
+    assert!(encoded > 130.0, "counters go on: {encoded}");
+    viewer.stop()?;
+    let times = clip::times(&recording, "v:0");
+    let gap = clip::longest_gap(&times);
+    println!("{source}: {} frames, the longest gap {gap:.2} s", times.len());
+    assert!(times.windows(2).all(|pair| pair[1] > pair[0]), "times go back: {times:?}");
+    assert!(times.len() > 150 && gap < 2.0, "{} frames, a gap of {gap} s", times.len());
+
+    // The source goes with its broadcaster, however that ends.
+    let encoder = broadcast.source();
+    broadcast.process.kill(Signal::SIGKILL)?;
+    // What is dead and not buried yet has no program any more.
+    let is_gone = || std::fs::read_link(format!("/proc/{encoder}/exe")).is_err();
+    assert!(eventually(3 * SECOND, is_gone), "the source is left behind");
+    Ok(())
+}
+
+#[test]
+fn an_encoder_that_crashes_is_started_again_and_viewers_stay() -> Result<()> {
+    survives_crashes("test")
+}
+
+#[test]
+fn a_file_whose_reader_crashes_goes_on_in_the_same_channel() -> Result<()> {
+    survives_crashes(&format!("file:{}", stage::clip().display()))
 }
 
 #[test]

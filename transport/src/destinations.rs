@@ -2,8 +2,9 @@
 //!
 //! Each introduction has a budget of its own ([`protocol::opening`]), but whoever asks for many, and names one victim in
 //! all of them, would have us send to it as often as there are introductions. So each household that never answered has
-//! one bucket of openers, and one of the packets that search many ports. From where a peer was met within the last
-//! minutes all may be sent: hundreds of viewers may sit behind one address.
+//! one bucket of openers, and one of the packets that search many ports. Where the rendezvous saw the peer itself
+//! another bucket counts, so that nobody who only names a household takes the openers of the viewers in it. From where
+//! a peer was met within the last minutes all may be sent: hundreds of viewers may sit behind one address.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -16,6 +17,9 @@ use protocol::opening::{Purpose, SEARCHED_PORTS};
 
 /// Openers: what a hundred viewers behind one router need in the first round trip, until one of them has answered.
 const OPENERS: Rate = Rate { burst: 400, per_second: 20 };
+
+/// The same where the rendezvous saw the peers: what it introduces of a household at once, and goes on to introduce.
+const OPENERS_WHERE_SEEN: Rate = Rate { burst: 2_048, per_second: 240 };
 
 /// What searches: two searches at once, and a further one each half minute.
 const SCOUTS: Rate = Rate { burst: 2 * SEARCHED_PORTS as u32, per_second: 64 };
@@ -42,6 +46,7 @@ struct All {
 #[derive(Debug, Default, Clone, Copy)]
 struct Sent {
     openers: Bucket,
+    openers_where_seen: Bucket,
     scouts: Bucket,
     answered_at: Option<Instant>,
 }
@@ -54,6 +59,7 @@ impl Sent {
     fn is_of_no_account(&self, now: Instant) -> bool {
         !self.is_known(now)
             && self.openers.is_full(OPENERS, now)
+            && self.openers_where_seen.is_full(OPENERS_WHERE_SEEN, now)
             && self.scouts.is_full(SCOUTS, now)
     }
 }
@@ -85,6 +91,7 @@ impl Destinations {
         sent.is_known(now)
             || match purpose {
                 Purpose::Scout => sent.scouts.take(SCOUTS, now),
+                Purpose::OpenerWhereSeen => sent.openers_where_seen.take(OPENERS_WHERE_SEEN, now),
                 Purpose::Opener | Purpose::Known => sent.openers.take(OPENERS, now),
             }
     }
@@ -117,6 +124,8 @@ mod tests {
         assert_eq!(sent(1, Purpose::Opener, began), 400);
         assert_eq!(sent(1, Purpose::Scout, began), 2 * SEARCHED_PORTS);
         assert_eq!(sent(2, Purpose::Opener, began), 400, "somebody else");
+        assert_eq!(sent(1, Purpose::OpenerWhereSeen, began), 2_048, "not who is only named");
+        assert_eq!(sent(1, Purpose::OpenerWhereSeen, began), 0);
         assert_eq!(sent(1, Purpose::Opener, began + Duration::from_secs(3)), 60);
         assert_eq!(sent(1, Purpose::Known, began), 10_000);
         destinations.answered(at(1, 5), began);

@@ -6,6 +6,7 @@ use protocol::units::Bitrate;
 use serde::{Deserialize, Serialize};
 
 use super::duration;
+use super::encoders::Encoder;
 use super::spec::SourceSpec;
 
 /// A source and how it is encoded.
@@ -41,15 +42,6 @@ pub struct VideoConfig {
     pub keyframe_interval: Duration,
 }
 
-/// The video encoders that there are.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Encoder {
-    /// H.264 in software.
-    #[default]
-    X264,
-}
-
 /// How raw sound is encoded: Opus at 48 kHz, one or two channels, 20 ms to a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -61,7 +53,7 @@ pub struct AudioConfig {
 impl Default for VideoConfig {
     fn default() -> Self {
         Self {
-            encoder: Encoder::X264,
+            encoder: Encoder::default(),
             bitrate: Bitrate::bits_per_second(2_500_000),
             width: 1280,
             height: 720,

@@ -2,6 +2,7 @@
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use minicbor::{Decode, Encode};
 use serde::Serialize;
 
 use super::elements::init;
@@ -39,9 +40,11 @@ pub struct Microphone {
 }
 
 /// What names a camera wherever it is plugged in again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Identity {
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Identity {
+    #[n(0)]
     pub(super) name: String,
+    #[n(1)]
     pub(super) device: Option<String>,
 }
 

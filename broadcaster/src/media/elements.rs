@@ -72,6 +72,8 @@ const PACKAGES: [(&str, &[&str]); 7] = [
             "ximagesrc",
             "rtpjitterbuffer",
             "rtph264depay",
+            "rtpmp2tdepay",
+            "capssetter",
         ],
     ),
     (

@@ -1,14 +1,20 @@
-//! Raw pictures to H.264 and raw sound to Opus, with as little delay as the encoders allow.
+//! Raw pictures to what the [encoder](super::encoders) makes and raw sound to Opus, with as little delay as they allow.
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
 use super::config::{AudioConfig, VideoConfig};
 use super::elements::{caps_filter, make};
+use super::encoders::{self, Aim, Picked};
 use super::error::MediaError;
+use super::payload;
+use super::plan::Codec;
 
 /// Elements to be linked in order, the last of which encodes.
 pub(super) type Chain = Vec<gst::Element>;
+
+/// The encoder whose pictures need no parser.
+const X264: &str = "x264enc";
 
 /// Opus works at 48 kHz inside, whatever it is given (RFC 7587, section 4.1).
 pub(super) const OPUS_RATE: i32 = 48_000;
@@ -23,13 +29,30 @@ struct Picture {
     regulate: bool,
 }
 
+/// What makes a track of raw pictures.
+pub(super) struct Pictures {
+    pub(super) chain: Chain,
+    /// The one of the chain that encodes, and its name.
+    pub(super) encoder: gst::Element,
+    pub(super) name: &'static str,
+    pub(super) codec: Codec,
+}
+
 /// Scales, thins out and encodes pictures of these raw caps. `pace` makes them wait for their time.
 pub(super) fn video(
     caps: &gst::CapsRef,
     config: &VideoConfig,
     pace: Option<gst::Element>,
-) -> Result<Chain, MediaError> {
+) -> Result<Pictures, MediaError> {
     let picture = fit(caps, config);
+    let pictures_per_second =
+        f64::from(picture.framerate.numer()) / f64::from(picture.framerate.denom());
+    let keyframe_distance = config.keyframe_interval.as_secs_f64() * pictures_per_second;
+    let aim = Aim {
+        bits_per_second: config.bitrate.as_bits_per_second(),
+        keyframe_distance: keyframe_distance.round().max(1.0) as u32,
+    };
+    let Picked { element: encoder, name, codec, format } = encoders::pick(config.encoder, &aim)?;
     let mut chain = Chain::new();
     let interlace = caps.structure(0).and_then(|raw| raw.get::<String>("interlace-mode").ok());
     if interlace.is_some_and(|mode| mode != "progressive") {
@@ -50,15 +73,29 @@ pub(super) fn video(
     chain.push(make("videoconvert", &[("n-threads", "1")])?);
     chain.push(make("videoscale", &[])?);
     let target = gst::Caps::builder("video/x-raw")
-        .field("format", "I420")
+        .field("format", format)
         .field("width", picture.width)
         .field("height", picture.height)
         .field("framerate", picture.framerate)
         .field("interlace-mode", "progressive")
         .build();
     chain.push(caps_filter(&target)?);
-    chain.push(h264(picture.framerate, config)?);
-    Ok(chain)
+    tracing::info!(
+        event = "encoder_picked",
+        encoder = name,
+        codec = codec.name(),
+        bits_per_second = aim.bits_per_second,
+        width = picture.width,
+        height = picture.height,
+        framerate = %picture.framerate,
+        "encoding with {name}"
+    );
+    chain.push(encoder.clone());
+    // As x264enc gives them, the payloader takes them.
+    if codec != Codec::H264 || name != X264 {
+        chain.extend(payload::parser(codec)?);
+    }
+    Ok(Pictures { chain, encoder, name, codec })
 }
 
 /// Gives pictures without a duration one: `videorate` aborts the process when it meets them, as
@@ -74,28 +111,6 @@ fn give_durations(pad: &gst::Pad, framerate: gst::Fraction) {
         }
         gst::PadProbeReturn::Ok
     });
-}
-
-/// x264 set so that a picture comes out as soon as it went in, as one slice (so that its packets
-/// have one size), and so that keyframes come at the configured interval only.
-fn h264(framerate: gst::Fraction, config: &VideoConfig) -> Result<gst::Element, MediaError> {
-    let pictures_a_second = f64::from(framerate.numer()) / f64::from(framerate.denom());
-    let keyframe_distance = (config.keyframe_interval.as_secs_f64() * pictures_a_second).round();
-    make(
-        "x264enc",
-        &[
-            ("tune", "zerolatency"),
-            ("speed-preset", "superfast"),
-            // More threads would mean slices, or a picture of delay for each.
-            ("threads", "1"),
-            ("sliced-threads", "false"),
-            ("aud", "false"),
-            ("byte-stream", "true"),
-            ("bitrate", &config.bitrate.as_bits_per_second().div_ceil(1000).to_string()),
-            ("key-int-max", &format!("{}", keyframe_distance.max(1.0))),
-            ("option-string", "scenecut=0"),
-        ],
-    )
 }
 
 /// Resamples and encodes sound of these raw caps.

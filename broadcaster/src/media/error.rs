@@ -136,6 +136,29 @@ pub enum MediaError {
         /// GStreamer's words.
         reason: String,
     },
+    /// A source over the network whose sender has gone.
+    #[error("{source_name} has ended")]
+    Over {
+        /// The source, without its secrets.
+        source_name: String,
+    },
+    /// A source over the network that has fallen silent.
+    #[error("{source_name} has sent nothing for {seconds} s")]
+    Stalled {
+        /// The source, without its secrets.
+        source_name: String,
+        /// How long it has been waited for.
+        seconds: u64,
+    },
+    /// What the process that captures and encodes says.
+    #[error("{0}")]
+    Apart(String),
+    /// The process that captures and encodes is gone.
+    #[error("the process of the source {how}")]
+    Crashed {
+        /// By which signal or with which code it ended, or what it failed to do.
+        how: String,
+    },
     /// The source gives nothing.
     #[error("the source gave no packets of {what} within {seconds} s; try it with gst-launch-1.0")]
     Silent {

@@ -33,25 +33,7 @@ pub(super) fn attach(live: &Arc<Live>, description: &str) -> Result<(), MediaErr
 
     let elements = elements(&bin);
     let late = elements.iter().filter(|element| adds_pads(element)).collect::<Vec<_>>();
-    let unfinished = Arc::new(AtomicUsize::new(late.len()));
-    for element in &late {
-        let on_pad = live.clone();
-        // Links that the description asks for are made before this is called.
-        element.connect_pad_added(move |_, pad| {
-            if pad.direction() == gst::PadDirection::Src
-                && !pad.is_linked()
-                && let Err(error) = on_pad.attach(pad, Timing::Source)
-            {
-                on_pad.fail(error);
-            }
-        });
-        let (on_last, unfinished) = (live.clone(), unfinished.clone());
-        element.connect_no_more_pads(move |_| {
-            if unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
-                on_last.gate.complete();
-            }
-        });
-    }
+    attach_late(live, &late, Timing::Source);
     let mut tracks = 0;
     for pad in elements.iter().flat_map(|element| element.src_pads()) {
         if !pad.is_linked() {
@@ -69,6 +51,31 @@ pub(super) fn attach(live: &Arc<Live>, description: &str) -> Result<(), MediaErr
         live.gate.complete();
     }
     Ok(())
+}
+
+/// Makes a track of each source pad that these elements add while they run. They have said all once
+/// each of them says so.
+pub(super) fn attach_late(live: &Arc<Live>, elements: &[&gst::Element], timing: Timing) {
+    let unfinished = Arc::new(AtomicUsize::new(elements.len()));
+    for element in elements {
+        let on_pad = live.clone();
+        // Links that were asked for are made before this is called.
+        element.connect_pad_added(move |_, pad| {
+            if pad.direction() != gst::PadDirection::Src || pad.is_linked() {
+                return;
+            }
+            on_pad.gate.begin();
+            if let Err(error) = on_pad.attach(pad, timing) {
+                on_pad.fail(error);
+            }
+        });
+        let (on_last, unfinished) = (live.clone(), unfinished.clone());
+        element.connect_no_more_pads(move |_| {
+            if unfinished.fetch_sub(1, Ordering::AcqRel) == 1 {
+                on_last.gate.complete();
+            }
+        });
+    }
 }
 
 /// How caps begin.

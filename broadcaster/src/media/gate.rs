@@ -1,11 +1,11 @@
 //! Keeps the order of events: every track described first, then units, then at most one end.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use protocol::media::Format;
+use protocol::media::{Format, Kind};
 
 use super::error::MediaError;
 use super::producer::{Event, EventSink};
@@ -34,36 +34,67 @@ struct Opening {
     /// Whether all tracks are known.
     complete: bool,
     newest_at: Instant,
+    /// When the first of a source that waits for others came.
+    begun_at: Option<Instant>,
     held: VecDeque<Unit>,
     /// Slots of which nothing follows.
     ended: Vec<usize>,
 }
 
+/// What is expected of a source's way with time.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Manners {
+    /// Whether it begins when others send, however late.
+    pub(super) waits: bool,
+    /// How long it may be silent once it has begun; of a source with pictures, without one.
+    pub(super) longest_silence: Option<Duration>,
+}
+
+/// A slot whose track is known.
+#[derive(Debug, Clone, Copy)]
+struct Placed {
+    /// Its index.
+    track: usize,
+    /// Whether the source is silent when nothing of this comes.
+    counts: bool,
+}
+
 pub(super) struct Gate {
     events: EventSink,
     source_name: String,
+    manners: Manners,
     started_at: Instant,
     opening: Mutex<Opening>,
-    /// Each slot's track index, once the gate is open.
-    tracks: OnceLock<Vec<usize>>,
+    /// Each slot's track, once the gate is open.
+    tracks: OnceLock<Vec<Placed>>,
+    /// When the latest unit that counts came, in milliseconds since the start.
+    heard_at: AtomicU64,
     finished: AtomicBool,
 }
 
 impl Gate {
-    pub(super) fn new(events: EventSink, source_name: String, now: Instant) -> Self {
+    pub(super) fn new(
+        events: EventSink,
+        source_name: String,
+        manners: Manners,
+        now: Instant,
+    ) -> Self {
         let opening = Opening {
             slots: Vec::new(),
             complete: false,
             newest_at: now,
+            begun_at: None,
             held: VecDeque::new(),
             ended: Vec::new(),
         };
         Self {
             events,
             source_name,
+            manners,
             started_at: now,
             opening: Mutex::new(opening),
             tracks: OnceLock::new(),
+            heard_at: AtomicU64::new(0),
             finished: AtomicBool::new(false),
         }
     }
@@ -78,6 +109,11 @@ impl Gate {
         opening.newest_at = Instant::now();
         opening.slots.push(Slot::Waiting);
         Some(opening.slots.len() - 1)
+    }
+
+    /// Says that others have begun to send.
+    pub(super) fn begin(&self) {
+        self.opening().begun_at.get_or_insert_with(Instant::now);
     }
 
     /// Says what a track's packets are. Only the first word counts.
@@ -122,7 +158,11 @@ impl Gate {
         if self.finished.load(Ordering::Acquire) {
             return;
         }
-        if let Some(&track) = self.tracks.get().and_then(|tracks| tracks.get(unit.track)) {
+        let placed = self.tracks.get().and_then(|tracks| tracks.get(unit.track));
+        if let Some(&Placed { track, counts }) = placed {
+            if counts && self.manners.longest_silence.is_some() {
+                self.hear(Instant::now());
+            }
             unit.track = track;
             (self.events)(Event::Unit(unit));
         }
@@ -140,7 +180,8 @@ impl Gate {
         if self.finished.load(Ordering::Acquire) {
             return;
         }
-        if let Some(&track) = self.tracks.get().and_then(|tracks| tracks.get(slot)) {
+        let placed = self.tracks.get().and_then(|tracks| tracks.get(slot));
+        if let Some(&Placed { track, .. }) = placed {
             (self.events)(Event::TrackEnded(track));
         }
     }
@@ -152,21 +193,49 @@ impl Gate {
         }
     }
 
+    /// Whether it has to be looked at whether the source is late.
+    pub(super) fn is_watched(&self) -> bool {
+        let silence_counts = self.manners.longest_silence.is_some();
+        !self.finished.load(Ordering::Acquire) && (silence_counts || self.tracks.get().is_none())
+    }
+
+    fn hear(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.started_at).as_millis();
+        self.heard_at.store(since.try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn handle_silence(&self, now: Instant) {
+        let heard_at =
+            self.started_at + Duration::from_millis(self.heard_at.load(Ordering::Relaxed));
+        if let Some(longest) = self.manners.longest_silence
+            && now >= heard_at + longest
+        {
+            let (source_name, seconds) = (self.source_name.clone(), longest.as_secs());
+            self.finish(Event::Failed(MediaError::Stalled { source_name, seconds }));
+        }
+    }
+
     /// Whether nothing is waited for any more.
-    pub(super) fn is_settled(&self) -> bool {
+    fn is_settled(&self) -> bool {
         self.tracks.get().is_some() || self.finished.load(Ordering::Acquire)
     }
 
     /// Gives up on what has not come in time.
     pub(super) fn handle_timeout(&self, now: Instant) {
+        if self.tracks.get().is_some() {
+            self.handle_silence(now);
+            return;
+        }
         if self.is_settled() {
             return;
         }
         let mut opening = self.opening();
+        let started_at = if self.manners.waits { opening.begun_at } else { Some(self.started_at) };
+        let Some(started_at) = started_at else { return };
         if !opening.slots.is_empty() && now >= opening.newest_at + SETTLE_TIMEOUT {
             opening.complete = true;
         }
-        if now >= self.started_at + START_TIMEOUT {
+        if now >= started_at + START_TIMEOUT {
             let waiting = |(index, slot): (usize, &Slot)| {
                 matches!(slot, Slot::Waiting).then(|| format!("track {index}"))
             };
@@ -185,10 +254,14 @@ impl Gate {
         if !opening.complete || waiting || self.is_settled() {
             return;
         }
+        let is_video =
+            |slot: &Slot| matches!(slot, Slot::Described(format) if format.kind == Kind::Video);
+        let has_video = opening.slots.iter().any(is_video);
         let mut formats = Vec::new();
         let mut tracks = Vec::new();
         for slot in &opening.slots {
-            tracks.push(formats.len());
+            let counts = is_video(slot) || !has_video;
+            tracks.push(Placed { track: formats.len(), counts });
             if let Slot::Described(format) = slot {
                 formats.push(format.clone());
             }
@@ -201,13 +274,14 @@ impl Gate {
             }));
             return;
         }
+        self.hear(Instant::now());
         (self.events)(Event::Ready(formats));
         for mut unit in opening.held.drain(..) {
-            unit.track = tracks[unit.track];
+            unit.track = tracks[unit.track].track;
             (self.events)(Event::Unit(unit));
         }
         for slot in std::mem::take(&mut opening.ended) {
-            (self.events)(Event::TrackEnded(tracks[slot]));
+            (self.events)(Event::TrackEnded(tracks[slot].track));
         }
         // Set under the lock: units of other threads come behind those that were held.
         if self.tracks.set(tracks).is_err() {
@@ -224,10 +298,8 @@ impl Gate {
 mod tests {
     use std::sync::Arc;
 
-    use protocol::burst::PlainBurst;
-    use protocol::media::Kind;
-
     use super::*;
+    use protocol::burst::PlainBurst;
 
     #[test]
     fn units_wait_for_all_tracks_and_left_out_ones_have_no_index() {
@@ -286,6 +358,37 @@ mod tests {
     }
 
     #[test]
+    fn a_source_that_waits_is_not_late_before_it_begins() {
+        let (gate, seen) = gate_with(Manners { waits: true, longest_silence: None });
+        gate.handle_timeout(Instant::now() + START_TIMEOUT * 100);
+        slot(&gate);
+        gate.handle_timeout(Instant::now() + START_TIMEOUT * 100);
+        assert_eq!(log(&seen), [""; 0]);
+        gate.begin();
+        gate.handle_timeout(Instant::now() + START_TIMEOUT);
+        assert!(log(&seen)[0].contains("track 0"), "{:?}", log(&seen));
+    }
+
+    #[test]
+    fn sound_alone_does_not_hide_that_pictures_stay_away() {
+        let longest = 3 * START_TIMEOUT;
+        let (gate, seen) = gate_with(Manners { waits: false, longest_silence: Some(longest) });
+        let (picture, sound) = (slot(&gate), slot(&gate));
+        gate.describe(picture, format("H264"));
+        gate.describe(sound, Format { kind: Kind::Audio, ..format("OPUS") });
+        gate.complete();
+        gate.handle_timeout(Instant::now() + longest / 2);
+        gate.hear(gate.started_at + longest);
+        gate.unit(unit(sound, 1));
+        gate.handle_timeout(gate.started_at + 2 * longest - Duration::from_millis(1));
+        assert_eq!(log(&seen), ["ready H264 OPUS", "unit 1 of 1"]);
+        assert!(gate.is_watched());
+        gate.handle_timeout(gate.started_at + 2 * longest);
+        assert_eq!(log(&seen)[2], "test has sent nothing for 30 s");
+        assert!(!gate.is_watched());
+    }
+
+    #[test]
     fn nothing_but_left_out_tracks_is_an_error() {
         let (gate, seen) = gate();
         gate.leave_out(slot(&gate));
@@ -296,6 +399,10 @@ mod tests {
     type Seen = Arc<Mutex<Vec<String>>>;
 
     fn gate() -> (Gate, Seen) {
+        gate_with(Manners::default())
+    }
+
+    fn gate_with(manners: Manners) -> (Gate, Seen) {
         let seen = Seen::default();
         let to = seen.clone();
         let events = move |event| {
@@ -310,7 +417,7 @@ mod tests {
             };
             to.lock().expect("not poisoned").push(line);
         };
-        (Gate::new(Arc::new(events), "test".to_owned(), Instant::now()), seen)
+        (Gate::new(Arc::new(events), "test".to_owned(), manners, Instant::now()), seen)
     }
 
     fn log(seen: &Seen) -> Vec<String> {

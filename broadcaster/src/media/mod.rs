@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! test, camera, pipeline ─ pads ─┐                 raw:     scale ─ encode ─┐
+//! rtsp, srt, rtp ──────── pads ──┤                                          │
 //!                                ├─ queue ─ what? ─                         ├─ payload ─ Unit
 //! file ─ turns ─ appsrc ─ pads ──┘                 encoded: parse ──────────┘
 //! ```
@@ -20,12 +21,14 @@ pub mod devices;
 pub(crate) mod duration;
 mod elements;
 mod encode;
+mod encoders;
 mod error;
 mod file;
 mod fragment;
 mod gate;
 mod modes;
 mod nal;
+mod network;
 mod obu;
 mod payload;
 mod plan;
@@ -42,10 +45,12 @@ mod track;
 mod transport_stream;
 mod unit;
 
-pub use config::{AudioConfig, Encoder, MediaConfig, VideoConfig};
+pub use config::{AudioConfig, MediaConfig, VideoConfig};
 pub use elements::check_environment;
+pub use encoders::{Encoder, Present, present};
 pub use error::MediaError;
 pub use modes::{Form, Mode};
+pub use network::{NetworkUrl, redacted};
 pub use playout::{Next, Opened, Placed, Playout, PlayoutConfig};
 pub use producer::{Continuation, EncoderStats, Event, EventSink, Producer};
 pub use spec::{ParseSourceError, SourceSpec};

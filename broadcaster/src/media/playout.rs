@@ -20,7 +20,7 @@ use protocol::media::{Format, Kind};
 use super::config::{AudioConfig, MediaConfig, VideoConfig};
 use super::elements::{init, make};
 use super::error::{MediaError, reason};
-use super::gate::Gate;
+use super::gate::{Gate, Manners};
 use super::plan::Plan;
 use super::producer::{Counters, Event};
 use super::spec::SourceSpec;
@@ -212,7 +212,8 @@ impl Reading {
             video: config.video.clone(),
             audio: config.audio.clone(),
         };
-        let gate = Arc::new(Gate::new(events, "the file".to_owned(), Instant::now()));
+        let gate =
+            Arc::new(Gate::new(events, "the file".to_owned(), Manners::default(), Instant::now()));
         let counters = Arc::<Counters>::default();
         let live = Arc::new(Live::new(&pipeline, media, gate, counters, epoch));
 

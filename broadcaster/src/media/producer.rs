@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use minicbor::{Decode, Encode};
 use protocol::burst::PlainBurst;
 use protocol::media::Format;
 
@@ -20,7 +21,7 @@ use super::gate::Gate;
 use super::spec::SourceSpec;
 use super::track::Live;
 use super::unit::{Epoch, Unit};
-use super::{camera, file, fragment, screen};
+use super::{camera, file, fragment, network, screen};
 
 /// What a source reports.
 #[derive(Debug)]
@@ -42,21 +43,28 @@ pub enum Event {
 pub type EventSink = Arc<dyn Fn(Event) + Send + Sync>;
 
 /// What has been encoded so far. Counters never go down.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 pub struct EncoderStats {
     /// Pictures given to the encoder; of a source that comes encoded, its coded pictures.
+    #[n(0)]
     pub frames_in: u64,
     /// Coded pictures that came out.
+    #[n(1)]
     pub frames_encoded: u64,
     /// Pictures of a live source that were dropped because the encoder was behind.
+    #[n(2)]
     pub frames_dropped: u64,
     /// Keyframes among them.
+    #[n(3)]
     pub keyframes: u64,
     /// Bytes of coded pictures, before they became packets.
+    #[n(4)]
     pub video_bytes: u64,
     /// RTP packets of all tracks.
+    #[n(5)]
     pub packets: u64,
     /// Bytes of those packets, before sealing.
+    #[n(6)]
     pub packet_bytes: u64,
 }
 
@@ -75,6 +83,8 @@ pub(super) struct Counters {
     queues: Mutex<Vec<gst::glib::WeakRef<gst::Element>>>,
     /// How long the latest pictures were within their encoder.
     encoding: Mutex<Vec<Duration>>,
+    /// The element that encodes pictures.
+    encoder: Mutex<Option<&'static str>>,
 }
 
 /// Pictures that are within one encoder.
@@ -119,6 +129,28 @@ impl Within {
 }
 
 impl Counters {
+    /// Of a source that goes on where another one was.
+    fn going_on(before: &EncoderStats) -> Self {
+        let EncoderStats { frames_in, frames_encoded, keyframes, .. } = *before;
+        Self {
+            frames_in: frames_in.into(),
+            frames_encoded: frames_encoded.into(),
+            keyframes: keyframes.into(),
+            video_bytes: before.video_bytes.into(),
+            packets: before.packets.into(),
+            packet_bytes: before.packet_bytes.into(),
+            // Given, and never taken.
+            offered: before.frames_dropped.into(),
+            dropped: before.frames_dropped.into(),
+            ..Self::default()
+        }
+    }
+
+    /// Pictures are encoded with this element.
+    pub(super) fn encodes_with(&self, encoder: &'static str) {
+        *self.encoder.lock().unwrap_or_else(PoisonError::into_inner) = Some(encoder);
+    }
+
     pub(super) fn count_in(&self) {
         self.frames_in.fetch_add(1, Ordering::Relaxed);
     }
@@ -184,13 +216,23 @@ impl Counters {
     }
 }
 
-/// Where a source that is started anew goes on: its times and its counters are those of the one before.
-#[derive(Debug, Clone)]
+/// Where a source that is started anew goes on, in this process or another one of the machine: its times and its
+/// counters are those of the one before.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct Continuation {
-    epoch: Epoch,
-    counters: Arc<Counters>,
+    /// The monotonic clock at running time zero, GStreamer's clock then (both in nanoseconds), and what is added to
+    /// RTP timestamps.
+    #[n(0)]
+    epoch: (u64, u64, u32),
+    /// What was encoded so far.
+    #[n(1)]
+    pub encoded: EncoderStats,
     /// The camera that was used: no other takes its place.
+    #[n(2)]
     camera: Option<Identity>,
+    /// The element that encodes pictures, where one does.
+    #[n(3)]
+    pub encoder: Option<String>,
 }
 
 /// A running source. Dropping it stops it.
@@ -222,8 +264,10 @@ impl Producer {
 
     /// What another one needs to go on in this one's place.
     pub fn continuation(&self) -> Continuation {
-        let (counters, camera) = (Arc::clone(&self.counters), self.camera.clone());
-        Continuation { epoch: self.epoch, counters, camera }
+        let (encoded, camera) = (self.encoder_stats(), self.camera.clone());
+        let encoder = *self.counters.encoder.lock().unwrap_or_else(PoisonError::into_inner);
+        let encoder = encoder.map(str::to_owned);
+        Continuation { epoch: self.epoch.numbers(), encoded, camera, encoder }
     }
 
     fn start_at(
@@ -237,13 +281,16 @@ impl Producer {
         }
         let pipeline = gst::Pipeline::new();
         let (epoch, counters) = match before {
-            Some(Continuation { epoch, counters, .. }) => {
+            Some(Continuation { epoch, encoded, .. }) => {
+                let epoch = Epoch::of_numbers(*epoch);
                 epoch.go_on(&pipeline);
-                (*epoch, Arc::clone(counters))
+                (epoch, Arc::new(Counters::going_on(encoded)))
             }
             None => (Epoch::set(&pipeline), Arc::default()),
         };
-        let gate = Arc::new(Gate::new(events, format!("source {}", config.source), Instant::now()));
+        let manners = network::manners(&config.source);
+        let name = format!("source {}", config.source);
+        let gate = Arc::new(Gate::new(events, name, manners, Instant::now()));
         let live = Arc::new(Live::new(&pipeline, config, gate, counters.clone(), epoch));
         // From here on, leaving early stops what has been started.
         let camera = before.and_then(|before| before.camera.clone());
@@ -271,6 +318,10 @@ impl Producer {
             }
             SourceSpec::Pipeline(description) => {
                 fragment::attach(live, description)?;
+                None
+            }
+            SourceSpec::Network(url) => {
+                network::attach(live, url)?;
                 None
             }
             SourceSpec::File(path) => Some(file::attach(live, path)?),
@@ -330,13 +381,13 @@ impl Drop for Producer {
 /// Tells the watching thread to go.
 const FAREWELL: &str = "farewell";
 
-/// How often it is looked at whether a starting source is late.
-const START_CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// How often it is looked at whether a source is late.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Turns the bus's messages into events until the source ends or is stopped.
 fn watch(bus: &gst::Bus, live: &Live) {
     loop {
-        let timeout = if live.gate.is_settled() { None } else { Some(START_CHECK_INTERVAL) };
+        let timeout = if live.gate.is_watched() { Some(CHECK_INTERVAL) } else { None };
         let timeout =
             timeout.map(|timeout| gst::ClockTime::from_nseconds(timeout.as_nanos() as u64));
         let Some(message) = bus.timed_pop(timeout) else {
@@ -345,7 +396,14 @@ fn watch(bus: &gst::Bus, live: &Live) {
         };
         match message.view() {
             gst::MessageView::Error(error) => live.fail(MediaError::from_bus(error)),
-            gst::MessageView::Eos(_) => live.gate.finish(Event::Ended),
+            gst::MessageView::Eos(_) => live.gate.finish(match &live.config().source {
+                // Nothing that is live elsewhere has an end of its own.
+                source @ SourceSpec::Network(_) => {
+                    let source_name = format!("source {source}");
+                    Event::Failed(MediaError::Over { source_name })
+                }
+                _ => Event::Ended,
+            }),
             gst::MessageView::Warning(warning) => {
                 let text = reason(&warning.error(), warning.debug().as_deref());
                 tracing::warn!(text, "source");

@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::network::{NetworkUrl, redacted};
 use super::screen::{self, ScreenSpec};
 
 /// A source as written by the user.
@@ -25,6 +26,9 @@ pub enum SourceSpec {
     /// `pipeline:FRAGMENT`: a pipeline description in the words of `gst-launch-1.0`; each source
     /// pad that it leaves unlinked is a track.
     Pipeline(String),
+    /// `rtsp://`, `rtsps://`, `srt://` or `rtp://`: what other machines send. Shown without its
+    /// login and passphrase.
+    Network(NetworkUrl),
     /// `none`: nothing live, beside stored files.
     None,
 }
@@ -48,10 +52,18 @@ pub enum ParseSourceError {
         /// The form that was expected.
         expected: &'static str,
     },
+    /// A network source that can't be understood.
+    #[error("source {given:?} can't be understood; write {expected}")]
+    Network {
+        /// What the user wrote, without secrets.
+        given: String,
+        /// The forms that were expected.
+        expected: &'static str,
+    },
     /// No kind of source at all.
     #[error(
         "unknown source {given:?}; expected test, camera, camera:DEVICE, screen, file:PATH, \
-         pipeline:FRAGMENT or none"
+         rtsp://…, srt://…, rtp://…, pipeline:FRAGMENT or none"
     )]
     Unknown {
         /// What the user wrote.
@@ -66,7 +78,7 @@ impl FromStr for SourceSpec {
         let incomplete =
             |expected| Err(ParseSourceError::Incomplete { given: given.to_owned(), expected });
         let not_yet =
-            |instead: String| Err(ParseSourceError::NotYet { given: given.to_owned(), instead });
+            |instead: String| Err(ParseSourceError::NotYet { given: redacted(given), instead });
         if let Some(screen) = given.strip_prefix("screen") {
             return match screen.parse() {
                 Ok(screen) => Ok(Self::Screen(screen)),
@@ -87,16 +99,22 @@ impl FromStr for SourceSpec {
             ("file", Some(path)) => Ok(Self::File(path.into())),
             ("pipeline", None | Some("")) => incomplete("pipeline:FRAGMENT"),
             ("pipeline", Some(fragment)) => Ok(Self::Pipeline(fragment.to_owned())),
-            ("rtsp" | "rtsps", Some(_)) => not_yet(format!("'pipeline:rtspsrc location={given}'")),
-            ("srt", Some(_)) => not_yet(format!("'pipeline:srtsrc uri={given} ! tsdemux'")),
+            ("rtsp" | "rtsps" | "srt" | "rtp", Some(_)) => given.parse().map(Self::Network),
             ("rtmp" | "rtmps", Some(_)) => {
-                not_yet(format!("'pipeline:rtmp2src location={given} ! flvdemux'"))
+                not_yet("'pipeline:rtmp2src location=URL ! flvdemux'".to_owned())
             }
-            ("rtp", Some(_)) => not_yet(
-                "'pipeline:udpsrc port=PORT caps=\"…\" ! rtpjitterbuffer ! rtph264depay'"
-                    .to_owned(),
-            ),
-            _ => Err(ParseSourceError::Unknown { given: given.to_owned() }),
+            _ => Err(ParseSourceError::Unknown { given: redacted(given) }),
+        }
+    }
+}
+
+impl SourceSpec {
+    /// As the user wrote it, with its secrets: for nobody's eyes.
+    pub(crate) fn in_full(&self) -> String {
+        match self {
+            Self::Pipeline(fragment) => format!("pipeline:{fragment}"),
+            Self::Network(url) => url.in_full().to_owned(),
+            other => other.to_string(),
         }
     }
 }
@@ -110,7 +128,8 @@ impl fmt::Display for SourceSpec {
             Self::Camera(Some(device)) => write!(f, "camera:{device}"),
             Self::Screen(screen) => write!(f, "screen{screen}"),
             Self::File(path) => write!(f, "file:{}", path.display()),
-            Self::Pipeline(fragment) => write!(f, "pipeline:{fragment}"),
+            Self::Pipeline(fragment) => write!(f, "pipeline:{}", redacted(fragment)),
+            Self::Network(url) => url.fmt(f),
         }
     }
 }
@@ -144,6 +163,9 @@ mod tests {
             "screen::1,800x600+0+0,sound",
             "file:a b.mp4",
             "pipeline:a ! b name=x:y",
+            "rtsp://cam/live#transport=udp",
+            "srt://:7001",
+            "rtp://:5004?96=H264",
         ] {
             let spec: SourceSpec = written.parse().expect(written);
             assert_eq!(spec.to_string(), written);
@@ -160,10 +182,10 @@ mod tests {
             ("file", "write file:PATH"),
             ("pipeline: ", "write pipeline:FRAGMENT"),
             ("screen:left", "write screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]"),
-            ("rtsp://h/x", "not supported yet; use 'pipeline:rtspsrc location=rtsp://h/x'"),
-            ("srt://h:1", "not supported yet; use 'pipeline:srtsrc uri=srt://h:1"),
+            ("rtsp:h/x", "write rtsp://"),
+            ("srt://h", "write srt://"),
             ("rtmp://h/x", "not supported yet"),
-            ("rtp://h:1", "not supported yet"),
+            ("rtp://:5004?96=MP3", "write rtp://"),
         ] {
             let error = written.parse::<SourceSpec>().expect_err(written).to_string();
             assert!(error.contains(expected), "{written}: {error}");

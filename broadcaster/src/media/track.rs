@@ -26,6 +26,9 @@ pub(super) enum Timing {
     /// The source's own: it is asked whether it is live. If it is not, its time begins when its
     /// first track begins, and it is made to wait for the clock.
     Source,
+    /// The moment at which it came over the network. Pictures may begin anywhere between two
+    /// keyframes.
+    Network,
     /// Running time already, to be waited for.
     Stamped,
 }
@@ -41,6 +44,8 @@ const LIVE_SOUND: u32 = 25;
 enum Pacing {
     /// Nowhere: it is live.
     None,
+    /// Nowhere: it is live elsewhere, and what comes before a keyframe is of no use.
+    Arrival,
     /// As soon as it comes, by the decoding times that it was stamped with.
     First,
     /// Once it has been parsed, which may be what gives it times.
@@ -109,6 +114,16 @@ impl Live {
             tracing::warn!(pad = %pad.name(), "track left out; it came after the others had begun");
             return self.leave_out(pad);
         };
+        self.attach_at(slot, pad, timing)
+    }
+
+    /// Makes the track of this slot of a source pad.
+    pub(super) fn attach_at(
+        self: &Arc<Self>,
+        slot: usize,
+        pad: &gst::Pad,
+        timing: Timing,
+    ) -> Result<(), MediaError> {
         if slot >= payload::MAX_TRACKS {
             let reason = format!("more than {} tracks", payload::MAX_TRACKS);
             return Err(MediaError::Track { reason });
@@ -116,7 +131,7 @@ impl Live {
         // A thread of its own for each track. A demuxer hands over unevenly and needs room; what is
         // stamped has been evened out.
         let room = match timing {
-            Timing::Source => "2000000000",
+            Timing::Source | Timing::Network => "2000000000",
             Timing::Stamped => "100000000",
         };
         let queue = make(
@@ -188,12 +203,13 @@ impl Live {
     ) -> Result<(), MediaError> {
         let pacing = match timing {
             Timing::Stamped => Pacing::First,
+            Timing::Network => Pacing::Arrival,
             Timing::Source if is_live(pad) => Pacing::None,
             Timing::Source => Pacing::Parsed,
         };
         match (pacing, Plan::for_caps(caps)) {
             // An encoder that can't keep up loses the oldest; delay does not grow.
-            (Pacing::None, Plan::Encode(kind)) => {
+            (Pacing::None | Pacing::Arrival, Plan::Encode(kind)) => {
                 let room = match kind {
                     Kind::Video => LIVE_PICTURES,
                     Kind::Audio => LIVE_SOUND,
@@ -219,10 +235,10 @@ impl Live {
     ) -> Result<(), MediaError> {
         tracing::debug!(slot, %caps, "track");
         let pace = || match pacing {
-            Pacing::None => Ok(None),
+            Pacing::None | Pacing::Arrival => Ok(None),
             Pacing::First | Pacing::Parsed => make("clocksync", &[]).map(Some),
         };
-        let (mut chain, codec) = match Plan::for_caps(caps) {
+        let (mut chain, codec, encoder) = match Plan::for_caps(caps) {
             Plan::PassThrough(codec) => {
                 let mut chain = payload::parser(codec)?;
                 if pacing == Pacing::First {
@@ -232,15 +248,16 @@ impl Live {
                 } else {
                     chain.extend(pace()?);
                 }
-                (chain, codec)
+                (chain, codec, None)
             }
             Plan::Encode(Kind::Video) => {
-                let chain = encode::video(caps, &self.config.video, pace()?)?;
-                (chain, Codec::H264)
+                let pictures = encode::video(caps, &self.config.video, pace()?)?;
+                self.counters.encodes_with(pictures.name);
+                (pictures.chain, pictures.codec, Some(pictures.encoder))
             }
             Plan::Encode(Kind::Audio) => {
                 let chain = encode::audio(caps, &self.config.audio, pace()?)?;
-                (chain, Codec::Opus)
+                (chain, Codec::Opus, None)
             }
             Plan::Decode => return self.decode(pad, slot, pacing),
             Plan::LeaveOut => {
@@ -251,12 +268,13 @@ impl Live {
             }
         };
         let payloader = payload::payloader(codec, slot, self.epoch.offset())?;
+        if pacing == Pacing::Arrival && codec.kind() == Kind::Video {
+            begin_at_keyframe(&payloader);
+        }
         if codec.kind() == Kind::Video {
             // What the encoder is given, or the payloader where nothing is encoded.
-            let encodes = matches!(Plan::for_caps(caps), Plan::Encode(_));
-            let encoder = chain.last().filter(|_| encodes);
-            self.count_pictures(encoder.unwrap_or(&payloader));
-            encoder.inspect(|encoder| self.time_pictures(encoder));
+            self.count_pictures(encoder.as_ref().unwrap_or(&payloader));
+            encoder.iter().for_each(|encoder| self.time_pictures(encoder));
             let pad = payloader.static_pad("sink").map(|pad| pad.downgrade());
             self.payloaders.lock().unwrap_or_else(PoisonError::into_inner).extend(pad);
         }
@@ -382,6 +400,17 @@ fn clear_decoding_times(element: &gst::Element) {
             buffer.make_mut().set_dts(gst::ClockTime::NONE);
         }
         gst::PadProbeReturn::Ok
+    });
+}
+
+/// Drops the pictures that come before the first keyframe.
+fn begin_at_keyframe(payloader: &gst::Element) {
+    let Some(pad) = payloader.static_pad("sink") else { return };
+    pad.add_probe(gst::PadProbeType::BUFFER, |_, info| match info.buffer() {
+        Some(picture) if picture.flags().contains(gst::BufferFlags::DELTA_UNIT) => {
+            gst::PadProbeReturn::Handled
+        }
+        _ => gst::PadProbeReturn::Remove,
     });
 }
 

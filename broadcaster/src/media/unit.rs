@@ -14,6 +14,7 @@ use super::gate::Gate;
 use super::payload;
 use super::plan::Codec;
 use super::producer::Counters;
+use crate::monotonic;
 
 /// The RTP packets of one access unit of one track.
 #[derive(Debug)]
@@ -60,6 +61,18 @@ impl Epoch {
         // Without a start time the base time stays as it is when the pipeline begins to play.
         pipeline.set_start_time(gst::ClockTime::NONE);
         pipeline.set_base_time(self.base_time);
+    }
+
+    /// As numbers that mean the same in any process of the machine: the monotonic clock at running time zero, GStreamer's
+    /// clock then, and what is added to RTP timestamps.
+    pub(super) fn numbers(self) -> (u64, u64, u32) {
+        (monotonic::time_of(self.at), self.base_time.nseconds(), self.offset)
+    }
+
+    /// From such numbers.
+    pub(super) fn of_numbers((at, base_time, offset): (u64, u64, u32)) -> Self {
+        let base_time = gst::ClockTime::from_nseconds(base_time);
+        Self { at: monotonic::instant_of(at), base_time, offset }
     }
 
     /// What is added to RTP timestamps.

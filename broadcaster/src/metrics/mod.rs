@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{
-    Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 use protocol::behaviour::{Behaviour, Dependence, Kind, Ports};
 use protocol::candidate::CandidateKind;
@@ -27,6 +27,7 @@ pub use channel::ChannelMetrics;
 use stored::Stored;
 pub(crate) use viewers::{Distributions, PerViewer, Row, STATES, worst};
 
+use crate::apart::Usage;
 use crate::events::Events;
 use crate::media::EncoderStats;
 
@@ -55,6 +56,7 @@ pub(crate) struct Metrics {
     pub(crate) key_changes: IntCounter,
     departures: IntCounterVec,
     encoder: Encoder,
+    source: SourceProcess,
     uplink: Uplink,
     lost: IntCounter,
     unrecovered: IntCounter,
@@ -83,6 +85,15 @@ struct Encoder {
     frames_dropped: IntCounter,
     keyframes: IntCounter,
     seconds: Histogram,
+    info: IntGaugeVec,
+    name: Mutex<Option<String>>,
+}
+
+/// What the process that captures and encodes uses.
+struct SourceProcess {
+    cpu: Counter,
+    cpu_before: Mutex<f64>,
+    resident: Gauge,
 }
 
 /// What of the uplink is used.
@@ -285,6 +296,7 @@ impl Metrics {
                 Departure::ALL.map(Departure::as_str),
             ),
             encoder: Encoder::new(r),
+            source: SourceProcess::new(r),
             uplink: Uplink::new(r),
             became: BECAME.map(|what| became.with_label_values(&[what])),
             lost: counter(
@@ -400,6 +412,31 @@ impl Metrics {
         times.iter().for_each(|time| self.encoder.seconds.observe(time.as_secs_f64()));
     }
 
+    /// The element that encodes pictures, where one does.
+    pub(crate) fn encodes_with(&self, encoder: Option<&str>) {
+        let known = &self.encoder.info;
+        let mut before = self.encoder.name.lock().unwrap_or_else(PoisonError::into_inner);
+        if before.as_deref() == encoder {
+            return;
+        }
+        known.reset();
+        if let Some(encoder) = encoder {
+            known.with_label_values(&[encoder]).set(1);
+        }
+        *before = encoder.map(str::to_owned);
+    }
+
+    /// What the source's process has used so far; another one's begins at nothing.
+    pub(crate) fn source_uses(&self, usage: Usage) {
+        let seconds = usage.cpu.as_secs_f64();
+        let mut before = self.source.cpu_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = if seconds >= *before { seconds - *before } else { seconds };
+        *before = seconds;
+        drop(before);
+        self.source.cpu.inc_by(used);
+        self.source.resident.set(usage.resident as f64);
+    }
+
     /// Measures the uplink's use since the call before. Once a second, whoever scrapes.
     pub(crate) fn measure_uplink(&self) -> Bitrate {
         let now = Instant::now();
@@ -486,6 +523,14 @@ fn path_openings(registry: &Registry) -> IntCounterVec {
 
 impl Encoder {
     fn new(r: &Registry) -> Self {
+        let info = IntGaugeVec::new(
+            Opts::new(
+                "punchcast_encoder_info",
+                "1 for the GStreamer element that encodes pictures; nothing where the source comes \
+                 encoded.",
+            ),
+            &["encoder"],
+        );
         Self {
             frames_in: counter(
                 r,
@@ -515,6 +560,27 @@ impl Encoder {
                 "From a picture's way into the encoder to its way out, coded; nothing where the source \
                  comes encoded.",
                 &ENCODING,
+            ),
+            info: register(r, info.expect("a legal name")),
+            name: Mutex::default(),
+        }
+    }
+}
+
+impl SourceProcess {
+    fn new(r: &Registry) -> Self {
+        let cpu = Counter::new(
+            "punchcast_source_cpu_seconds_total",
+            "Processor time of the process that captures and encodes, which process_cpu_seconds_total \
+             leaves out; of all such processes since the start.",
+        );
+        Self {
+            cpu: register(r, cpu.expect("a legal name")),
+            cpu_before: Mutex::default(),
+            resident: rate(
+                r,
+                "punchcast_source_resident_memory_bytes",
+                "Memory of the process that captures and encodes; 0 while there is none.",
             ),
         }
     }

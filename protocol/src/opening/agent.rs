@@ -19,7 +19,7 @@ use super::pair::Pair;
 use super::pairs::{Pairs, by_importance};
 use super::renewal::Renewals;
 use super::scout::{SCOUTS_IN_TOTAL, Scouting, Scouts};
-use crate::address::{admissible, canonical};
+use crate::address::{admissible, canonical, household};
 use crate::candidate::{Candidate, CandidateKind};
 use crate::stun::{Key, transaction_id};
 
@@ -560,9 +560,17 @@ impl Agent {
     fn send_check(&mut self, id: PairId, now: Instant) {
         let transaction = transaction_id(&mut self.rng);
         let nominates = self.setup.role == Role::Viewer && self.path_pair() == Some(id);
+        let is_seen = |seen: SocketAddr| {
+            household(canonical(seen).ip()) == household(canonical(id.remote).ip())
+        };
+        let where_seen = self.setup.seen.is_some_and(is_seen);
         if let Some(pair) = self.pairs.get_mut(id) {
             pair.sent(transaction, now);
-            let purpose = if pair.proof.is_some() { Purpose::Known } else { Purpose::Opener };
+            let purpose = match pair.proof {
+                Some(_) => Purpose::Known,
+                None if where_seen => Purpose::OpenerWhereSeen,
+                None => Purpose::Opener,
+            };
             let nomination = nominates.then_some(self.nomination);
             self.transmit_check(id, purpose, transaction, nomination);
         }

@@ -81,6 +81,8 @@ pub enum Purpose {
     Known,
     /// It opens: nothing came from there yet.
     Opener,
+    /// It opens where the rendezvous saw the peer, which the peer has proved to the rendezvous.
+    OpenerWhereSeen,
     /// One of many that search ports.
     Scout,
 }

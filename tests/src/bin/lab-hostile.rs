@@ -4,6 +4,9 @@
 //! `lab-hostile LINK FILE MESSAGES...`: the link of a live channel, a stored file beside it, and how many messages are
 //! sent in each round. Prints `round 1` and so on when all were sent and everybody is gone, and is then quiet for some
 //! seconds. Whom the broadcaster ends, connects again.
+//!
+//! `lab-hostile --stay LINK MESSAGES...`: the same with what is live alone, and all of them are still there when a round
+//! is over.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -18,6 +21,7 @@ use protocol::link::{Link, Target as Named};
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
 use service::log::LogFormat;
+use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use viewer::config::Target;
 use viewer::opener::{Happening, Opener, Options};
@@ -44,55 +48,110 @@ const MOST_FAILURES: u32 = 50;
 /// Whom all of them annoy.
 struct Victim {
     live: Link,
-    file: String,
+    /// A stored file, for those that come and go.
+    file: Option<String>,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [link, file, rounds @ ..] = &arguments[..] else {
-        bail!("expected LINK FILE MESSAGES..., got {arguments:?}");
-    };
     service::log::init(LogFormat::Text);
-    let victim = Arc::new(Victim { live: link.parse()?, file: file.clone() });
+    let (link, file, rounds) = match &arguments[..] {
+        [stay, link, rounds @ ..] if stay == "--stay" => (link, None, rounds),
+        [link, file, rounds @ ..] => (link, Some(file.clone()), rounds),
+        _ => bail!("expected LINK FILE MESSAGES... or --stay LINK MESSAGES..., got {arguments:?}"),
+    };
+    let victim = Arc::new(Victim { live: link.parse()?, file });
+    let left = Arc::new(AtomicU64::new(0));
+    let hostile = |at| Hostile {
+        victim: Arc::clone(&victim),
+        left: Arc::clone(&left),
+        rng: SmallRng::seed_from_u64(at),
+        opener: None,
+    };
+    let mut all: Vec<Hostile> = (0..AT_ONCE).map(hostile).collect();
     for (at, count) in rounds.iter().enumerate() {
-        annoy(&victim, count.parse()?, at as u64).await?;
+        left.store(count.parse()?, Ordering::Relaxed);
+        let mut annoying = JoinSet::new();
+        for (at, mut hostile) in (0..).zip(all.drain(..)) {
+            annoying.spawn(async move { hostile.annoy(at).await.map(|()| hostile) });
+        }
+        let annoyed: Result<Vec<_>> = annoying.join_all().await.into_iter().collect();
         writeln!(std::io::stdout(), "round {}", at + 1)?;
-        tokio::time::sleep(QUIET).await;
-    }
-    Ok(())
-}
-
-/// Has all of them send so many messages together.
-async fn annoy(victim: &Arc<Victim>, count: u64, round: u64) -> Result<()> {
-    let left = Arc::new(AtomicU64::new(count));
-    let mut tasks = tokio::task::JoinSet::new();
-    for at in 0..AT_ONCE {
-        let (victim, left) = (Arc::clone(victim), Arc::clone(&left));
-        let rng = SmallRng::seed_from_u64(round * AT_ONCE + at);
-        tasks.spawn(async move { Hostile { victim, left, rng }.live(at).await });
-    }
-    while let Some(ended) = tasks.join_next().await {
-        ended??;
+        let mut quiet = JoinSet::new();
+        for mut hostile in annoyed? {
+            quiet.spawn(async move {
+                let _ = tokio::time::timeout(QUIET, hostile.is_quiet()).await;
+                hostile
+            });
+        }
+        all = quiet.join_all().await;
     }
     Ok(())
 }
 
 struct Hostile {
     victim: Arc<Victim>,
+    /// Messages that all of them together are still to send.
     left: Arc<AtomicU64>,
     rng: SmallRng,
+    /// Of one that stays.
+    opener: Option<Opener>,
 }
 
 impl Hostile {
-    async fn live(mut self, at: u64) -> Result<()> {
+    async fn annoy(&mut self, at: u64) -> Result<()> {
+        match self.victim.file.is_some() {
+            true => self.come_and_go(at).await,
+            false => self.stay().await,
+        }
+    }
+
+    /// Says its part on one connection, for as long as the broadcaster bears it, and keeps that.
+    async fn stay(&mut self) -> Result<()> {
+        let mut failures = 0;
+        while self.left.load(Ordering::Relaxed) > 0 || self.opener.is_none() {
+            let mut opener = match self.opener.take() {
+                Some(opener) => opener,
+                None => match self.connect(false).await {
+                    Ok(opener) => opener,
+                    Err(error) if failures < MOST_FAILURES => {
+                        tracing::debug!("{error:#}");
+                        failures += 1;
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            failures = 0;
+            self.opener = self.talk(&mut opener, u64::MAX).await.then_some(opener);
+        }
+        Ok(())
+    }
+
+    /// Keeps its connection, and waits for ever.
+    async fn is_quiet(&mut self) {
+        while let Some(opener) = &mut self.opener {
+            if matches!(opener.next().await, Ok(Happening::Ended) | Err(_)) {
+                self.opener = None;
+            }
+        }
+        std::future::pending().await
+    }
+
+    async fn come_and_go(&mut self, at: u64) -> Result<()> {
         let mut failures = 0;
         let mut is_file = at % 2 == 1;
         while self.left.load(Ordering::Relaxed) > 0 {
             match self.connect(is_file).await {
-                Ok(opener) => {
+                Ok(mut opener) => {
                     failures = 0;
-                    self.talk(opener).await;
+                    self.talk(&mut opener, OF_ONE).await;
+                    // Half of them go without a word.
+                    if self.rng.random_bool(0.5) {
+                        opener.close().await;
+                    }
                 }
                 Err(error) if failures < MOST_FAILURES => {
                     tracing::debug!("{error:#}");
@@ -108,8 +167,8 @@ impl Hostile {
 
     async fn connect(&self, is_file: bool) -> Result<Opener> {
         let mut link = self.victim.live.clone();
-        if is_file {
-            link.target = Named::File(self.victim.file.clone());
+        if let (true, Some(file)) = (is_file, &self.victim.file) {
+            link.target = Named::File(file.clone());
         }
         let target = Target {
             by_hand: None,
@@ -127,17 +186,17 @@ impl Hostile {
         Ok(opener)
     }
 
-    /// Says its part, until it has, or is ended.
-    async fn talk(&mut self, mut opener: Opener) {
+    /// Says its part, of so much at most. False where it was ended.
+    async fn talk(&mut self, opener: &mut Opener, most: u64) -> bool {
         let mut lots = tokio::time::interval(Duration::from_secs(1) * LOT as u32 / RATE as u32);
         lots.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Streams stay open for as long as the connection.
         let mut streams = Vec::new();
         let mut said = 0;
-        'talking: while said < OF_ONE && self.left.load(Ordering::Relaxed) > 0 {
+        while said < most && self.left.load(Ordering::Relaxed) > 0 {
             tokio::select! {
                 happening = opener.next() => match happening {
-                    Ok(Happening::Ended) | Err(_) => break,
+                    Ok(Happening::Ended) | Err(_) => return false,
                     Ok(Happening::Moved(_) | Happening::Watching) => continue,
                 },
                 _ = lots.tick() => {}
@@ -146,7 +205,7 @@ impl Hostile {
                 if self.rng.random_ratio(1, REQUESTS) {
                     let request = self.request();
                     let Ok((send, receive, response)) = opener.ask(&request).await else {
-                        break 'talking;
+                        return false;
                     };
                     // What goes on is listened to now and then; of contents nothing is read.
                     let goes_on = matches!(response, Response::Playing { .. });
@@ -169,10 +228,7 @@ impl Hostile {
             let less = |left: u64| Some(left.saturating_sub(LOT));
             let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         }
-        // Half of them go without a word.
-        if self.rng.random_bool(0.5) {
-            opener.close().await;
-        }
+        true
     }
 
     /// Nothing, everything, the ends of smaller numbers, and some between.
@@ -195,7 +251,7 @@ impl Hostile {
             0 => "../../etc/passwd".into(),
             1 => "x".repeat(self.rng.random_range(1_000..1_100)),
             2 => "a/\u{1b}[2J\u{202e}\0".into(),
-            _ => self.victim.file.clone(),
+            _ => self.victim.file.clone().unwrap_or_else(|| "none.mp4".into()),
         }
     }
 

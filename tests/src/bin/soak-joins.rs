@@ -74,6 +74,7 @@ fn main() -> Result<ExitCode> {
     let mut programs = [
         ("rendezvous", rendezvous.pid()),
         ("broadcaster", broadcast.process.pid()),
+        ("its source", broadcast.source()),
         ("viewer", steady.process.pid()),
         ("its player", player),
     ]

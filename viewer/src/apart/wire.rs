@@ -1,11 +1,12 @@
-//! What a viewer and the processes that play for it say to each other, over a Unix socket: frames of a length
-//! (4 bytes, big-endian), a kind (1 byte), and a body. Media stands in its frame as it is; all else is CBOR.
+//! What a viewer and the processes that play for it say to each other, in [`frames`]. Media stands in its frame as it
+//! is; all else is CBOR.
 
 use std::io::{self, Read};
 
 use bytes::Bytes;
 use minicbor::{Decode, Encode};
 use protocol::media::Format;
+use service::frames::{self, nonsense};
 
 use crate::media::TakePlan;
 
@@ -172,29 +173,21 @@ pub(super) enum Frame<T> {
 
 /// A frame with words.
 pub(super) fn words<T: Encode<()>>(words: &T) -> Vec<u8> {
-    let mut frame = vec![0; 5];
+    let mut frame = frames::Frame::with_capacity(0);
     // Writing to memory does not fail.
-    if let Err(error) = minicbor::encode(words, &mut frame) {
+    if let Err(error) = minicbor::encode(words, frame.body()) {
         tracing::error!(%error, "words for a player that cannot be written");
     }
-    finish(frame, WORDS)
+    frame.finish(WORDS)
 }
 
 /// A frame with a packet.
 pub(super) fn media(track: usize, arrival: u64, packet: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(5 + MEDIA_HEADER + packet.len());
-    frame.resize(5, 0);
-    frame.extend((track as u32).to_be_bytes());
-    frame.extend(arrival.to_be_bytes());
-    frame.extend(packet);
-    finish(frame, MEDIA)
-}
-
-fn finish(mut frame: Vec<u8>, kind: u8) -> Vec<u8> {
-    let length = (frame.len() - 5) as u32;
-    frame[..4].copy_from_slice(&length.to_be_bytes());
-    frame[4] = kind;
-    frame
+    let mut frame = frames::Frame::with_capacity(MEDIA_HEADER + packet.len());
+    frame.body().extend((track as u32).to_be_bytes());
+    frame.body().extend(arrival.to_be_bytes());
+    frame.body().extend(packet);
+    frame.finish(MEDIA)
 }
 
 /// As much of a text as is said.
@@ -212,25 +205,7 @@ pub(super) fn read<T: for<'b> Decode<'b, ()>>(
     from: &mut impl Read,
     most: usize,
 ) -> io::Result<Option<Frame<T>>> {
-    let nonsense = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
-    let mut header = [0; 5];
-    let begun = loop {
-        match from.read(&mut header) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            begun => break begun?,
-        }
-    };
-    if begun == 0 {
-        return Ok(None);
-    }
-    from.read_exact(&mut header[begun..])?;
-    let [a, b, c, d, kind] = header;
-    let length = u32::from_be_bytes([a, b, c, d]) as usize;
-    if length > most {
-        return Err(nonsense("a frame that is too long"));
-    }
-    let mut body = vec![0; length];
-    from.read_exact(&mut body)?;
+    let Some((kind, body)) = frames::read(from, most)? else { return Ok(None) };
     match kind {
         WORDS => {
             let words = minicbor::decode(&body).map_err(|error| nonsense(&error.to_string()))?;
@@ -241,7 +216,7 @@ pub(super) fn read<T: for<'b> Decode<'b, ()>>(
             let (track, rest) = body.split_first_chunk::<4>().ok_or_else(short)?;
             let (arrival, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
             let (track, arrival) = (u32::from_be_bytes(*track), u64::from_be_bytes(*arrival));
-            let at = length - rest.len();
+            let at = body.len() - rest.len();
             let packet = Bytes::from(body).slice(at..);
             Ok(Some(Frame::Media { track: track as usize, arrival, packet }))
         }
@@ -308,9 +283,13 @@ mod tests {
     fn nonsense_is_an_error() {
         let too_long = [&u32::MAX.to_be_bytes()[..], &[WORDS]].concat();
         let cut = words(&Word::Started)[..4].to_vec();
-        let unknown = finish(vec![0; 7], 9);
-        let short = finish(vec![0; 9], MEDIA);
-        let no_word = finish([&[0; 5][..], b"\xff\xff"].concat(), WORDS);
+        let frame = |body: &[u8], kind| {
+            let mut frame = frames::Frame::with_capacity(body.len());
+            frame.body().extend(body);
+            frame.finish(kind)
+        };
+        let (unknown, short) = (frame(&[0; 2], 9), frame(&[0; 4], MEDIA));
+        let no_word = frame(b"\xff\xff", WORDS);
         for bytes in [too_long, cut, unknown, short, no_word] {
             assert!(read::<Word>(&mut &bytes[..], MOST_SAID).is_err(), "{bytes:02x?}");
         }

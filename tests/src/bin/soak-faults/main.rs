@@ -21,9 +21,9 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tests::lab::{Impairment, Loss, Reorder};
 
-use media::{encoder_killed, full_disk, unplugged};
+use media::{another_encoder_killed, full_disk, unplugged};
 use network::{Mover, hard_path, moves_to_ipv6, mtu};
-use programs::{clocks, descriptors, killed, stopped};
+use programs::{clocks, descriptors, hangs, killed, stopped};
 use scene::Who;
 
 /// Within this all goes on, where it can.
@@ -55,7 +55,10 @@ const CASES: &[Case] = &[
     ("clocks ten years back", |rng| clocks(rng, "-315360000")),
     ("disk full while recording", full_disk),
     ("source unplugged and back", unplugged),
-    ("encoder killed", encoder_killed),
+    ("encoder killed", |rng| killed(rng, Who::Encoder)),
+    ("encoder stopped for 1 s", |rng| stopped(rng, Who::Encoder, 1)),
+    ("encoder hangs", hangs),
+    ("encoder of another program killed", another_encoder_killed),
     ("descriptors used up", descriptors),
     ("MTU of 1280", mtu),
     ("viewer moves to IPv6", |rng| moves_to_ipv6(rng, Mover::Viewer)),

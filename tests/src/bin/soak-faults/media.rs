@@ -67,7 +67,7 @@ pub(crate) fn unplugged(rng: &mut StdRng) -> Result<Option<Duration>> {
 }
 
 /// An encoder, another program that sends to the broadcaster, is killed and started again.
-pub(crate) fn encoder_killed(rng: &mut StdRng) -> Result<Option<Duration>> {
+pub(crate) fn another_encoder_killed(rng: &mut StdRng) -> Result<Option<Duration>> {
     let stage = Stage::new(1)?;
     let encode = || -> Result<Process> {
         let mut encoder = Command::new("ffmpeg");

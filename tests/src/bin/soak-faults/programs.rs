@@ -23,6 +23,7 @@ const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
 pub(crate) fn killed(rng: &mut StdRng, who: Who) -> Result<Option<Duration>> {
     let scene = Scene::start("recording.mkv")?;
     some_moment(rng);
+    let since = SystemTime::now();
     scene.signal(who, Signal::SIGKILL)?;
     match who {
         Who::Rendezvous => {
@@ -59,7 +60,27 @@ pub(crate) fn killed(rng: &mut StdRng, who: Who) -> Result<Option<Duration>> {
             has_recorded(&scene, frames(&scene.viewers[1]) as usize)?;
             Ok(None)
         }
+        Who::Encoder => {
+            let took = recovery(&scene.viewers, since)?;
+            scene.viewers.iter().try_for_each(|viewer| scene.is_untouched(viewer))?;
+            Ok(Some(took))
+        }
     }
+}
+
+/// What captures and encodes stands still for good. The recovery is from when that is noticed.
+pub(crate) fn hangs(rng: &mut StdRng) -> Result<Option<Duration>> {
+    /// As `SILENCE` in the broadcaster's `apart`.
+    const NOTICED: Duration = Duration::from_secs(5);
+    let scene = Scene::start("recording.mkv")?;
+    some_moment(rng);
+    let since = SystemTime::now();
+    scene.signal(Who::Encoder, Signal::SIGSTOP)?;
+    let took = recovery(&scene.viewers, since)?;
+    let said = scene.broadcast.process.stderr().text();
+    ensure!(said.contains("said nothing for 5 s"), "{said}");
+    scene.viewers.iter().try_for_each(|viewer| scene.is_untouched(viewer))?;
+    Ok(Some(took.saturating_sub(NOTICED)))
 }
 
 /// A recording is there but for its last second.
@@ -85,7 +106,7 @@ pub(crate) fn stopped(rng: &mut StdRng, who: Who, seconds: u64) -> Result<Option
         return Ok(Some(took));
     }
     let took = recovery(&scene.viewers, since)?;
-    if who != Who::Broadcaster {
+    if !matches!(who, Who::Broadcaster | Who::Encoder) {
         scene.is_untouched(&scene.viewers[0])?;
     }
     Ok(Some(took))

@@ -33,6 +33,8 @@ pub(crate) enum Who {
     Viewer,
     /// What shows for that viewer.
     Decoder,
+    /// What captures and encodes for the broadcaster.
+    Encoder,
 }
 
 pub(crate) fn frames(viewer: &Watching) -> u64 {
@@ -117,6 +119,7 @@ impl Scene {
             Who::Broadcaster => self.broadcast.process.kill(signal)?,
             Who::Viewer => self.viewers[1].process.kill(signal)?,
             Who::Decoder => kill(self.decoder(), signal)?,
+            Who::Encoder => kill(self.broadcast.source(), signal)?,
         }
         Ok(())
     }

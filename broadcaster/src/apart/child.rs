@@ -1,0 +1,131 @@
+//! The process of the source: takes orders on standard input, which is a socket, and sends units there.
+
+use std::io::{BufReader, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+
+use nix::sys::signal::{SigSet, Signal};
+use service::exit::Failure;
+
+use super::wire::{self, Frame, Order, Start, Word};
+use crate::media::{Event, MediaConfig, MediaError, Producer};
+
+/// How often is said how far it is.
+const TELLING: Duration = Duration::from_millis(200);
+
+/// Says words, and hands units over. A broadcaster that is slow to read holds up the encoder, which then leaves pictures
+/// out; one that is gone is noticed where orders are read.
+#[derive(Clone)]
+struct Mouth(Arc<Mutex<UnixStream>>);
+
+impl Mouth {
+    fn say(&self, word: &Word) {
+        self.send(&wire::words(word));
+    }
+
+    fn send(&self, frame: &[u8]) {
+        let mut stream = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = stream.write_all(frame) {
+            tracing::debug!(%error, "nobody hears the source");
+        }
+    }
+
+    fn event(&self, event: Event) {
+        match event {
+            Event::Unit(unit) => self.send(&wire::unit(&unit)),
+            Event::Ready(formats) => self.say(&Word::Ready(formats)),
+            Event::TrackEnded(track) => self.say(&Word::TrackEnded(track as u32)),
+            Event::Ended => self.say(&Word::Ended),
+            Event::Failed(error) => self.say(&Word::Failed(error.to_string())),
+        }
+    }
+}
+
+/// Captures and encodes as it is told, until the broadcaster is gone.
+///
+/// # Errors
+///
+/// Where standard input is no socket of a broadcaster's.
+pub(crate) fn run() -> Result<(), Failure> {
+    // The broadcaster says when to stop; what a terminal or a service manager says to all goes to it as well.
+    let mut signals = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        signals.add(signal);
+    }
+    signals.thread_block().map_err(|error| Failure::runtime(format!("signals: {error}")))?;
+    let failed = |error: std::io::Error| {
+        Failure::usage(format!("only a broadcaster starts this, over a socket: {error}"))
+    };
+    let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
+    stream.peer_addr().map_err(failed)?;
+    let mouth = Mouth(Arc::new(Mutex::new(stream.try_clone().map_err(failed)?)));
+    let mut orders = BufReader::new(stream);
+    let mut producer: Option<Arc<Producer>> = None;
+    let mut telling = None;
+    loop {
+        match wire::read::<Order>(&mut orders) {
+            Ok(Some(Frame::Words(Order::Start(start)))) => {
+                producer = None;
+                match begin(*start, &mouth) {
+                    Ok(begun) => {
+                        let begun = Arc::new(begun);
+                        mouth.say(&Word::Stands(begun.continuation(), Vec::new()));
+                        mouth.say(&Word::Begun);
+                        telling = Some(tell(&begun, &mouth));
+                        producer = Some(begun);
+                    }
+                    Err(error) => mouth.say(&Word::Refused(error.to_string())),
+                }
+            }
+            Ok(Some(Frame::Words(Order::Keyframe))) => {
+                producer.iter().for_each(|producer| producer.request_keyframe());
+            }
+            // Nobody else says such things.
+            Ok(Some(Frame::Unit(_)) | None) => break,
+            Err(error) => {
+                tracing::debug!(%error, "no further orders");
+                break;
+            }
+        }
+    }
+    // It stops where it is let go of last.
+    drop(telling);
+    drop(producer);
+    Ok(())
+}
+
+fn begin(start: Start, mouth: &Mouth) -> Result<Producer, MediaError> {
+    let Start { source, video, audio, before } = start;
+    let wrong = |error: &dyn std::fmt::Display| MediaError::Config { problem: error.to_string() };
+    let config = MediaConfig {
+        source: source.parse().map_err(|error| wrong(&error))?,
+        video: serde_json::from_str(&video).map_err(|error| wrong(&error))?,
+        audio: serde_json::from_str(&audio).map_err(|error| wrong(&error))?,
+    };
+    let events = mouth.clone();
+    let sink = Arc::new(move |event| events.event(event));
+    match before {
+        Some(before) => Producer::resume(config, sink, &before),
+        None => Producer::start(config, sink),
+    }
+}
+
+/// Has it said how far the source is, until what is given back is dropped.
+fn tell(producer: &Arc<Producer>, mouth: &Mouth) -> mpsc::Sender<()> {
+    let (producer, mouth) = (Arc::downgrade(producer), mouth.clone());
+    let (until, over) = mpsc::channel::<()>();
+    let telling = std::thread::Builder::new().name("telling".into()).spawn(move || {
+        while let Err(mpsc::RecvTimeoutError::Timeout) = over.recv_timeout(TELLING) {
+            let Some(producer) = producer.upgrade() else { return };
+            let times = producer.take_encoding_times();
+            let times = times.iter().map(|took| took.as_micros() as u64).collect();
+            mouth.say(&Word::Stands(producer.continuation(), times));
+        }
+    });
+    if let Err(error) = telling {
+        tracing::warn!(%error, "what is encoded is not counted");
+    }
+    until
+}
