@@ -27,7 +27,8 @@ const LEAST_SECRET: usize = 8;
 /// How one is made, by Debian's own tools.
 const MAKE_SECRET: &str = "make one with: head -c 16 /dev/urandom | basenc --base64url | tr -d =";
 
-/// Streams a camera, a test picture, a file or a GStreamer pipeline straight to many viewers.
+/// Streams a camera, a test picture, a file or a GStreamer pipeline straight to many viewers. Without any flag it
+/// streams the first camera to this network.
 #[derive(Debug, Default, clap::Parser)]
 #[command(name = "punchcast-broadcaster", version)]
 pub struct Args {
@@ -398,6 +399,8 @@ impl Config {
         if args.asks_for_nothing() {
             config.source = SourceSpec::Camera(None);
             config.embedded_rendezvous = Some(([0; 8], EMBEDDED_PORT).into());
+            // Nobody becomes a relay for others unasked.
+            config.embedded_relay = false;
         }
         if !args.rendezvous.is_empty() || args.embedded_rendezvous.is_some() {
             config.rendezvous = args.rendezvous;
@@ -612,6 +615,7 @@ mod tests {
         let first_run = Config::load(Args::default()).expect("it is a camera on this network");
         assert_eq!(first_run.source, SourceSpec::Camera(None));
         assert!(matches!(first_run.rendezvous(), Ok(Rendezvous::Embedded(_))));
+        assert!(!first_run.embedded_relay, "nobody asked for it");
         let address = SocketAddr::from(([127, 0, 0, 1], 9));
         let both = Config {
             rendezvous: vec!["a:1".into()],
@@ -622,6 +626,7 @@ mod tests {
         let embedded = Args { embedded_rendezvous: Some(address), ..Args::default() };
         let config = Config::load(embedded).expect("loads");
         assert_eq!(config.rendezvous().expect("one"), Rendezvous::Embedded(address));
+        assert!(config.embedded_relay);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! all viewers at once. Everything else serves joining and leaving: [`registration`] keeps the
 //! broadcaster known to the rendezvous, [`session`] is one viewer's life from introduction to end,
 //! and [`audience`] hears what viewers report.
-//! What an operator gets to see is in [`metrics`], [`events`] and [`status`].
+//! What an operator gets to see is in [`metrics`], [`events`] and [`status`], and at a terminal in [`welcome`].
 
 mod apart;
 pub mod arguments;
@@ -39,6 +39,7 @@ mod status;
 mod surroundings;
 mod trend;
 mod uplink;
+mod welcome;
 
 pub use config::{Args, Config};
 pub use metrics::{ChannelMetrics, described_metrics};

@@ -52,6 +52,7 @@ use crate::source::{Feed, Source, Start};
 use crate::status::Status;
 use crate::surroundings::{Seen, Surroundings};
 use crate::uplink::Uplink;
+use crate::welcome;
 
 /// How long viewers get to hear that the broadcast ends, and how much longer for each of them.
 const GOODBYE: Duration = Duration::from_millis(800);
@@ -326,7 +327,14 @@ impl Embedded {
         if !config.embedded_relay {
             settings.relay.mode = rendezvous::config::RelayMode::Off;
         }
-        let server = rendezvous::Server::start_beside(&settings, directory, registry.clone())?;
+        let server = rendezvous::Server::start_beside(&settings, directory, registry.clone());
+        let server = server.map_err(|failure| {
+            // What follows advises those who run the rendezvous's own program.
+            let what = failure.message.split(';').next().unwrap_or_default();
+            let advice = "name another port with --embedded-rendezvous '[::]:PORT', or with --rendezvous one that \
+                          runs already";
+            Failure::new(failure.code, format!("no embedded rendezvous: {what}; {advice}"))
+        })?;
         let port = match server.local_addr().port() {
             0 => EMBEDDED_PORT,
             port => port,
@@ -535,7 +543,9 @@ fn announce(
     };
     // It is told once.
     let _ = shared.link.set(link.clone());
-    print_line(config.link_file.as_deref(), &link.to_string())
+    print_line(config.link_file.as_deref(), &link.to_string())?;
+    welcome::welcome(config, &link);
+    Ok(())
 }
 
 /// Prints a line, and writes it where it was asked for.

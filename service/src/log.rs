@@ -1,6 +1,6 @@
 //! Logs on standard error: text for people, JSON for machines, filtered by `RUST_LOG`.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -32,9 +32,18 @@ const DEFAULT_FILTER: &str = "info,quinn=warn,quinn_proto=warn,rustls=warn,stun_
 
 /// Starts logging. A second call changes nothing.
 pub fn init(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| DEFAULT_FILTER.into());
+    init_to(format, std::io::stderr, None);
+}
+
+/// As [`init`], to what `writer` gives, which is standard error by some way: each line is written at once. `without` is
+/// a target that is left out where `RUST_LOG` says nothing.
+pub fn init_to<W: Write + 'static>(format: LogFormat, writer: fn() -> W, without: Option<&str>) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| match without {
+        Some(target) => format!("{DEFAULT_FILTER},{target}=off").into(),
+        None => DEFAULT_FILTER.into(),
+    });
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let result = match format {
         LogFormat::Text => builder.with_ansi(colours).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),

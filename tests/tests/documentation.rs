@@ -1,4 +1,4 @@
-//! What the documentation says of metrics and events is what the code has.
+//! What the documentation says of metrics and events is what the code has, and commands of its pages work.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use prometheus::Registry;
 use prometheus::proto::MetricFamily;
+use test_camera::{Camera, Cameras};
 
 fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -93,4 +94,29 @@ fn the_tables_of_events_are_those_of_the_code() {
         assert!(!expected.is_empty(), "{heading}");
         assert_eq!(in_code(program), expected, "{heading}");
     }
+}
+
+/// As readers would follow them, each page in a network of its own, with a camera plugged in.
+#[test]
+fn the_commands_of_the_pages_work_as_written() {
+    let pages = ["camera", "files", "many-viewers", "monitoring", "rendezvous", "watching"];
+    let programs = tests::lab::binary("punchcast-broadcaster").expect("the programs are built");
+    let cameras = Cameras::new().expect("a folder");
+    let modes = ["video/x-raw,format=I420,width=640,height=360,framerate=25/1"];
+    let front = Camera::new("Front Camera", "/dev/video-front", &modes);
+    cameras.plug(&[front]).expect("plugged in");
+    let mut follow = std::process::Command::new("python3");
+    cameras.show_to(&mut follow);
+    let ended = follow
+        .arg("scripts/run-docs.py")
+        .arg("--programs")
+        .arg(programs.parent().expect("a folder"))
+        .args(pages.map(|page| format!("docs/{page}.md")))
+        .current_dir(repository())
+        .output()
+        .expect("python3 starts");
+    let said = [&ended.stdout[..], &ended.stderr[..]].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(ended.status.success(), "{said}");
+    println!("{said}");
 }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::{SigSet, Signal};
 use tokio::sync::mpsc;
 
+use crate::terminal;
+
 /// How far the arrow keys go, and with a modifier key.
 const STEP: Duration = Duration::from_secs(10);
 
@@ -143,6 +145,7 @@ pub(crate) fn listen() -> mpsc::UnboundedReceiver<Command> {
                 }
                 Err(_) => return,
             };
+            terminal::entered();
             if line.trim().is_empty() {
                 continue;
             }

@@ -5,7 +5,7 @@
 //! walks through them, [`meeting`] gets as far as a proved path and a pinned connection on it, with the
 //! rendezvous of [`contact`] and the help of [`lifeline`] and [`renewal`],
 //! [`session`] receives, and [`media`] plays, in processes [`apart`]. [`opener`] goes the first half of that way alone, for
-//! measuring.
+//! measuring. What people see of all that is [`terminal`]'s.
 
 mod apart;
 mod arriving;
@@ -33,6 +33,7 @@ mod reach;
 mod renewal;
 mod session;
 pub mod stats;
+mod terminal;
 mod watch;
 
 pub use config::{Args, Command};
@@ -51,6 +52,14 @@ pub async fn run(command: Command, started_at: Instant) -> Result<(), Failure> {
         Command::Fetch(config) => fetch::run(*config).await,
         Command::Check(config) => or_interrupted(check::run(config)).await,
         Command::Play { outputs, .. } => play(&outputs),
+    }
+}
+
+/// Starts logging for a command: beside the status, where that is shown.
+pub fn start_log(command: &Command) {
+    match command {
+        Command::Watch(config) => terminal::start_log(config.target.log_format),
+        _ => service::log::init(command.log_format()),
     }
 }
 

@@ -13,7 +13,7 @@ fn main() -> ExitCode {
 
 fn start(args: Args, started_at: Instant) -> Result<(), Failure> {
     let command = viewer::Command::load(args)?;
-    service::log::init(command.log_format());
+    viewer::start_log(&command);
     // What it may do no more holds for threads that start later.
     if let viewer::Command::Play { outputs, .. } = &command {
         return viewer::play(outputs);

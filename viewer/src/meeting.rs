@@ -29,6 +29,7 @@ use crate::contact::{self, Ask};
 use crate::lifeline::{Lifeline, RelayChoice};
 use crate::renewal::Renewer;
 use crate::stats::State;
+use crate::terminal;
 
 /// Expected of the path's round trip at least: a machine that lets many in answers later than it is far
 /// away.
@@ -105,6 +106,28 @@ pub(crate) struct Met {
     pub(crate) renewer: Renewer,
 }
 
+/// How far meeting a broadcaster is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Step<'a> {
+    Resolving,
+    Introducing,
+    Opening,
+    /// A path is open.
+    Joining(&'a Path),
+}
+
+impl Step<'_> {
+    /// The state that begins with it.
+    pub(crate) fn state(self) -> State {
+        match self {
+            Self::Resolving => State::Resolving,
+            Self::Introducing => State::Introducing,
+            Self::Opening => State::Opening,
+            Self::Joining(_) => State::Joining,
+        }
+    }
+}
+
 struct Dispatch {
     openings: Arc<Openings>,
     media: Arc<dyn Media>,
@@ -165,15 +188,15 @@ impl Viewer {
         })
     }
 
-    /// Meets the link's broadcaster. `enter` is told each state on the way; `again` says that a path
+    /// Meets the link's broadcaster. `enter` is told each step on the way; `again` says that a path
     /// was lost before.
     pub(crate) async fn meet(
         &self,
         target: &Target,
         again: bool,
-        mut enter: impl FnMut(State),
+        mut enter: impl FnMut(Step<'_>),
     ) -> Result<Met, Failure> {
-        enter(State::Resolving);
+        enter(Step::Resolving);
         if let Some(by_hand) = &target.by_hand {
             return self.meet_by_hand(target, by_hand, enter).await;
         }
@@ -181,9 +204,9 @@ impl Viewer {
         let behaviour = self.behaviour;
         let ask = Ask { link: Arc::clone(&link), more: Vec::new(), renews: None, behaviour };
         let (contact, introduction) =
-            contact::introduce(&self.port, &ask, || enter(State::Introducing)).await?;
+            contact::introduce(&self.port, &ask, || enter(Step::Introducing)).await?;
         let introduced_at = std::time::Instant::now();
-        enter(State::Opening);
+        enter(Step::Opening);
         let mut config = Config::for_role(Role::Viewer);
         if again {
             config.deadline = REOPENING;
@@ -214,13 +237,14 @@ impl Viewer {
         let path = opened(&mut opening).await?;
         let open = introduced_at.elapsed();
         tracing::info!(
+            target: terminal::STEPS,
             event = "path_opened",
             path = path.kind.as_str(),
             remote = %path.remote,
             after_ms = open.as_millis() as u64,
             "path open"
         );
-        enter(State::Joining);
+        enter(Step::Joining(&path));
         let connection = self.connect(opening.peer(), path.rtt, &target.link).await?;
         Ok(Met { connection, opening, path, open, renewer })
     }
@@ -230,7 +254,7 @@ impl Viewer {
         &self,
         target: &Target,
         ByHand { offer, stun, wait }: &ByHand,
-        mut enter: impl FnMut(State),
+        mut enter: impl FnMut(Step<'_>),
     ) -> Result<Met, Failure> {
         let seen = echo::ask(&self.port, stun).await.map_err(|error| {
             Failure::new(
@@ -238,7 +262,7 @@ impl Viewer {
                 format!("{error}; name a STUN server that answers with --stun HOST:PORT"),
             )
         })?;
-        enter(State::Introducing);
+        enter(Step::Introducing);
         let on_loopback = seen.server.ip().is_loopback();
         let bound = self.port.socket().local_addr().map_err(Failure::runtime)?;
         let mut candidates = host_candidates(bound, on_loopback);
@@ -246,7 +270,7 @@ impl Viewer {
         let credentials = Credentials::mint(&mut rand::rng());
         let answer = Answer { credentials: credentials.clone(), candidates: candidates.clone() };
         // A closed standard output leaves no way to carry the answer: the wait below ends then.
-        let _ = writeln!(std::io::stdout(), "{answer}");
+        let _ = terminal::aside(|| writeln!(std::io::stdout(), "{answer}"));
         tracing::info!("paste the answer above where the broadcaster runs; waiting for it");
         let reflexive = |candidates: &[Candidate]| {
             let found = candidates.iter().rev().find(|c| c.kind == CandidateKind::Reflexive);
@@ -275,7 +299,7 @@ impl Viewer {
             config: Config { deadline: *wait, ..Config::for_role(Role::Viewer) },
         };
         let began_at = std::time::Instant::now();
-        enter(State::Opening);
+        enter(Step::Opening);
         let mut opening = self.openings.start(setup);
         let path = {
             let holding = async {
@@ -300,7 +324,7 @@ impl Viewer {
         if self.receiving.is_some() {
             tracing::warn!("--receive-port needs a rendezvous; media comes to the usual port");
         }
-        enter(State::Joining);
+        enter(Step::Joining(&path));
         let connection = self.connect(opening.peer(), path.rtt, &target.link).await?;
         Ok(Met { connection, opening, path, open, renewer: Renewer::none(&self.port) })
     }

@@ -1,14 +1,17 @@
-//! Telling statistics each second: to the metrics, and on standard output without waiting for whoever reads
-//! there.
+//! Telling statistics: each second to the metrics, and on standard output without waiting for whoever reads
+//! there; at a terminal more often, by the status line.
 
-use std::io::Write;
+use std::cell::Cell;
+use std::io::{IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use crate::config::StatsFormat;
+use crate::meeting::Step;
 use crate::metrics::Metrics;
 use crate::stats::Stats;
+use crate::terminal::{self, Board};
 
 /// Lines that may wait for a slow reader; further ones are left out.
 const MOST_WAITING: usize = 4;
@@ -16,10 +19,16 @@ const MOST_WAITING: usize = 4;
 /// How long the last line may take.
 const LAST_LINE: Duration = Duration::from_millis(200);
 
+/// From one line to the next.
+const INTERVAL: Duration = Duration::from_secs(1);
+
 /// Prints from a thread of its own: a reader that stands still stops the printing alone.
 pub(crate) struct Printer {
     thread: Option<Thread>,
     metrics: Option<Arc<Metrics>>,
+    board: Option<Board>,
+    /// Ticks until a line is due.
+    until_line: Cell<u32>,
 }
 
 #[derive(Debug)]
@@ -29,13 +38,48 @@ struct Thread {
 }
 
 impl Printer {
-    /// A printer of this format; without one it prints nothing. It brings these metrics up to date as well.
-    pub(crate) fn start(format: Option<StatsFormat>, metrics: Option<Arc<Metrics>>) -> Self {
+    /// A printer of this format; without one it prints nothing. It brings these metrics up to date as well, and
+    /// what a terminal shows.
+    pub(crate) fn start(
+        format: Option<StatsFormat>,
+        metrics: Option<Arc<Metrics>>,
+        board: Option<Board>,
+    ) -> Self {
         let thread = format.map(|StatsFormat::Json| Thread::start());
-        Self { thread, metrics }
+        Self { thread, metrics, board, until_line: Cell::new(0) }
     }
 
-    /// Tells what is known now.
+    /// From one [`tick`](Self::tick) to the next.
+    pub(crate) fn interval(&self) -> Duration {
+        if self.board.is_some() { terminal::INTERVAL } else { INTERVAL }
+    }
+
+    /// Tells what is due of what is known now.
+    pub(crate) fn tick(&self, stats: &mut Stats) {
+        self.show(stats);
+        if let Some(left) = self.until_line.get().checked_sub(1) {
+            return self.until_line.set(left);
+        }
+        let ticks = INTERVAL.as_millis() / self.interval().as_millis();
+        self.until_line.set(u32::try_from(ticks).unwrap_or(1).saturating_sub(1));
+        self.print(stats);
+    }
+
+    /// A step of joining begins.
+    pub(crate) fn step(&self, step: Step<'_>) {
+        if let Some(board) = &self.board {
+            board.step(step);
+        }
+    }
+
+    /// Brings the terminal up to date.
+    pub(crate) fn show(&self, stats: &Stats) {
+        if let Some(board) = &self.board {
+            board.show(stats);
+        }
+    }
+
+    /// Tells what is known now to metrics, and prints it.
     pub(crate) fn print(&self, stats: &mut Stats) {
         if let Some(metrics) = &self.metrics {
             metrics.update(stats);
@@ -48,8 +92,9 @@ impl Printer {
         }
     }
 
-    /// Waits a moment for the last line to be out.
+    /// Waits a moment for the last line to be out, and for the terminal to be as it was.
     pub(crate) fn finish(&mut self) {
+        self.board = None;
         if let Some(Thread { lines, ended }) = self.thread.take() {
             drop(lines);
             // A reader that stands still is not waited for.
@@ -63,10 +108,14 @@ impl Thread {
         let (lines, waiting) = sync_channel::<String>(MOST_WAITING);
         let (ending, ended) = sync_channel(1);
         std::thread::spawn(move || {
+            let is_terminal = std::io::stdout().is_terminal();
             for line in waiting {
-                let mut out = std::io::stdout().lock();
-                // A closed standard output is no reason to stop watching.
-                let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+                let print = || {
+                    let mut out = std::io::stdout().lock();
+                    // A closed standard output is no reason to stop watching.
+                    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+                };
+                if is_terminal { terminal::aside(print) } else { print() }
             }
             // Nobody waits when the process ends at once.
             let _ = ending.send(());

@@ -18,11 +18,12 @@ use crate::apart::{CLOSING, Player, Prepared};
 use crate::asking;
 use crate::config::Watch;
 use crate::media::{Output, PlayerError, PlayerEvent};
-use crate::meeting::{Datagram, Met, Viewer};
+use crate::meeting::{Datagram, Met, Step, Viewer};
 use crate::metrics::Metrics;
 use crate::printer::Printer;
 use crate::session::{Placed, Session};
 use crate::stats::{State, Stats};
+use crate::terminal::{self, Board};
 
 /// From a lost path to the first try, growing to the longest: a broadcaster that comes back is seen again within two
 /// seconds, of which opening a path and catching up take one.
@@ -41,6 +42,8 @@ const GOODBYE: Duration = Duration::from_millis(200);
 
 /// Watches until the end, whatever that is.
 pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failure> {
+    let by_hand = config.target.by_hand.is_some();
+    let board = Board::start(config.target.log_format, by_hand);
     // They load their plugins while the network side is at work.
     let (prepared, player_events, unfit) =
         Prepared::start(&config.outputs, config.target.log_format).map_err(Failure::runtime)?;
@@ -49,6 +52,7 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
     let mut stats = Stats::new(started_at);
     stats.local = viewer.port.socket().local_addr().ok();
     let metrics = serve_metrics(config.metrics).await?;
+    let printer = Printer::start(config.stats, metrics, board);
     let mut watcher = Watcher {
         viewer,
         media,
@@ -59,8 +63,8 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
         placed: Vec::new(),
         stats,
         file: File::new(&config.target.link.target, config.start, config.sound),
-        second: tokio::time::interval(Duration::from_secs(1)),
-        printer: Printer::start(config.stats, metrics),
+        ticks: tokio::time::interval(printer.interval()),
+        printer,
         config,
     };
     let unprepared = async {
@@ -130,8 +134,8 @@ struct Watcher {
     stats: Stats,
     /// The stored file, where one is watched.
     file: Option<File>,
-    /// When statistics are due.
-    second: Interval,
+    /// When statistics may be due.
+    ticks: Interval,
     printer: Printer,
 }
 
@@ -216,7 +220,7 @@ impl Watcher {
                     (again, wait, lost_at) = (true, FIRST_RETRY, Instant::now());
                 }
                 Ok(End::NotBack(failure)) => {
-                    tracing::info!("not back yet: {failure}");
+                    tracing::info!(target: terminal::STEPS, "not back yet: {failure}");
                     *last_failure = Some(failure);
                 }
                 Err(failure) => return Err(failure),
@@ -234,12 +238,13 @@ impl Watcher {
         again: bool,
         request: impl AsyncFnOnce(&Met, Duration) -> Result<T, Failure>,
     ) -> Result<(Met, T), Failure> {
-        let Self { viewer, stats, config, second, printer, .. } = self;
+        let Self { viewer, stats, config, ticks, printer, .. } = self;
         let target = &config.target;
         let state = Cell::new(stats.state);
-        let enter = |next| {
+        let enter = |step: Step<'_>| {
             if !again {
-                state.set(next);
+                state.set(step.state());
+                printer.step(step);
             }
         };
         let meeting = async {
@@ -252,12 +257,12 @@ impl Watcher {
         loop {
             let result = tokio::select! {
                 result = &mut meeting => Some(result),
-                _ = second.tick() => None,
+                _ = ticks.tick() => None,
             };
             stats.enter(state.get());
             match result {
                 Some(result) => return result,
-                None => printer.print(stats),
+                None => printer.tick(stats),
             }
         }
     }
@@ -288,6 +293,7 @@ impl Watcher {
         }
         self.stats.enter(State::Playing);
         self.take_early(&mut session);
+        self.printer.show(&self.stats);
         say_playing(&session);
         let result = self.play(&mut session).await;
         close_after(&session, &result);
@@ -306,7 +312,7 @@ impl Watcher {
 
     async fn play(&mut self, session: &mut Session) -> Result<End, Failure> {
         loop {
-            let Self { media, player, player_events, placed, stats, second, printer, .. } = self;
+            let Self { media, player, player_events, placed, stats, ticks, printer, .. } = self;
             let Some(player) = player else { return Err(Failure::runtime("the player is gone")) };
             let wakes_at = session.wakes_at();
             tokio::select! {
@@ -347,10 +353,10 @@ impl Watcher {
                         return Ok(End::PathLost(reason));
                     }
                 }
-                _ = second.tick() => {
+                _ = ticks.tick() => {
                     session.update(player, stats);
                     stats.player = player.stats();
-                    printer.print(stats);
+                    printer.tick(stats);
                 }
             }
         }
@@ -385,9 +391,9 @@ impl Watcher {
         loop {
             tokio::select! {
                 () = &mut over => break,
-                _ = self.second.tick() => {
+                _ = self.ticks.tick() => {
                     self.refresh_player();
-                    self.printer.print(&mut self.stats);
+                    self.printer.tick(&mut self.stats);
                 }
             }
         }
@@ -432,6 +438,7 @@ impl Watcher {
 
 fn say_playing(session: &Session) {
     tracing::info!(
+        target: terminal::STEPS,
         event = "playing",
         path = session.met.path.kind.as_str(),
         remote = %session.met.path.remote,
@@ -459,7 +466,7 @@ pub(crate) fn is_passing(failure: &Failure) -> bool {
 fn player_event(event: PlayerEvent) -> Result<bool, Failure> {
     match event {
         PlayerEvent::FirstFrame => {
-            tracing::info!("first picture");
+            tracing::info!(target: terminal::STEPS, "first picture");
             Ok(false)
         }
         PlayerEvent::WindowClosed => Ok(true),

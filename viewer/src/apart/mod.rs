@@ -29,6 +29,7 @@ pub(crate) use child::run;
 use wire::{Frame, Order, Start, State, Told, Unstopped, Word};
 
 use crate::media::{BASE, Output, PlayerError, PlayerEvent, PlayerStats, TakePlan, nanoseconds};
+use crate::terminal;
 
 /// How long files may take to be closed.
 pub(crate) const CLOSING: Duration = Duration::from_millis(1200);
@@ -334,7 +335,13 @@ impl Process {
         if !outputs.contains(&Output::Stdout) {
             command.stdout(Stdio::null());
         }
-        let child = command.spawn()?;
+        if terminal::is_drawn() {
+            command.stderr(Stdio::piped());
+        }
+        let mut child = command.spawn()?;
+        if let Some(log) = child.stderr.take() {
+            terminal::relay(log)?;
+        }
         let link = Arc::new(Link {
             leads,
             outputs,

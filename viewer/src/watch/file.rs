@@ -186,6 +186,7 @@ impl Watcher {
         }
         self.stats.enter(State::Playing);
         self.take_early(&mut session);
+        self.printer.show(&self.stats);
         say_playing(&session);
         let result = self.play_file(&mut session).await;
         close_after(&session, &result);
@@ -253,7 +254,7 @@ impl Watcher {
                 player_events,
                 placed,
                 stats,
-                second,
+                ticks,
                 printer,
                 file,
                 config,
@@ -418,11 +419,11 @@ impl Watcher {
                     }
                     stats.playback = Some(file.playback());
                 }
-                _ = second.tick() => {
+                _ = ticks.tick() => {
                     session.update(player, stats);
                     stats.player = player.stats();
                     stats.playback = Some(file.playback());
-                    printer.print(stats);
+                    printer.tick(stats);
                 }
             }
             match wanted {
