@@ -328,3 +328,38 @@ fn a_recording_in_parts_lacks_nothing() {
         }
     }
 }
+
+/// Whether these bytes are a JPEG from its first marker to its last (ITU-T T.81, B.1.1).
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xff, 0xd8]) && bytes.ends_with(&[0xff, 0xd9])
+}
+
+#[test]
+fn whoever_reads_a_snapshot_finds_a_whole_picture_of_now() {
+    let broadcast = Broadcast::start();
+    let picture = broadcast.path("now.jpg");
+    let snapshot = format!("snapshot:{}?every=500ms", picture.display());
+    let mut viewer = Running::start(&mut broadcast.watch(&[&snapshot], "6s"), true);
+    let mut pictures: Vec<Vec<u8>> = Vec::new();
+    wait_until("the viewer ends", || {
+        if let Ok(bytes) = fs::read(&picture) {
+            assert!(is_whole_jpeg(&bytes), "{} bytes", bytes.len());
+            if pictures.last() != Some(&bytes) {
+                pictures.push(bytes);
+            }
+        }
+        viewer.try_wait().is_some()
+    });
+    assert!(viewer.try_wait().is_some_and(|status| status.success()));
+    // Two a second.
+    assert!((8..=13).contains(&pictures.len()), "{} pictures", pictures.len());
+    let source = clip::frames(&broadcast.source);
+    for (number, bytes) in pictures.iter().enumerate() {
+        let kept = broadcast.path(&format!("kept{number}.jpg"));
+        fs::write(&kept, bytes).expect("room");
+        let [shown] = &clip::frames(&kept)[..] else { panic!("one picture: {}", kept.display()) };
+        let best = source.iter().map(|frame| clip::psnr(shown, frame)).fold(0.0, f64::max);
+        assert!(best > 28.0, "picture {number} is none of the source's: {best:.1} dB");
+    }
+    assert!(!broadcast.path(".now.jpg.new").exists());
+}

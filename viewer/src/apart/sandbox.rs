@@ -123,6 +123,7 @@ fn bound_files(outputs: &[Output]) -> Result<bool, Box<dyn std::error::Error>> {
     let recordings = outputs.iter().filter_map(|output| match output {
         Output::Record(recording) => Some((folder(recording.path()), shared)),
         Output::Hls(hls) => Some((hls.folder().to_owned(), shared)),
+        Output::Snapshot(snapshot) => Some((folder(snapshot.path()), shared)),
         Output::Window | Output::Null | Output::Udp { .. } | Output::Srt(_) | Output::Stdout => {
             None
         }

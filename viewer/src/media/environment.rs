@@ -30,6 +30,7 @@ pub(crate) fn check_environment(outputs: &[Output]) -> Result<(), PlayerError> {
             Output::Window => close(&window::open()?),
             Output::Record(recording) => check_writable(recording.path())?,
             Output::Hls(hls) => check_writable(&hls.folder().join(".writable"))?,
+            Output::Snapshot(snapshot) => check_writable(snapshot.path())?,
             _ => {}
         }
     }
@@ -110,6 +111,7 @@ fn needed(outputs: &[Output]) -> impl Iterator<Item = &'static str> {
         let sinks: &[&str] = match output {
             Output::Window => &["videoconvert", "audioconvert", "audioresample", "autoaudiosink"],
             Output::Null => &[],
+            Output::Snapshot(_) => &["videoconvert", "jpegenc"],
             Output::Record(recording) if recording.parts().is_some() => {
                 &["filesink", "splitmuxsink"]
             }

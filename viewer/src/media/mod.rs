@@ -33,6 +33,7 @@ mod reorder;
 mod segments;
 mod shared;
 mod sink;
+mod snapshot;
 mod splice;
 mod srt;
 mod supervise;

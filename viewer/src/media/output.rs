@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::hls::Hls;
 use super::options::{OptionError, Options, print, words};
 use super::parts::Parts;
+use super::snapshot::Snapshot;
 use super::srt::Srt;
 
 /// How long a part of a recording may be, and how small: one that holds less than a GOP holds one.
@@ -22,6 +23,8 @@ pub enum Output {
     Window,
     /// Decodes at the right pace and shows nothing.
     Null,
+    /// The picture of now as a JPEG, replaced again and again.
+    Snapshot(Snapshot),
     /// A file, not encoded anew.
     Record(Recording),
     /// MPEG-TS in UDP datagrams, paced, from the first keyframe received: a player that starts at
@@ -115,7 +118,7 @@ impl Output {
     /// The container, for outputs that pass coded media on.
     pub fn container(&self) -> Option<Container> {
         match self {
-            Self::Window | Self::Null => None,
+            Self::Window | Self::Null | Self::Snapshot(_) => None,
             Self::Record(recording) => Some(recording.container),
             Self::Udp { .. } | Self::Srt(_) | Self::Hls(_) | Self::Stdout => {
                 Some(Container::MpegTs)
@@ -150,6 +153,7 @@ impl fmt::Display for Output {
             }
             Self::Srt(srt) => srt.fmt(f),
             Self::Hls(hls) => hls.fmt(f),
+            Self::Snapshot(snapshot) => snapshot.fmt(f),
             Self::Stdout => f.write_str("stdout"),
         }
     }
@@ -178,6 +182,9 @@ impl FromStr for Output {
         }
         if let Some(folder) = text.strip_prefix("hls:") {
             return Ok(Self::Hls(Hls::parse(folder)?));
+        }
+        if let Some(path) = text.strip_prefix("snapshot:") {
+            return Ok(Self::Snapshot(Snapshot::parse(path)?));
         }
         Err(OutputError::Unknown(text.to_owned()))
     }
@@ -210,8 +217,8 @@ pub(super) fn print_host_and_port(
 pub enum OutputError {
     /// Not one of the words.
     #[error(
-        "expected window, null, record:PATH, udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, hls:DIR or stdout as the \
-         output, got {0:?}"
+        "expected window, null, record:PATH, udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, hls:DIR, \
+         snapshot:PATH.jpg or stdout as the output, got {0:?}"
     )]
     Unknown(String),
     /// The extension chooses the container, and this one chooses none.
@@ -258,6 +265,8 @@ mod tests {
             "srt://[::1]:9000?latency=200ms&streamid=a/b%26c",
             "hls:/srv/www/live",
             "hls:live?segment=4s&keep=10",
+            "snapshot:/srv/www/now.jpg",
+            "snapshot:now.JPEG?every=1s",
         ] {
             assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
@@ -292,6 +301,9 @@ mod tests {
             ("hls:a?segment=0s", "500ms"),
             ("hls:a?keep=1", "from 3"),
             ("hls:a?b", "key=value"),
+            ("snapshot:now.png", ".jpg"),
+            ("snapshot:", ".jpg"),
+            ("snapshot:a.jpg?every=1ms", "100ms"),
         ] {
             let error = text.parse::<Output>().unwrap_err().to_string();
             assert!(error.contains(word), "{text:?}: {error}");

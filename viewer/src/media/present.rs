@@ -15,7 +15,7 @@ use super::error::PlayerError;
 use super::output::Output;
 use super::shared::{Notice, Part, Shared, chain, clock_time, halt, lock, make, pad, play};
 use super::supervise::PlayerEvent;
-use super::window;
+use super::{snapshot, window};
 
 /// Decoded pictures that may wait for their time. What comes later waits coded, which is smaller.
 const PICTURES_WAITING: u64 = 3;
@@ -51,7 +51,7 @@ struct Window {
 }
 
 impl Presenter {
-    /// Starts one. `output` is a window or null.
+    /// Starts one. `output` is one for decoded pictures and sound.
     pub(super) fn start(
         shared: &Arc<Shared>,
         part: Part,
@@ -73,20 +73,19 @@ impl Presenter {
             .max_buffers(waiting)
             .block(true)
             .build();
-        let (converters, sink): (&[&str], _) = match (output, kind) {
-            (Output::Window, Kind::Video) => (&["videoconvert"], window::open()?),
+        let (converters, sink) = match (output, kind) {
+            (Output::Window, Kind::Video) => (vec![make("videoconvert")?], window::open()?),
             (Output::Window, Kind::Audio) => {
-                (&["audioconvert", "audioresample"], make("autoaudiosink")?)
+                (vec![make("audioconvert")?, make("audioresample")?], make("autoaudiosink")?)
             }
-            _ => (&[], make("fakesink")?),
+            (Output::Snapshot(snapshot), Kind::Video) => snapshot::elements(snapshot, &source)?,
+            _ => (Vec::new(), make("fakesink")?),
         };
         sink.set_property("sync", true);
         let device = (shared.latency / 2).clamp(*SOUND_DEVICE.start(), *SOUND_DEVICE.end());
         pipeline.connect_deep_element_added(move |_, _, element| prepare(element, device));
         let mut elements = vec![source.clone().upcast::<gst::Element>()];
-        for name in converters {
-            elements.push(make(name)?);
-        }
+        elements.extend(converters);
         elements.push(sink.clone());
         chain(&pipeline, &elements.iter().collect::<Vec<_>>())?;
         watch_release(shared, &sink, track, kind)?;

@@ -371,7 +371,7 @@ fn end(output: &Output, latency: Duration) -> Result<gst::Element, PlayerError> 
             sink.set_property("sync", false);
             Ok(sink)
         }
-        Output::Window | Output::Null | Output::Hls(_) => {
+        Output::Window | Output::Null | Output::Snapshot(_) | Output::Hls(_) => {
             Err(PlayerError::Refused { what: format!("to pass coded media to {output}") })
         }
     }
