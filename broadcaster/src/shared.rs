@@ -396,7 +396,8 @@ impl LiveChannel {
         feedback_key: FeedbackKey,
     ) -> Option<Admission> {
         let mut joined = self.fan_out.join(viewer, to, latency).await?;
-        if !joined.is_known() {
+        // What is played on demand begins when its viewer is there, and its schedule says how tracks lie.
+        if self.on_demand.is_none() && !joined.is_known() {
             // One that still comes later than that is placed by when it comes.
             let known = self.fan_out.when_known(&joined);
             joined = match tokio::time::timeout(FIRST_OF_ALL, known).await {
