@@ -128,7 +128,12 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let (is_live, log_format) = (config.source != SourceSpec::None, config.log_format);
     let publishers = Entrance::of(&media.source)?;
     if is_live {
-        source.set(Some(Apart::start(&media, (log_format, publishers.as_ref()), feed.sink())?));
+        source.set(Some(Apart::start(
+            &media,
+            (log_format, publishers.as_ref()),
+            feed.sink(),
+            None,
+        )?));
     }
     let surroundings = Arc::<Surroundings>::default();
     let workshop = Workshop {

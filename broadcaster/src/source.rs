@@ -114,8 +114,9 @@ impl Source {
         let waits = config.source.waits();
         let mut wait = FIRST_RESTART;
         let mut lost_at: Option<Instant> = None;
-        let mut back_at: Option<Instant> = None;
-        let (mut told_unlike, mut crashes, began_at) = (false, 0, Instant::now());
+        // Of the one that runs; of none that has not begun.
+        let mut runs_since = Some(Instant::now());
+        let (mut told_unlike, mut crashes) = (false, 0);
         let mut continuation = None;
         loop {
             let turn = turns.recv().await;
@@ -130,7 +131,7 @@ impl Source {
                 Some(Turn::Unbegun(failure)) if !waits => return Err(failure),
                 Some(Turn::Lost(failure)) if !restarts => return Err(failure),
                 Some(Turn::Crashed(failure)) => {
-                    let lasted = back_at.unwrap_or(began_at).elapsed() >= LASTING;
+                    let lasted = runs_since.is_some_and(|since| since.elapsed() >= LASTING);
                     crashes = if lasted { 1 } else { crashes + 1 };
                     if !restarts && crashes > MOST_CRASHES {
                         return Err(failure);
@@ -146,7 +147,7 @@ impl Source {
                     ));
                 }
                 Some(Turn::Runs) => {
-                    back_at = Some(Instant::now());
+                    runs_since = Some(Instant::now());
                     if let Some(at) = lost_at.take() {
                         events.record(Happened::SourceBack { lasted: at.elapsed() });
                     }
@@ -160,7 +161,7 @@ impl Source {
             if is_news {
                 events.record(Happened::SourceLost { reason: lost.to_string() });
             }
-            if back_at.take().is_some_and(|at| at.elapsed() >= LASTING) {
+            if runs_since.take().is_some_and(|since| since.elapsed() >= LASTING) {
                 wait = FIRST_RESTART;
             }
             continuation = self.get().map(|producer| producer.continuation()).or(continuation);
@@ -176,7 +177,8 @@ impl Source {
             let (source, config, sink) = (Arc::clone(self), config.clone(), feed.sink());
             let port = port.cloned();
             let restarted = tokio::task::spawn_blocking(move || {
-                let resumed = Apart::resume(&config, (log_format, port.as_ref()), sink, before);
+                let around = (log_format, port.as_ref());
+                let resumed = Apart::start(&config, around, sink, Some(before));
                 resumed.map(|producer| source.set(Some(producer)))
             });
             match restarted.await {

@@ -3,6 +3,8 @@
 
 use std::io::{self, Read};
 
+use minicbor::Encode;
+
 /// Bytes in front of a body.
 const HEADER: usize = 5;
 
@@ -30,6 +32,16 @@ impl Frame {
         self.0[4] = kind;
         self.0
     }
+}
+
+/// A frame of this kind with something in CBOR (RFC 8949).
+pub fn words<T: Encode<()>>(kind: u8, words: &T) -> Vec<u8> {
+    let mut frame = Frame::with_capacity(0);
+    // Writing to memory does not fail.
+    if let Err(error) = minicbor::encode(words, frame.body()) {
+        tracing::error!(%error, "words that cannot be written");
+    }
+    frame.finish(kind)
 }
 
 /// Something read makes no sense.

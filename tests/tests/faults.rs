@@ -161,6 +161,30 @@ fn a_file_whose_reader_crashes_goes_on_in_the_same_channel() -> Result<()> {
 }
 
 #[test]
+fn a_file_that_crashes_its_reader_again_and_again_ends_the_broadcast() -> Result<()> {
+    let stage = Stage::new(0)?;
+    let _rendezvous = stage.start_rendezvous()?;
+    let source = format!("file:{}", stage::clip().display());
+    let broadcast = stage.broadcast("cam", &source, "")?;
+    // It was well for so long that a first crash counts as one, and none before.
+    let began = Instant::now();
+    assert!(eventually(12 * SECOND, || began.elapsed() > 11 * SECOND), "time stands still");
+    let ended = eventually(20 * SECOND, || {
+        for reader in broadcast.process.children() {
+            let _ = nix::sys::signal::kill(reader, Signal::SIGKILL);
+        }
+        broadcast.process.try_wait().is_ok_and(|status| status.is_some())
+    });
+    let said = broadcast.process.stderr().text();
+    assert!(ended, "{said}");
+    assert!(
+        said.contains("punchcast-broadcaster: the process of the source was ended by"),
+        "{said}"
+    );
+    Ok(())
+}
+
+#[test]
 fn a_source_that_fails_is_started_again_and_viewers_stay() -> Result<()> {
     let stage = Stage::new(1)?;
     let _rendezvous = stage.start_rendezvous()?;

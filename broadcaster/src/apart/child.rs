@@ -7,8 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::Signal;
 use nix::unistd::dup2_stdout;
+use service::child;
 use service::exit::Failure;
 
 use super::wire::{self, Frame, Order, Start, Word};
@@ -54,17 +55,9 @@ impl Mouth {
 ///
 /// Where standard input is no socket of a broadcaster's.
 pub(crate) fn run() -> Result<(), Failure> {
-    // The broadcaster says when to stop; what a terminal or a service manager says to all goes to it as well.
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block().map_err(|error| Failure::runtime(format!("signals: {error}")))?;
-    let failed = |error: std::io::Error| {
-        Failure::usage(format!("only a broadcaster starts this, over a socket: {error}"))
-    };
-    let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
-    stream.peer_addr().map_err(failed)?;
+    let failed =
+        |error: std::io::Error| Failure::runtime(format!("no process for the source: {error}"));
+    let stream = child::socket("broadcaster")?;
     // A port where there is one, which nothing shall be written to.
     let output = std::io::stdout().as_fd().try_clone_to_owned().map_err(failed)?;
     let nowhere = File::options().write(true).open("/dev/null").map_err(failed)?;

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
+use service::child::THIS_PROGRAM;
 use service::log::LogFormat;
 
 pub(crate) use child::run;
@@ -30,9 +31,6 @@ use wire::{Frame, Order, Start, Word};
 use crate::media::{
     Continuation, EncoderStats, Entrance, Event, EventSink, MediaConfig, MediaError,
 };
-
-/// The program that runs, even where another one was put into its place since.
-const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// How long a source may take to begin: on a cold machine, all plugins are loaded first.
 const BEGINNING: Duration = Duration::from_secs(30);
@@ -105,35 +103,13 @@ impl Usage {
 }
 
 impl Apart {
-    /// Starts a source. What is wrong with it at first sight is returned; what shows later comes as
-    /// [`Event::Failed`].
+    /// Starts a source, perhaps in the place of one that failed: [`Event::Ready`] comes again then. What is wrong with
+    /// it at first sight is returned; what shows later comes as [`Event::Failed`].
     ///
     /// # Errors
     ///
     /// What the source says, or that no process can be started.
     pub(crate) fn start(
-        config: &MediaConfig,
-        surroundings: (LogFormat, Option<&Entrance>),
-        events: EventSink,
-    ) -> Result<Self, MediaError> {
-        Self::start_at(config, surroundings, events, None)
-    }
-
-    /// As [`Self::start`], in the place of one that failed: [`Event::Ready`] comes again.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::start`].
-    pub(crate) fn resume(
-        config: &MediaConfig,
-        surroundings: (LogFormat, Option<&Entrance>),
-        events: EventSink,
-        before: Continuation,
-    ) -> Result<Self, MediaError> {
-        Self::start_at(config, surroundings, events, Some(before))
-    }
-
-    fn start_at(
         config: &MediaConfig,
         (log_format, port): (LogFormat, Option<&Entrance>),
         events: EventSink,

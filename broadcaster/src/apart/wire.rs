@@ -85,12 +85,7 @@ pub(super) enum Frame<T> {
 
 /// A frame with words.
 pub(super) fn words<T: Encode<()>>(words: &T) -> Vec<u8> {
-    let mut frame = frames::Frame::with_capacity(0);
-    // Writing to memory does not fail.
-    if let Err(error) = minicbor::encode(words, frame.body()) {
-        tracing::error!(%error, "words for a source that cannot be written");
-    }
-    frame.finish(WORDS)
+    frames::words(WORDS, words)
 }
 
 /// A frame with a unit.

@@ -92,7 +92,7 @@ pub(super) fn video(
     );
     chain.push(encoder.clone());
     // As x264enc gives them, the payloader takes them.
-    if codec != Codec::H264 || name != X264 {
+    if name != X264 {
         chain.extend(payload::parser(codec)?);
     }
     Ok(Pictures { chain, encoder, name, codec })

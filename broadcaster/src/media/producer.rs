@@ -249,13 +249,14 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Starts a source. What is wrong with it at first sight is returned; what shows later comes
-    /// as [`Event::Failed`].
+    /// One that is the first.
+    #[cfg(test)]
     pub fn start(config: MediaConfig, events: EventSink) -> Result<Self, MediaError> {
         Self::begin(config, events, None, None)
     }
 
-    /// As [`Self::start`], in the place of one that failed: [`Event::Ready`] comes again.
+    /// One in the place of another.
+    #[cfg(test)]
     pub fn resume(
         config: MediaConfig,
         events: EventSink,
@@ -272,8 +273,9 @@ impl Producer {
         Continuation { epoch: self.epoch.numbers(), encoded, camera, encoder }
     }
 
-    /// As [`Self::start`], or [`Self::resume`] where there is one before, with publishers coming in where it is open
-    /// already.
+    /// Starts a source, perhaps in the place of one that failed: [`Event::Ready`] comes again then. Publishers come in
+    /// by `entrance`, where it is open already. What is wrong at first sight is returned; what shows later comes as
+    /// [`Event::Failed`].
     pub fn begin(
         config: MediaConfig,
         events: EventSink,

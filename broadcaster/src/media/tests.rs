@@ -707,7 +707,7 @@ fn sound_goes_on(sound: &[&Unit], first: &Unit, last: &Unit) {
     assert!(difference <= frame, "{difference:?}");
 }
 
-fn run_to_end(description: &str) {
+pub(super) fn run_to_end(description: &str) {
     elements::init().expect("GStreamer starts");
     let pipeline = gst::parse::launch(description).expect("legal description");
     pipeline.set_state(gst::State::Playing).expect("starts");

@@ -1,12 +1,11 @@
 //! The process that plays: takes orders and media on standard input, which is a socket, and answers there.
 
 use std::io::{BufReader, Write};
-use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{SigSet, Signal};
+use service::child;
 use service::exit::Failure;
 
 use super::wire::{self, Frame, Order, Start, State, Told, Unstopped, Word, brief};
@@ -48,18 +47,8 @@ struct Playing {
 ///
 /// Where standard input is no socket of a viewer's.
 pub(crate) fn run(outputs: &[Output]) -> Result<(), Failure> {
-    // The viewer says when to stop; what a terminal or a service manager says to all goes to it as well.
-    let mut signals = SigSet::empty();
-    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-        signals.add(signal);
-    }
-    signals.thread_block().map_err(|error| Failure::runtime(format!("signals: {error}")))?;
-    let failed = |error: std::io::Error| {
-        Failure::usage(format!("only a viewer starts this, over a socket: {error}"))
-    };
-    let stream = UnixStream::from(std::io::stdin().as_fd().try_clone_to_owned().map_err(failed)?);
-    stream.peer_addr().map_err(failed)?;
-    let mouth = Mouth(Arc::new(Mutex::new(stream.try_clone().map_err(failed)?)));
+    let stream = child::socket("viewer")?;
+    let mouth = Mouth(Arc::new(Mutex::new(stream.try_clone().map_err(Failure::runtime)?)));
     // The library asks programs of its own about its plugins where those are new.
     let begun = initialise();
     make_folders(outputs);

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::time::{ClockId, clock_gettime};
 use protocol::media::Format;
+use service::child::THIS_PROGRAM;
 use service::log::LogFormat;
 use tokio::sync::{mpsc as events, oneshot};
 
@@ -58,9 +59,6 @@ pub(crate) const OUTPUTS: &str = "PUNCHCAST_OUTPUTS";
 const NONSENSE: &str = "said what makes no sense";
 const UNASKED: &str = "answered what it was not asked";
 const OVERFULL: &str = "told more than can be read";
-
-/// The program that runs, even where another one was put into its place since.
-const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// Processes that make themselves ready to play.
 pub(crate) struct Prepared {

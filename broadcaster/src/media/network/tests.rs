@@ -16,6 +16,7 @@ use nix::unistd::Pid;
 use protocol::media::Format;
 use rtmp_runtime::client::{ClientConfig, ClientSession};
 
+use super::super::tests::run_to_end;
 use super::super::{
     Continuation, Entrance, Event, MediaConfig, Producer, SourceSpec, Unit, elements,
 };
@@ -617,15 +618,4 @@ impl Run {
             }
         }
     }
-}
-
-fn run_to_end(description: &str) {
-    let pipeline = gst::parse::launch(description).expect("legal description");
-    pipeline.set_state(gst::State::Playing).expect("starts");
-    let bus = pipeline.bus().expect("a pipeline has a bus");
-    let timeout = gst::ClockTime::from_seconds(PATIENCE.as_secs());
-    let end = bus.timed_pop_filtered(timeout, &[gst::MessageType::Eos, gst::MessageType::Error]);
-    let end = end.expect("an end in time");
-    assert_eq!(end.type_(), gst::MessageType::Eos, "{end:?}");
-    pipeline.set_state(gst::State::Null).expect("stops");
 }
