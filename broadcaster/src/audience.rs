@@ -7,15 +7,16 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use protocol::channel::{Condition, MOST_LAG, ViewerId};
 use protocol::congestion::{self, Carries, Congestion};
-use protocol::control::{LeftOut, Notice};
+use protocol::control::{LeftOut, Notice, Track};
 use protocol::feedback::{self, Block, Feedback, Totals};
+use protocol::renditions::Choice;
 use protocol::seal::PacketIndex;
 use protocol::srtcp::{self, FeedbackKey, OpenError, Opener};
 use protocol::units::Bitrate;
@@ -26,9 +27,9 @@ use transport::openings::Handle;
 use transport::paths::Standing;
 
 use crate::events::Event;
-use crate::fanout::Joined;
+use crate::fanout::{Joined, Moved, Target};
 use crate::metrics::{Metrics, Row, STATES, Unheard, worst};
-use crate::shared::LiveChannel;
+use crate::shared::{LiveChannel, micros};
 use crate::trend::{Look, Trend, Turn, shares};
 
 /// Mean time from one feedback packet of a viewer to the next that is still opened, and how many may come
@@ -72,6 +73,8 @@ pub(crate) struct Seat {
     began_at: Instant,
     joined_at: Instant,
     is_paused: AtomicBool,
+    /// Which rendition it is sent, where there are several.
+    rendition: AtomicUsize,
     /// Whether the operator sent it away.
     is_removed: AtomicBool,
     /// For the session: there is a notice, or silence, or a word although media is paused.
@@ -88,6 +91,7 @@ struct State {
     /// The least round trip that there ever was.
     least_rtt: Option<Duration>,
     congestion: Congestion,
+    choice: Choice,
     notices: VecDeque<Notice>,
 }
 
@@ -129,6 +133,8 @@ impl Audience {
         key: &FeedbackKey,
     ) -> Arc<Seat> {
         let now = Instant::now();
+        let needs = channel.renditions.iter().map(|rendition| rendition.needs).collect();
+        let choice = Choice::new(needs, now);
         let seat = Arc::new(Seat {
             viewer,
             channel,
@@ -138,6 +144,7 @@ impl Audience {
             began_at: self.began_at,
             joined_at: now,
             is_paused: AtomicBool::new(false),
+            rendition: AtomicUsize::new(choice.current()),
             is_removed: AtomicBool::new(false),
             woken: Notify::new(),
             state: Mutex::new(State {
@@ -148,6 +155,7 @@ impl Audience {
                 path: path_kind,
                 least_rtt: None,
                 congestion: Congestion::default(),
+                choice,
                 notices: VecDeque::new(),
             }),
         });
@@ -202,6 +210,25 @@ impl Audience {
         if let Some(seat) = self.seats.get(&viewer) {
             seat.tell(notice);
         }
+    }
+
+    /// A viewer goes on with another rendition.
+    pub(crate) fn switched(&self, moved: Moved) {
+        let seat = self.seats.get(&moved.viewer).map(|seat| Arc::clone(&seat));
+        if let Some(event) = seat.and_then(|seat| seat.switched(moved)) {
+            self.metrics.events.record(event);
+        }
+    }
+
+    /// How many watch each rendition, by number.
+    pub(crate) fn watching(&self, renditions: usize) -> Vec<usize> {
+        let mut watching = vec![0; renditions];
+        for seat in self.seats.iter().filter(|seat| !seat.channel.renditions.is_empty()) {
+            if let Some(count) = watching.get_mut(seat.rendition()) {
+                *count += 1;
+            }
+        }
+        watching
     }
 
     /// Tells every viewer.
@@ -350,14 +377,18 @@ impl Seat {
                     published: self.channel.metrics.published.load(Ordering::Relaxed),
                     rtt,
                 };
-                let stream = self.channel.metrics.stream();
+                let stream = self.stream();
                 state.congestion.report(reported, stream, is_uplink_full, now);
                 let carries = state.congestion.carries();
                 if carries != carried {
                     // Before the state is free: whoever applies it as well must not overtake this.
                     self.channel.fan_out.limit(self.viewer, limit_of(carries));
                 }
+                let next = state.choice.report(carries, times.carried, now);
                 drop(state);
+                if let Some(next) = next {
+                    self.channel.fan_out.switch(self.viewer, next);
+                }
                 if carries != carried {
                     self.carries(carries, stream, metrics);
                 }
@@ -398,6 +429,7 @@ impl Seat {
         let mut state = self.lock();
         state.path = path;
         state.least_rtt = None;
+        state.choice.moved();
         let carried = std::mem::take(&mut state.congestion).carries();
         self.channel.fan_out.limit(self.viewer, None);
         drop(state);
@@ -415,7 +447,8 @@ impl Seat {
     ) -> Sample {
         let video = blocks.first().copied().unwrap_or_default();
         let worst = blocks.iter().map(|block| block.fraction_lost).max().unwrap_or(0);
-        let format = self.channel.formats.first();
+        let mut tracks = self.channel.ssrcs.iter().zip(&*self.channel.formats);
+        let format = tracks.find(|(ssrc, _)| **ssrc == video.ssrc).map(|(_, format)| format);
         let clock_rate = format.map_or(90_000, |format| format.clock_rate).max(1);
         // Totals are finer than RTCP's 256ths, where there are enough packets.
         let fine = shares(&before.totals, &totals).map(|(loss, _)| loss);
@@ -501,6 +534,47 @@ impl Seat {
         }
     }
 
+    /// Which rendition it is sent.
+    pub(crate) fn rendition(&self) -> usize {
+        self.rendition.load(Ordering::Acquire)
+    }
+
+    /// What it is sent.
+    fn stream(&self) -> Bitrate {
+        if self.channel.renditions.is_empty() {
+            self.channel.metrics.stream()
+        } else {
+            self.channel.metrics.stream_of(self.rendition())
+        }
+    }
+
+    /// Joins once more, and goes on where it was.
+    pub(crate) fn rejoin(&self, to: Target) -> impl Future<Output = Option<Joined>> + Send + use<> {
+        let (fan_out, rendition) = (&self.channel.fan_out, self.rendition());
+        let joined = fan_out.join_rendition((self.viewer, rendition), to, self.latency);
+        fan_out.switch(self.viewer, self.lock().choice.current());
+        joined
+    }
+
+    /// It goes on with another rendition, and is told.
+    fn switched(&self, moved: Moved) -> Option<Event> {
+        let Moved { rendition, before, track, first_index, rtp_timestamp, captured, .. } = moved;
+        self.rendition.store(rendition, Ordering::Release);
+        let format = self.channel.formats.get(track)?.clone();
+        let name = Arc::clone(&self.channel.renditions.get(rendition)?.name);
+        let track = Track {
+            format,
+            ssrc: *self.channel.ssrcs.get(track)?,
+            first_index,
+            live_index: first_index,
+            rtp_timestamp,
+            captured_us: micros(captured),
+        };
+        let (before, end) = (*self.channel.ssrcs.get(before.0)?, before.1);
+        self.tell(Notice::Rendition { track, before, end });
+        Some(Event::RenditionChanged { viewer: self.viewer, rendition: name })
+    }
+
     /// The viewer was not sent what lies between where the tracks stood and where it goes on.
     pub(crate) fn left_out(&self, from: &[PacketIndex], joined: &Joined) {
         let tracks = self.channel.ssrcs.iter().zip(from).zip(&joined.tracks);
@@ -545,6 +619,7 @@ impl Seat {
                 "unrecovered": unrecovered,
             },
             "carries_bps": carries,
+            "rendition": self.channel.renditions.get(self.rendition()).map(|one| &*one.name),
             "history": { "interval_seconds": interval, "loss": loss, "latency_ms": latency },
         })
     }
@@ -590,6 +665,7 @@ impl Seat {
                 | Notice::Removed
                 | Notice::Key { .. }
                 | Notice::Finished { .. }
+                | Notice::Rendition { .. }
                 | Notice::Interrupted),
                 _,
             ) => notices.push_back(notice),

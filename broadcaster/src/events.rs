@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use protocol::channel::ViewerId;
@@ -60,6 +60,8 @@ pub(crate) enum Event {
     PathNarrow { viewer: ViewerId, rate: Bitrate, stream: Bitrate },
     /// It does again.
     PathWide { viewer: ViewerId },
+    /// A viewer goes on with another rendition.
+    RenditionChanged { viewer: ViewerId, rendition: Arc<str> },
     /// Most viewers suffer at once.
     UplinkFull { rate: Option<Bitrate> },
     /// They do no more.
@@ -137,6 +139,7 @@ impl Event {
             Self::MediaResumed { .. } => "media_resumed",
             Self::PathNarrow { .. } => "path_narrow",
             Self::PathWide { .. } => "path_wide",
+            Self::RenditionChanged { .. } => "rendition_changed",
             Self::UplinkFull { .. } => "uplink_full",
             Self::UplinkFree => "uplink_free",
         }
@@ -167,6 +170,7 @@ impl Event {
             | Self::MediaPaused { viewer }
             | Self::MediaResumed { viewer }
             | Self::PathNarrow { viewer, .. }
+            | Self::RenditionChanged { viewer, .. }
             | Self::PathWide { viewer } => Some(*viewer),
             _ => None,
         }
@@ -234,6 +238,9 @@ impl Event {
             Self::PathWide { viewer } => {
                 format!("the path to viewer {viewer} carries everything again")
             }
+            Self::RenditionChanged { viewer, rendition } => {
+                format!("viewer {viewer} goes on with {rendition}, as its path carries that")
+            }
             Self::UplinkFull { rate: Some(rate) } => format!(
                 "most viewers suffer at once: the uplink seems full, keeping below {rate} (--uplink \
                  sets it for good)"
@@ -295,6 +302,9 @@ impl Event {
                 let (rate_bps, stream_bps) =
                     (rate.as_bits_per_second(), stream.as_bits_per_second());
                 tracing::info!(event, %viewer, rate_bps, stream_bps, "{text}");
+            }
+            Self::RenditionChanged { viewer, rendition } => {
+                tracing::info!(event, %viewer, rendition = &**rendition, "{text}");
             }
             Self::UplinkFull { rate } => {
                 let rate_bps = rate.map(Bitrate::as_bits_per_second);

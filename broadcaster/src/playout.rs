@@ -404,8 +404,10 @@ impl Workshop {
         let metrics = Arc::new(self.metrics.channel.for_playout());
         let audience = Arc::clone(&self.audience);
         let tell = move |event| match event {
-            // The file's keyframes are where they are.
-            fanout::Event::KeyframeWanted => {}
+            // The file's keyframes are where they are, and it has one rendition.
+            fanout::Event::KeyframeWanted { .. }
+            | fanout::Event::Encode { .. }
+            | fanout::Event::Switched(_) => {}
             fanout::Event::LeftOut { viewer, packets } => {
                 audience.tell(viewer, Notice::LeftOut { packets });
             }
@@ -422,6 +424,7 @@ impl Workshop {
             fan_out,
             metrics,
             started_at: Instant::now(),
+            renditions: [].into(),
             on_demand: Some(ask.needed),
         })
     }

@@ -47,7 +47,7 @@ use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
-use crate::shared::{LiveChannel, Shared, choose_ssrcs};
+use crate::shared::{LiveChannel, Rendition, Shared, choose_ssrcs};
 use crate::source::{Feed, Source, Start};
 use crate::status::Status;
 use crate::surroundings::{Seen, Surroundings};
@@ -434,29 +434,44 @@ fn channel_starter(
     let source = Arc::clone(source);
     let audience = Arc::clone(audience);
     let tell = move |event| match event {
-        fanout::Event::KeyframeWanted => {
+        fanout::Event::KeyframeWanted { rendition } => {
             if let Some(producer) = source.get() {
-                producer.request_keyframe();
+                producer.request_keyframe(rendition);
             }
         }
+        fanout::Event::Encode { wanted } => {
+            tracing::debug!(wanted = format!("{wanted:#b}"), "renditions that are encoded");
+            source.encode(wanted);
+        }
+        fanout::Event::Switched(moved) => audience.switched(moved),
         fanout::Event::LeftOut { viewer, packets } => {
             audience.tell(viewer, Notice::LeftOut { packets });
         }
     };
     let key_log = config.key_log.clone();
+    let rates: Vec<_> = config.video.all().iter().map(|video| video.bitrate).collect();
+    let sound = config.audio.bitrate;
     Ok(Box::new(move |formats: Arc<[Format]>| {
         let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
         let ssrcs = choose_ssrcs(formats.len());
         let key_log = key_log.as_ref().map(|path| open_key_log(path, &ssrcs)).transpose()?;
         let mut channel = Channel::new(&key, &ssrcs, History::default(), pacing);
+        let of_track = Format::renditions(&formats);
+        channel.set_renditions(&of_track);
         let kinds: Vec<_> = formats.iter().map(|format| format.kind).collect();
         channel.set_sound(kinds.iter().map(|kind| *kind == Kind::Audio).collect());
         let (fan_out, _thread) = FanOut::start(channel, &kinds, sender, metrics, tell)
             .map_err(|error| Failure::runtime(format!("cannot start the fan-out: {error}")))?;
         fan_out.set_uplink(budget);
         for format in formats.iter() {
-            tracing::info!(kind = %format.kind, encoding = format.encoding_name, "track");
+            let rendition = format.rendition.as_deref();
+            tracing::info!(kind = %format.kind, encoding = format.encoding_name, rendition, "track");
         }
+        let has_sound = kinds.contains(&Kind::Audio);
+        let sound = if has_sound { sound } else { Bitrate::bits_per_second(0) };
+        let names = formats.iter().filter_map(|format| format.rendition.as_deref());
+        let renditions: Arc<[Rendition]> =
+            names.zip(rates).map(|(name, pictures)| Rendition::new(name, pictures, sound)).collect();
         events.record(Event::SourceStarted { tracks: formats.len() });
         let (name, started_at) = (Arc::clone(&name), Instant::now());
         let metrics = Arc::clone(&metrics_of_channel);
@@ -468,6 +483,7 @@ fn channel_starter(
             fan_out,
             metrics,
             started_at,
+            renditions,
             on_demand: None,
         })
     }))

@@ -726,7 +726,7 @@ impl Session {
             return;
         }
         // It knows the channel already, and is told what it was not sent: that is not lost.
-        let join = seat.channel.fan_out.join(seat.viewer, self.target(path), seat.latency);
+        let join = seat.rejoin(self.target(path));
         let (seat, paused_at) = (Arc::clone(seat), paused_at.clone());
         // It may have to wait for a keyframe. Ends with the viewer, or where it is paused again.
         tokio::spawn(async move {

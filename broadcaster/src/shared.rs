@@ -72,9 +72,30 @@ pub(crate) struct LiveChannel {
     pub(crate) fan_out: FanOut,
     pub(crate) metrics: Arc<ChannelMetrics>,
     pub(crate) started_at: Instant,
+    /// The renditions of its picture, best first; none where there is one only.
+    pub(crate) renditions: Arc<[Rendition]>,
     /// What one viewer of a stored file needs; `None` for a live channel.
     pub(crate) on_demand: Option<Bitrate>,
 }
+
+/// One of several sizes of a channel's picture.
+#[derive(Debug, Clone)]
+pub(crate) struct Rendition {
+    pub(crate) name: Arc<str>,
+    /// What who watches it needs, headers and sound included.
+    pub(crate) needs: Bitrate,
+}
+
+impl Rendition {
+    /// One whose pictures and sound the encoders are set to make at these rates.
+    pub(crate) fn new(name: &str, pictures: Bitrate, sound: Bitrate) -> Self {
+        let media = pictures.as_bits_per_second() + sound.as_bits_per_second();
+        Self { name: name.into(), needs: Bitrate::bits_per_second(media).scaled(HEADERS) }
+    }
+}
+
+/// What headers, seals and tags add to media, as far as a path must carry them.
+const HEADERS: f64 = 1.08;
 
 /// What all sessions share.
 pub(crate) struct Shared {
@@ -395,7 +416,9 @@ impl LiveChannel {
         latency: Duration,
         feedback_key: FeedbackKey,
     ) -> Option<Admission> {
-        let mut joined = self.fan_out.join(viewer, to, latency).await?;
+        // What is small comes soonest, and shows what the path carries.
+        let rendition = self.renditions.len().saturating_sub(1);
+        let mut joined = self.fan_out.join_rendition((viewer, rendition), to, latency).await?;
         // What is played on demand begins when its viewer is there, and its schedule says how tracks lie.
         if self.on_demand.is_none() && !joined.is_known() {
             // One that still comes later than that is placed by when it comes.
@@ -405,8 +428,10 @@ impl LiveChannel {
                 Err(_) => joined,
             };
         }
-        let tracks = self.formats.iter().zip(&*self.ssrcs).zip(&joined.tracks);
-        let tracks = tracks.map(|((format, &ssrc), track)| Track {
+        let of_track = Format::renditions(&self.formats);
+        let tracks = self.formats.iter().zip(&*self.ssrcs).zip(&joined.tracks).zip(&of_track);
+        let its = tracks.filter(|(_, of)| of.is_none_or(|of| of == rendition));
+        let tracks = its.map(|(track, _)| track).map(|((format, &ssrc), track)| Track {
             format: format.clone(),
             ssrc,
             first_index: track.position.first_index,

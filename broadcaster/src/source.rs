@@ -1,7 +1,7 @@
 //! From the running source to the channel: starts the channel once the tracks are known, then feeds
 //! its fan-out. A source that fails is started again, and goes on in the same channel.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,17 +78,29 @@ const LASTING: Duration = Duration::from_secs(10);
 
 /// The source that runs, which may be another one later.
 #[derive(Default)]
-pub(crate) struct Source(Mutex<Option<Arc<Apart>>>);
+pub(crate) struct Source {
+    running: Mutex<Option<Arc<Apart>>>,
+    /// The renditions that are to be encoded, as bits, once that is known.
+    wanted: OnceLock<AtomicU32>,
+}
 
 impl Source {
     /// The one that runs, if any does.
     pub(crate) fn get(&self) -> Option<Arc<Apart>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Encodes those renditions whose bits are set, and no others: with the source that runs, and with those to come.
+    pub(crate) fn encode(&self, wanted: u32) {
+        self.wanted.get_or_init(AtomicU32::default).store(wanted, Ordering::Release);
+        if let Some(producer) = self.get() {
+            producer.encode(wanted);
+        }
     }
 
     /// Another one runs, or none. Blocks until the one before is gone.
     pub(crate) fn set(&self, producer: Option<Apart>) {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *running, producer.map(Arc::new));
         drop(running);
         // Whoever asks it for something at this moment must not be the one to stop it: it may be what it waits for.
@@ -148,6 +160,10 @@ impl Source {
                 }
                 Some(Turn::Runs) => {
                     runs_since = Some(Instant::now());
+                    // Not before it has described all of them.
+                    if let Some(wanted) = self.wanted.get() {
+                        self.encode(wanted.load(Ordering::Acquire));
+                    }
                     if let Some(at) = lost_at.take() {
                         events.record(Happened::SourceBack { lasted: at.elapsed() });
                     }

@@ -58,7 +58,8 @@ fn at_a_terminal_a_bare_run_draws_the_link_and_says_what_to_do_next() {
     let raw = "video/x-raw,format=I420,width=320,height=180,framerate=25/1";
     cameras.plug(&[Camera::new("Front Camera", "/dev/video-front", &[raw])]).expect("plugged in");
     let state = folder();
-    let words = "exec script --quiet --flush --return --command '\"$PROGRAM\" >link' screen";
+    // No shell stays between the two: it would hear Ctrl-C as well, and may end by it.
+    let words = "exec script --quiet --flush --return --command 'exec \"$PROGRAM\" >link' screen";
     let mut command = alone(words, state.path());
     cameras.show_to(&mut command);
     command.env("PROGRAM", PROGRAM).env_remove("NO_COLOR").current_dir(state.path());

@@ -393,6 +393,20 @@ pub enum Notice {
     /// The take was stopped, as nothing was heard of the viewer for a while: it goes on with another one.
     #[n(6)]
     Interrupted,
+    /// The viewer goes on with another rendition of the picture.
+    #[n(7)]
+    Rendition {
+        /// Of which it is sent packets from `first_index` on, a keyframe's. Its clock is that of the one before, and so
+        /// are its timestamps.
+        #[n(0)]
+        track: Track,
+        /// SSRC of the one before.
+        #[n(1)]
+        before: u32,
+        /// Index behind the last packet of that one.
+        #[n(2)]
+        end: u64,
+    },
 }
 
 /// Packets of a track that were not sent to a viewer.

@@ -15,6 +15,7 @@ use rtcp_types::{
 };
 
 use crate::seal::PacketIndex;
+use crate::units::Bitrate;
 
 /// Names of the APP packets.
 const REPORT_NAME: &str = "PNCH";
@@ -177,6 +178,8 @@ struct Extension {
     latency_us: Option<u32>,
     #[n(3)]
     shown_us: Option<u32>,
+    #[n(4)]
+    carried_bps: Option<u64>,
 }
 
 /// What a viewer says of times, as far as it knows them.
@@ -188,6 +191,8 @@ pub struct Times {
     pub latency: Option<Duration>,
     /// From capture to output, as it estimates that.
     pub shown: Option<Duration>,
+    /// How fast its path brought what was sent at once, of late.
+    pub carried: Option<Bitrate>,
 }
 
 /// One feedback message.
@@ -240,6 +245,7 @@ pub fn encode_report(viewer: u32, blocks: &[Block], totals: &Totals, times: Time
         rtt_us: micros(times.rtt),
         latency_us: micros(times.latency),
         shown_us: micros(times.shown),
+        carried_bps: times.carried.map(Bitrate::as_bits_per_second),
     };
     let cbor = to_cbor(&extension);
     let app: AppBuilder = App::builder(viewer, REPORT_NAME).data(&cbor);
@@ -316,6 +322,10 @@ pub fn parse(bytes: &[u8]) -> Result<Feedback, FeedbackError> {
         rtt: time(|extension| extension.rtt_us),
         latency: time(|extension| extension.latency_us),
         shown: time(|extension| extension.shown_us),
+        carried: extension
+            .as_ref()
+            .and_then(|extension| extension.carried_bps)
+            .map(Bitrate::bits_per_second),
     };
     match report {
         Some(blocks) => Ok(Feedback::Report {
@@ -358,7 +368,7 @@ mod tests {
         let totals = Totals { received: 1 << 40, lost: 3, unrecovered: 1, ..Totals::default() };
         for rtt in [None, Some(Duration::from_micros(40_001))] {
             let (latency, shown) = (rtt.map(|rtt| rtt * 4), rtt.map(|rtt| rtt * 5));
-            let times = Times { rtt, latency, shown };
+            let times = Times { rtt, latency, shown, carried: shown.map(|_| Bitrate::bits_per_second(9)) };
             let bytes = encode_report(9, &blocks, &totals, times);
             let (blocks, totals) = (blocks.to_vec(), Some(totals));
             let expected = Feedback::Report { blocks, totals, times };

@@ -77,6 +77,7 @@ pub mod opening;
 mod pacing;
 pub mod receiver;
 pub mod reception;
+pub mod renditions;
 pub mod repair;
 pub mod rtp;
 pub mod schedule;

@@ -54,19 +54,27 @@ pub struct Format {
     /// Format parameters (`a=fmtp`), such as `packetization-mode` or `sprop-parameter-sets`.
     #[n(5)]
     pub parameters: BTreeMap<String, String>,
+    /// The rendition that this is, where one picture comes in several sizes: each viewer is sent one of them. Best
+    /// first, in the order of the tracks.
+    #[n(6)]
+    pub rendition: Option<String>,
 }
 
 impl Format {
     /// Whether who receives this one can go on with the other, whose parameters come in band.
     pub fn is_like(&self, other: &Self) -> bool {
-        (self.kind, &self.encoding_name, self.clock_rate, self.channels, self.payload_type)
-            == (
-                other.kind,
-                &other.encoding_name,
-                other.clock_rate,
-                other.channels,
-                other.payload_type,
-            )
+        let essentials = |format: &Self| {
+            (format.kind, format.clock_rate, format.channels, format.payload_type)
+        };
+        essentials(self) == essentials(other)
+            && self.encoding_name == other.encoding_name
+            && self.rendition == other.rendition
+    }
+
+    /// For each track, which rendition it is, 0 for the best; `None` for what every viewer gets.
+    pub fn renditions(formats: &[Self]) -> Vec<Option<usize>> {
+        let mut next = 0..;
+        formats.iter().map(|format| format.rendition.as_ref().and_then(|_| next.next())).collect()
     }
 
     /// As [`Self::is_like`], track by track.
@@ -89,6 +97,7 @@ mod tests {
             clock_rate: 48_000,
             channels: Some(2),
             parameters: [("stereo".to_owned(), "1".to_owned())].into(),
+            rendition: None,
         };
         let alike = Format { parameters: [].into(), ..format.clone() };
         assert!(format.is_like(&alike) && format != alike);
@@ -98,6 +107,7 @@ mod tests {
             Format { payload_type: 98, ..format.clone() },
             Format { clock_rate: 44_100, ..format.clone() },
             Format { channels: None, ..format.clone() },
+            Format { rendition: Some("360p".to_owned()), ..format.clone() },
         ] {
             assert!(!format.is_like(&other), "{other:?}");
             assert!(!Format::are_like(std::slice::from_ref(&format), &[other]));

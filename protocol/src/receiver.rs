@@ -101,6 +101,9 @@ pub struct Arrived<'a> {
 pub struct Receiver {
     opener: Opener,
     tracks: Vec<Receiving>,
+    /// Of tracks that came to their end and began anew.
+    former: Totals,
+    patience: Duration,
     /// What came sealed with a key that was not told yet.
     held: VecDeque<Held>,
     corrupt: u64,
@@ -157,23 +160,11 @@ impl Receiver {
     pub fn new(tracks: &[Track], keys: &[MasterKey], patience: Duration, now: Instant) -> Self {
         let mut opener = Opener::new(tracks.iter().map(|track| (track.ssrc, track.first_index)));
         keys.iter().for_each(|key| opener.add_key(key));
-        let receiving = |track: &Track| Receiving {
-            reception: Reception::new(
-                track.ssrc,
-                track.clock_rate,
-                track.expected_from,
-                track.live_index,
-                patience,
-                now,
-            ),
-            kind: track.kind,
-            live_index: track.live_index,
-            kept: BTreeMap::new(),
-            blocks: BTreeMap::new(),
-        };
         Self {
             opener,
-            tracks: tracks.iter().map(receiving).collect(),
+            tracks: tracks.iter().map(|track| Receiving::new(track, patience, now)).collect(),
+            former: Totals::default(),
+            patience,
             held: VecDeque::new(),
             corrupt: 0,
             bytes: 0,
@@ -182,6 +173,36 @@ impl Receiver {
             wished_at: None,
             kept_until: Some(now + KEEPING_FIRST),
         }
+    }
+
+    /// The track with this SSRC ends at this index, and another one takes over: its number, a new one or one that it
+    /// had before. What is missing of the one before is still waited for. What came of the other one already is opened
+    /// by [`Self::take_held`]. `None` where there is no such track.
+    pub fn switch(
+        &mut self,
+        before: u32,
+        end: PacketIndex,
+        track: &Track,
+        now: Instant,
+    ) -> Option<usize> {
+        let is_it = |receiving: &&mut Receiving| receiving.reception.ssrc() == before;
+        let ending = self.tracks.iter_mut().find(is_it)?;
+        ending.reception.end_at(end, now);
+        let number = self.opener.set_stream(track.ssrc, track.first_index);
+        let receiving = Receiving::new(track, self.patience, now);
+        match self.tracks.get_mut(number) {
+            Some(known) => {
+                let known = std::mem::replace(known, receiving);
+                self.former = [&self.former, known.reception.totals()].into_iter().sum();
+            }
+            None => self.tracks.push(receiving),
+        }
+        Some(number)
+    }
+
+    /// Whether nothing more comes of a track.
+    pub fn is_over(&self, track: usize) -> bool {
+        self.tracks.get(track).is_none_or(|track| track.reception.is_over())
     }
 
     /// Whether what is taken from now on came before its announcement did, and is taken late. Nothing plays
@@ -208,6 +229,7 @@ impl Receiver {
 
     /// From now on a packet is of use for so long after it should have come.
     pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
         self.tracks.iter_mut().for_each(|track| track.reception.set_patience(patience));
     }
 
@@ -251,7 +273,8 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// Where one is not authentic, which is counted, or its key is not known, for which it waits. The others are taken.
+    /// Where one is not authentic, which is counted, or its key or its track is not known, for which it waits. The others
+    /// are taken.
     pub fn take(
         &mut self,
         datagram: &mut [u8],
@@ -265,7 +288,9 @@ impl Receiver {
         for packet in packets {
             if let Err(error) = self.take_packet(packet, came, now, deliver) {
                 match error {
-                    OpenError::UnknownKey { .. } => self.hold(packet.to_vec(), came, now),
+                    OpenError::UnknownKey { .. } | OpenError::UnknownStream { .. } => {
+                        self.hold(packet.to_vec(), came, now);
+                    }
                     _ => self.corrupt += 1,
                 }
                 result = Err(error);
@@ -274,12 +299,14 @@ impl Receiver {
         result
     }
 
-    /// Opens what waited for a key that was told meanwhile, as [`Self::take`] does.
+    /// Opens what waited for a key or a track that was told meanwhile, as [`Self::take`] does.
     pub fn take_held(&mut self, now: Instant, deliver: &mut dyn FnMut(Arrived<'_>)) {
         for Held { mut packet, came, at } in std::mem::take(&mut self.held) {
             match self.take_packet(&mut packet, came, now, deliver) {
                 Ok(()) => {}
-                Err(OpenError::UnknownKey { .. }) if now < at + KEY_PATIENCE => {
+                Err(OpenError::UnknownKey { .. } | OpenError::UnknownStream { .. })
+                    if now < at + KEY_PATIENCE =>
+                {
                     self.hold(packet, came, at);
                 }
                 Err(_) => self.corrupt += 1,
@@ -307,8 +334,23 @@ impl Receiver {
         deliver: &mut dyn FnMut(Arrived<'_>),
     ) -> Result<(), OpenError> {
         let keeps = self.kept_until.is_some_and(|until| now < until);
-        let sealed = keeps.then(|| packet.to_vec());
-        let (track, base) = match self.opener.open_any(packet)? {
+        // Of a track that is over it may be the beginning of what comes once it is told that it goes on.
+        let over = self.opener.stream_of(packet).filter(|track| self.is_over(*track));
+        let sealed = (keeps || over.is_some()).then(|| packet.to_vec());
+        let opened = self.opener.open_any(packet);
+        if let (Some(track), Some(sealed)) = (over, &sealed) {
+            let end = self.tracks[track].reception.next_index();
+            let is_of_then = match &opened {
+                Ok(Opened::Media(_, index, _)) => *index < end,
+                Ok(Opened::Repair(..)) => true,
+                Err(_) => false,
+            };
+            if !is_of_then {
+                self.hold(sealed.clone(), came, now);
+                return Ok(());
+            }
+        }
+        let (track, base) = match opened? {
             Opened::Media(track, index, length) => {
                 let Some(receiving) = self.tracks.get_mut(track) else { return Ok(()) };
                 let rtp = &mut packet[..length];
@@ -458,18 +500,26 @@ impl Receiver {
 
     /// Totals over all tracks.
     pub fn totals(&self) -> Totals {
-        let totals = self.tracks.iter().map(|track| track.reception.totals()).sum();
+        let tracks = self.tracks.iter().map(|track| track.reception.totals());
+        let totals = tracks.chain([&self.former]).sum();
         Totals { corrupt: self.corrupt, bytes: self.bytes, ..totals }
     }
 
     /// The blocks of the next report; the interval since the last ends here.
     pub fn report(&mut self) -> Vec<Block> {
-        self.tracks.iter_mut().map(|track| track.reception.report()).collect()
+        // The one that took over first, in the place of the one before.
+        let tracks = self.tracks.iter_mut().filter(|track| !track.reception.is_over());
+        let mut blocks: Vec<_> =
+            tracks.map(|track| (track.kind == Kind::Audio, track.reception.report())).collect();
+        blocks.sort_by_key(|(is_sound, _)| *is_sound);
+        blocks.into_iter().map(|(_, block)| block).collect()
     }
 
-    /// Interarrival jitter of the first track.
+    /// Interarrival jitter of the first track, with pictures where any has.
     pub fn jitter(&self) -> Option<Duration> {
-        self.tracks.first().map(|track| track.reception.jitter())
+        let mut tracks = self.tracks.iter().filter(|track| !track.reception.is_over());
+        let first = tracks.clone().find(|track| track.kind == Kind::Video);
+        first.or_else(|| tracks.next()).map(|track| track.reception.jitter())
     }
 
     /// The lowest index of a track that may still come.
@@ -479,6 +529,17 @@ impl Receiver {
 }
 
 impl Receiving {
+    fn new(track: &Track, patience: Duration, now: Instant) -> Self {
+        let Track { ssrc, clock_rate, expected_from, live_index, .. } = *track;
+        Self {
+            reception: Reception::new(ssrc, clock_rate, expected_from, live_index, patience, now),
+            kind: track.kind,
+            live_index,
+            kept: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+        }
+    }
+
     /// Takes an opened packet; true where it is of use.
     fn take(
         &mut self,

@@ -181,6 +181,8 @@ pub struct Reception {
     /// How long after it should have come a packet is still of use.
     patience: Duration,
     is_limited: bool,
+    /// Whether nothing comes behind [`Self::next`].
+    is_over: bool,
     /// The round trip as it was told last.
     rtt: Duration,
     tolerance: Duration,
@@ -230,6 +232,7 @@ impl Reception {
             given_up: BTreeSet::new(),
             patience,
             is_limited: false,
+            is_over: false,
             rtt: Duration::ZERO,
             tolerance: FIRST_TOLERANCE,
             newest: None,
@@ -484,6 +487,19 @@ impl Reception {
         }
     }
 
+    /// Nothing comes from this index on; what is missing in front of it is still waited for.
+    pub fn end_at(&mut self, end: PacketIndex, now: Instant) {
+        if end <= self.next + MOST_LEFT_OUT {
+            self.expect(end, now);
+        }
+        self.is_over = true;
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_over(&self) -> bool {
+        self.is_over
+    }
+
     /// A packet was asked for, and had only been late.
     fn was_early(&mut self) {
         self.recent.1 = (self.recent.1 - 1.0).max(0.0);
@@ -606,6 +622,9 @@ impl Reception {
     fn behind_due(&self) -> Option<Instant> {
         // The history comes when its turn is, and in order.
         let newest = self.newest.filter(|newest| newest.index >= self.live_index)?;
+        if self.is_over {
+            return None;
+        }
         let silence = if newest.ends_unit {
             self.spacing.mul_f64(OVERDUE) + self.tolerance
         } else {

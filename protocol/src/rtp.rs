@@ -71,6 +71,11 @@ impl Header {
     }
 }
 
+/// Writes the payload type into a packet whose header was parsed.
+pub fn set_payload_type(packet: &mut [u8], payload_type: u8) {
+    packet[1] = packet[1] & 0x80 | payload_type & 0x7f;
+}
+
 /// Writes the sequence number into a packet whose header was parsed.
 pub fn set_sequence(packet: &mut [u8], sequence: u16) {
     packet[2..4].copy_from_slice(&sequence.to_be_bytes());

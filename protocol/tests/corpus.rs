@@ -173,6 +173,7 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         clock_rate: 90_000,
         channels: None,
         parameters: [("packetization-mode".to_owned(), "1".to_owned())].into(),
+        rendition: None,
     };
     let track = Track {
         format: format.clone(),
@@ -221,7 +222,12 @@ fn genuine() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let feedback_key = FeedbackKey::from_parts([7; 16], [8; 12]);
     Sealer::new(&feedback_key, 7).seal(&mut sealed).expect("seals");
     let time = Some(Duration::from_millis(40));
-    let times = Times { rtt: time, latency: time, shown: time };
+    let times = Times {
+        rtt: time,
+        latency: time,
+        shown: time,
+        carried: Some(Bitrate::bits_per_second(8_000_000)),
+    };
     let ask = |serial, what| Ask { serial, ssrc: 1, rounds_left: 2, what };
     let wish = Wish {
         loss: 26,

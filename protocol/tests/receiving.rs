@@ -55,6 +55,7 @@ impl Scene {
                 clock_rate: 90_000,
                 channels: None,
                 parameters: [].into(),
+                rendition: None,
             },
             ssrc: SSRC,
             first_index: 0,

@@ -9,7 +9,9 @@ use protocol::timeline::Timeline;
 use crate::bursts::Bursts;
 use crate::hold::{Hold, Packet};
 use crate::outage::Outage;
+use crate::slots::Slots;
 use crate::stats::{State, Stats};
+use crate::trains::Trains;
 
 /// How a datagram came.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +34,10 @@ pub(crate) struct Arriving<'a> {
     pub(crate) is_stored: bool,
     pub(crate) outage: &'a mut Outage,
     pub(crate) timeline: &'a mut Timeline,
+    pub(crate) slots: &'a Slots,
     pub(crate) holds: &'a mut [Hold],
     pub(crate) bursts: &'a mut Bursts,
+    pub(crate) trains: &'a mut Trains,
     pub(crate) stats: &'a mut Stats,
 }
 
@@ -58,6 +62,11 @@ impl Arriving<'_> {
             if self.is_stored && is_newest && !is_live {
                 self.bursts.arrived(bytes, hole, at);
             }
+            if is_newest && !self.is_stored {
+                self.trains.arrived((track, timestamp), rtp.len() as u64, at);
+            }
+            // Renditions have one clock.
+            let track = self.slots.of(track);
             self.timeline.learn(track, timestamp, running_time);
             // The sender keeps the time of a stored file. Following the path would move pictures in time.
             if is_newest && is_live && !self.is_stored {

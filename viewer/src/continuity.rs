@@ -13,6 +13,7 @@ use protocol::seal::PacketIndex;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Continuity {
     ssrc: u32,
+    payload_type: u8,
     clock_rate: u32,
     sequence_shift: u16,
     timestamp_shift: u32,
@@ -22,10 +23,11 @@ pub(crate) struct Continuity {
 }
 
 impl Continuity {
-    /// Numbering for a track; `ssrc` is what the player sees.
-    pub(crate) fn new(ssrc: u32, clock_rate: u32) -> Self {
+    /// Numbering for a track; `ssrc` and `payload_type` are what the player sees.
+    pub(crate) fn new(ssrc: u32, clock_rate: u32, payload_type: u8) -> Self {
         Self {
             ssrc,
+            payload_type,
             clock_rate,
             sequence_shift: 0,
             timestamp_shift: 0,
@@ -48,6 +50,13 @@ impl Continuity {
         };
     }
 
+    /// Another rendition takes over at its packet `first`; packets of the one before come up to `end`. Both have one
+    /// clock.
+    pub(crate) fn go_over(&mut self, end: PacketIndex, first: PacketIndex) {
+        self.next_sequence = (end as u16).wrapping_add(self.sequence_shift);
+        self.sequence_shift = self.next_sequence.wrapping_sub(first as u16);
+    }
+
     /// Writes the continuous numbers into a packet.
     pub(crate) fn write(
         &mut self,
@@ -59,6 +68,7 @@ impl Continuity {
         let sequence = (index as u16).wrapping_add(self.sequence_shift);
         let timestamp = timestamp.wrapping_add(self.timestamp_shift);
         rtp::set_ssrc(packet, self.ssrc);
+        rtp::set_payload_type(packet, self.payload_type);
         rtp::set_sequence(packet, sequence);
         rtp::set_timestamp(packet, timestamp);
         let next = sequence.wrapping_add(1);
@@ -90,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_restarted_broadcaster_goes_on_where_it_ended() {
-        let mut track = Continuity::new(1, 90_000);
+        let mut track = Continuity::new(1, 90_000, 96);
         track.splice(700, 5_000, Duration::from_millis(1_000));
         assert_eq!(written(&mut track, 700, 5_000, 1_000), (0, 5_000));
         assert_eq!(written(&mut track, 701, 8_600, 1_040), (1, 8_600));
@@ -102,7 +112,7 @@ mod tests {
 
     #[test]
     fn a_late_packet_does_not_turn_the_numbers_back() {
-        let mut track = Continuity::new(1, 90_000);
+        let mut track = Continuity::new(1, 90_000, 96);
         track.splice(0, 0, Duration::ZERO);
         for index in [0, 2, 1] {
             written(&mut track, index, index as u32 * 3_600, index * 40);

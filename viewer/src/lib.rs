@@ -32,8 +32,10 @@ mod printer;
 mod reach;
 mod renewal;
 mod session;
+mod slots;
 pub mod stats;
 mod terminal;
+mod trains;
 mod watch;
 
 pub use config::{Args, Command};

@@ -276,7 +276,13 @@ impl Opener {
                 notice = notice => match notice {
                     Ok(Notice::Key { key }) => self.receiver.add_key(&key),
                     Ok(Notice::LeftOut { packets }) => self.receiver.left_out(&packets),
-                    Ok(Notice::Carries { .. } | Notice::Finished { .. } | Notice::Interrupted) => {}
+                    // What is measured here has one rendition.
+                    Ok(
+                        Notice::Carries { .. }
+                        | Notice::Rendition { .. }
+                        | Notice::Finished { .. }
+                        | Notice::Interrupted,
+                    ) => {}
                     Ok(Notice::Ended) | Err(ReadError::Finished) => return Ok(Happening::Ended),
                     Ok(Notice::Removed) => {
                         return Err(refused(protocol::control::Refusal::Removed, ""));

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::candidate::CandidateKind;
-use protocol::control::{Admission, Notice, Refusal, UNKNOWN_CAPTURE};
+use protocol::control::{self, Admission, Notice, Refusal, UNKNOWN_CAPTURE};
 use protocol::feedback::Times;
+use protocol::media::Format;
 use protocol::opening::{self, Event, Path};
 use protocol::receiver::{Arrived, Receiver, Track};
 use protocol::seal::PacketIndex;
@@ -32,7 +33,10 @@ use crate::media::patience;
 use crate::meeting::{Datagram, Met};
 use crate::outage::{Outage, Step};
 use crate::renewal::Renewed;
+pub(crate) use crate::slots::Placed;
+use crate::slots::Slots;
 use crate::stats::{State, Stats};
+use crate::trains::Trains;
 
 /// From one report to the next: on a clean path, and while packets get lost. Frequent enough that
 /// lost reports do not look like silence.
@@ -58,15 +62,6 @@ pub(crate) const LONGEST_UPGRADE: Duration = Duration::from_secs(30);
 /// How often the end of a renewal is looked for while one is under way.
 const RENEWAL_LOOK: Duration = Duration::from_millis(50);
 
-/// A track's place in the stream that the player sees, kept from session to session.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    ssrc: u32,
-    /// Index behind the highest packet played.
-    next_index: PacketIndex,
-    continuity: Continuity,
-}
-
 /// One admitted stay with the broadcaster.
 pub(crate) struct Session {
     pub(crate) met: Met,
@@ -77,6 +72,11 @@ pub(crate) struct Session {
     feedback: Feedback,
     holds: Vec<Hold>,
     receiver: Receiver,
+    slots: Slots,
+    /// Which rendition of the picture comes, where there are several.
+    rendition: Option<String>,
+    /// How fast the path brings pictures.
+    trains: Trains,
     /// What proves that media is the broadcaster's.
     tags: TagKey,
     timeline: Timeline,
@@ -146,7 +146,12 @@ impl Session {
         let capture_clock = CaptureClock::follow(met.connection.clone());
         let feedback = Feedback::new(&admission, met.opening.handle().clone());
         let tags = tls::viewer_tag_key(&met.connection);
+        let mut renditions = admission.tracks.iter().map(|track| &track.format.rendition);
+        let rendition = renditions.find_map(Option::clone);
         Self {
+            slots: Slots::new(admission.tracks.len()),
+            rendition,
+            trains: Trains::default(),
             tags,
             met,
             paths,
@@ -200,6 +205,7 @@ impl Session {
         self.receiver = receiver;
         self.timeline = timeline;
         self.holds = holds;
+        self.slots = Slots::new(admission.tracks.len());
         self.feedback = Feedback::new(&admission, self.met.opening.handle().clone());
         self.notices = Reader::new(receive);
         self._requests = send;
@@ -346,8 +352,10 @@ impl Session {
             is_stored: self.stored.is_some(),
             outage: &mut self.outage,
             timeline: &mut self.timeline,
+            slots: &self.slots,
             holds: &mut self.holds,
             bursts: &mut self.bursts,
+            trains: &mut self.trains,
             stats,
         };
         (&mut self.receiver, &self.tags, arriving)
@@ -362,18 +370,21 @@ impl Session {
 
     /// Hands on what need not wait.
     fn release(&mut self, track: usize, player: &Player, placed: &mut [Placed]) {
-        let (Some(hold), Some(hoped_for), Some(place)) =
-            (self.holds.get_mut(track), self.receiver.hoped_for(track), placed.get_mut(track))
+        let (Some(hold), Some(hoped_for)) =
+            (self.holds.get_mut(track), self.receiver.hoped_for(track))
         else {
             return;
         };
+        let played_as = self.slots.of(track);
         while let Some(mut packet) = hold.next(hoped_for) {
             let Packet { index, timestamp, .. } = packet;
-            let Some(arrival) = self.timeline.place(track, timestamp) else { return };
+            let Some(arrival) = self.timeline.place(played_as, timestamp) else { return };
             let arrival = arrival + self.shift.now();
-            place.continuity.write(&mut packet.bytes, index, timestamp, arrival);
-            place.next_index = place.next_index.max(index + 1);
-            player.push(track, &packet.bytes, arrival);
+            let numbers = (&mut packet.bytes[..], index, timestamp);
+            if !self.slots.write(placed, track, numbers, arrival) {
+                return;
+            }
+            player.push(played_as, &packet.bytes, arrival);
             if let Some(stored) = &mut self.stored {
                 stored.progress_at = Instant::now();
                 stored.was_broken = false;
@@ -386,7 +397,8 @@ impl Session {
         let renewal = self.met.renewer.is_waiting().then(|| Instant::now() + RENEWAL_LOOK);
         let upgrade = self.is_relayed().then_some(self.upgrade_at);
         let outage = (!self.is_idle()).then(|| self.outage.due_at());
-        let due = [self.report_at].into_iter().chain(outage).chain(renewal).chain(upgrade);
+        let news = self.has_news(Instant::now()).then(Instant::now);
+        let due = [self.report_at].into_iter().chain(news).chain(outage).chain(renewal).chain(upgrade);
         due.chain(self.receiver.poll_timeout()).min().unwrap_or(self.report_at)
     }
 
@@ -400,7 +412,7 @@ impl Session {
         }
         // What was waited for may have been given up.
         self.release_all(player, placed);
-        if now >= self.report_at {
+        if now >= self.report_at || self.has_news(now) {
             let is_limited = self.carries.is_some();
             let is_watched = is_limited || self.receiver.loss() >= MUCH_LOSS;
             self.report_at = now + if is_limited { LOSSY_REPORT_INTERVAL } else { REPORT_INTERVAL };
@@ -448,8 +460,14 @@ impl Session {
             rtt: Some(rtt),
             latency: Some(self.patience + self.shift.now()),
             shown: self.shown,
+            carried: self.rendition.as_ref().and_then(|_| self.trains.tell(Instant::now())),
         };
         self.feedback.report(&blocks, &self.receiver.totals(), times);
+    }
+
+    /// Whether the broadcaster should know at once what the path brings.
+    fn has_news(&self, now: Instant) -> bool {
+        self.rendition.is_some() && self.trains.is_news(now)
     }
 
     fn rtt(&self) -> Duration {
@@ -509,6 +527,9 @@ impl Session {
         stats.rtt = Some(self.rtt());
         stats.jitter = self.receiver.jitter();
         stats.carries = self.carries;
+        if stats.rendition != self.rendition {
+            stats.rendition.clone_from(&self.rendition);
+        }
         self.show_path(stats);
     }
 
@@ -548,6 +569,7 @@ impl Session {
                 self.met.path = path;
                 // What the former path carried says nothing about this one.
                 self.bursts = Bursts::default();
+                self.trains = Trains::default();
                 self.outage.broke();
                 self.upgrade_interval = FIRST_UPGRADE;
                 let now = Instant::now();
@@ -571,9 +593,44 @@ impl Session {
         }
     }
 
+    /// Goes on with another rendition of the picture. What came of it already is taken by [`Self::take_held`].
+    fn switch(
+        &mut self,
+        track: &control::Track,
+        (before, end): (u32, PacketIndex),
+        placed: &mut [Placed],
+    ) {
+        let receiving = Track::from(track);
+        let now = Instant::now();
+        let Some(received) = self.receiver.switch(before, end, &receiving, now) else {
+            tracing::debug!(before, "a rendition in the place of none");
+            return;
+        };
+        let after = (track.ssrc, track.first_index);
+        self.slots.switch(placed, (before, end), received, after);
+        let hold = Hold::new(track.live_index);
+        match self.holds.get_mut(received) {
+            Some(known) => *known = hold,
+            None => self.holds.push(hold),
+        }
+        self.receiver.set_rtt(self.rtt());
+        self.receiver.set_limited(self.carries.is_some());
+        self.rendition.clone_from(&track.format.rendition);
+        let rendition = self.rendition.as_deref();
+        tracing::info!(event = "rendition_changed", rendition, "the picture goes on in another size");
+    }
+
     /// Takes a notice. `Ok(false)`: the broadcast is over.
-    pub(crate) fn notice(&mut self, notice: Notice) -> Result<bool, Failure> {
+    pub(crate) fn notice(
+        &mut self,
+        notice: Notice,
+        placed: &mut [Placed],
+    ) -> Result<bool, Failure> {
         match notice {
+            Notice::Rendition { track, before, end } => {
+                self.switch(&track, (before, end), placed);
+                Ok(true)
+            }
             Notice::Key { key } => {
                 self.receiver.add_key(&key);
                 Ok(true)
@@ -681,7 +738,7 @@ fn extra(adaptation: Option<&Adaptation>) -> Duration {
 fn place_track(
     placed: &mut Vec<Placed>,
     at: usize,
-    track: &protocol::control::Track,
+    track: &control::Track,
     place: Duration,
 ) -> PacketIndex {
     match placed.get_mut(at) {
@@ -696,7 +753,8 @@ fn place_track(
             track.first_index
         }
         None => {
-            let mut continuity = Continuity::new(at as u32 + 1, track.format.clock_rate);
+            let Format { clock_rate, payload_type, .. } = track.format;
+            let mut continuity = Continuity::new(at as u32 + 1, clock_rate, payload_type);
             continuity.splice(track.first_index, track.rtp_timestamp, place);
             placed.push(Placed { ssrc: track.ssrc, next_index: track.first_index, continuity });
             track.first_index

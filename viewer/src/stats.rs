@@ -111,6 +111,8 @@ pub(crate) struct Stats {
     pub(crate) state: State,
     /// What the path carries, where that is less than the stream.
     pub(crate) carries: Option<u64>,
+    /// Which rendition of the picture comes, where there are several.
+    pub(crate) rendition: Option<String>,
     /// From capture to arrival, once it is known.
     pub(crate) arrival: Option<Duration>,
     pub(crate) path: Option<&'static str>,
@@ -148,6 +150,7 @@ impl Stats {
             started_at,
             state: State::default(),
             carries: None,
+            rendition: None,
             arrival: None,
             path: None,
             local: None,
@@ -232,7 +235,7 @@ impl Stats {
             bitrate_bps,
             frames_decoded: player.frames_decoded,
             frames_dropped: player.frames_dropped,
-            rendition: None,
+            rendition: self.rendition.clone(),
             reconnects: self.reconnects,
             path_carries_bps: self.carries,
             position_ms: playback.map(|playback| ms(playback.position)),

@@ -330,7 +330,7 @@ impl Watcher {
                 }
                 notice = session.notices.next::<Notice>() => match notice {
                     Ok(notice) => {
-                        if !session.notice(notice)? {
+                        if !session.notice(notice, placed)? {
                             return Ok(End::Broadcast);
                         }
                         session.take_held(player, placed, stats);

@@ -82,9 +82,10 @@ pub(crate) fn run() -> Result<(), Failure> {
                     Err(error) => mouth.say(&Word::Refused(error.to_string())),
                 }
             }
-            Order::Keyframe => {
-                producer.iter().for_each(|producer| producer.request_keyframe());
+            Order::Keyframe(rendition) => {
+                producer.iter().for_each(|producer| producer.request_keyframe(rendition as usize));
             }
+            Order::Encode(wanted) => producer.iter().for_each(|producer| producer.encode(wanted)),
         }
     }
     // It stops where it is let go of last.

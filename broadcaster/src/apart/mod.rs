@@ -164,9 +164,15 @@ impl Apart {
         self.link.stands().continuation.clone()
     }
 
-    /// Asks the encoder for a keyframe. Sources that come encoded elsewhere, such as files, go on as they are.
-    pub(crate) fn request_keyframe(&self) {
-        self.order(&Order::Keyframe);
+    /// Asks the encoder of a rendition for a keyframe; the only one is number 0. Sources that come encoded elsewhere, such
+    /// as files, go on as they are.
+    pub(crate) fn request_keyframe(&self, rendition: usize) {
+        self.order(&Order::Keyframe(rendition as u32));
+    }
+
+    /// Encodes those renditions whose bits are set, and no others; all until then.
+    pub(crate) fn encode(&self, wanted: u32) {
+        self.order(&Order::Encode(wanted));
     }
 
     /// What has been encoded so far, as of a moment ago.

@@ -45,9 +45,12 @@ pub(super) enum Order {
     /// Begin. Answered with [`Word::Begun`] or [`Word::Refused`].
     #[n(0)]
     Start(#[n(0)] Box<Start>),
-    /// Encode a keyframe.
+    /// Encode a keyframe of this rendition.
     #[n(1)]
-    Keyframe,
+    Keyframe(#[n(0)] u32),
+    /// Encode those renditions whose bits are set, and no others.
+    #[n(2)]
+    Encode(#[n(0)] u32),
 }
 
 /// What a source says.

@@ -3,9 +3,10 @@
 //! Everything that changes the channel comes as a [`Command`] over one queue, so the thread takes no
 //! lock and waits for nobody ([`worker`]). What all live viewers get is laid out once, with sound in the
 //! picture's last datagram ([`riders`]), and goes from one shared buffer to the list of viewers as it was
-//! at that moment ([`live`]), on further threads where they are many ([`shards`]). Live bursts go first;
+//! at that moment ([`live`]), for each rendition ([`group`]), on further threads where they are many ([`shards`]). Live bursts go first;
 //! joining viewers and retransmissions get the time, and the uplink, between them.
 
+mod group;
 mod live;
 mod riders;
 mod shards;
@@ -50,6 +51,7 @@ enum Command {
     Uplink(Option<Budget>),
     Join {
         viewer: ViewerId,
+        rendition: usize,
         to: Target,
         latency: Duration,
         reply: oneshot::Sender<Joined>,
@@ -85,13 +87,27 @@ enum Command {
         viewer: ViewerId,
         rate: Option<Bitrate>,
     },
+    Switch {
+        viewer: ViewerId,
+        rendition: usize,
+    },
 }
 
 /// What the fan-out tells.
 #[derive(Debug)]
 pub enum Event {
-    /// A viewer that joins needs a keyframe.
-    KeyframeWanted,
+    /// A viewer needs a keyframe.
+    KeyframeWanted {
+        /// Of this rendition; the only one is number 0.
+        rendition: usize,
+    },
+    /// Those renditions are to be encoded whose bits are set, and no others.
+    Encode {
+        /// Which.
+        wanted: u32,
+    },
+    /// A viewer goes on with another rendition.
+    Switched(Moved),
     /// A viewer was not sent these packets, as its path does not carry them.
     LeftOut {
         /// Who.
@@ -99,6 +115,25 @@ pub enum Event {
         /// Which.
         packets: Vec<LeftOut>,
     },
+}
+
+/// A viewer that goes on with another rendition.
+#[derive(Debug, Clone)]
+pub struct Moved {
+    /// Who.
+    pub viewer: ViewerId,
+    /// With which.
+    pub rendition: usize,
+    /// The track that it was sent so far, and the index behind its last packet.
+    pub before: (usize, PacketIndex),
+    /// The track that it is sent from now on.
+    pub track: usize,
+    /// Index of its first packet, a keyframe's,
+    pub first_index: PacketIndex,
+    /// with this timestamp,
+    pub rtp_timestamp: u32,
+    /// captured then, on the capture clock.
+    pub captured: Duration,
 }
 
 /// Where a viewer's packets go: its proved address, the socket that they leave by where that is not the main one,
@@ -288,11 +323,26 @@ impl FanOut {
         to: T,
         latency: Duration,
     ) -> impl Future<Output = Option<Joined>> + Send + use<T> {
+        self.join_rendition((viewer, 0), to, latency)
+    }
+
+    /// As [`Self::join`], with this rendition.
+    pub fn join_rendition<T: Into<Target>>(
+        &self,
+        (viewer, rendition): (ViewerId, usize),
+        to: T,
+        latency: Duration,
+    ) -> impl Future<Output = Option<Joined>> + Send + use<T> {
         let (reply, joined) = oneshot::channel();
         let to = to.into();
         // At once, and not when the answer is waited for: commands keep their order.
-        self.tell(Command::Join { viewer, to, latency, reply });
+        self.tell(Command::Join { viewer, rendition, to, latency, reply });
         async { joined.await.ok() }
+    }
+
+    /// Has a viewer go on with another rendition, at its next keyframe: [`Event::Switched`] tells so.
+    pub fn switch(&self, viewer: ViewerId, rendition: usize) {
+        self.tell(Command::Switch { viewer, rendition });
     }
 
     /// The same once something of every track was sent, for whoever joined earlier: until then nobody knows how its

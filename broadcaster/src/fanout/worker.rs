@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use protocol::channel::{Channel, Step, TrackPosition, ViewerId};
+use protocol::channel::{Channel, Step, Switched, TrackPosition, ViewerId};
 use protocol::media::Kind;
 use protocol::schedule::Schedule;
 use protocol::seal::SealedBurst;
@@ -16,15 +16,19 @@ use protocol::volley::{Part, Run, Volley};
 use tokio::sync::oneshot;
 use transport::kernel::{Destination, MAX_SEGMENTS, Sent};
 
+use super::group::{Entering, Group};
 use super::live::{Listing, Live};
-use super::riders::{Rider, Riders};
+use super::riders::Rider;
 use super::shards::{Shards, payload};
-use super::{Burst, Command, Event, Joined, JoinedTrack, Target, Waiting};
+use super::{Burst, Command, Event, Joined, JoinedTrack, Moved, Target, Waiting};
 use crate::metrics::ChannelMetrics;
 
 /// What leaves this long after its capture waited for this process to go on, which stood still: that says nothing of
 /// what follows. Viewers that came back would wait as long for their pictures.
 const STOOD_STILL: Duration = Duration::from_secs(2);
+
+/// A rendition that nobody watches any more is encoded for so long: who comes back to it needs no keyframe.
+const LINGERING: Duration = Duration::from_secs(1);
 
 /// A track's latest access unit: the reference for everybody's timeline.
 #[derive(Debug, Clone, Copy)]
@@ -41,12 +45,6 @@ struct Served {
     latency: Duration,
 }
 
-/// A viewer that has all before this place in the history, but not what waits to ride behind it.
-struct Entering {
-    viewer: ViewerId,
-    position: u64,
-}
-
 pub(super) struct Worker {
     channel: Channel,
     shards: Shards,
@@ -60,9 +58,11 @@ pub(super) struct Worker {
     waiting_to_know: Vec<(oneshot::Sender<Joined>, Vec<TrackPosition>)>,
     /// How many viewers have each latency.
     latencies: BTreeMap<Duration, usize>,
-    live: Live,
-    entering: Vec<Entering>,
-    riders: Riders,
+    /// The live viewers of each rendition.
+    groups: Vec<Group>,
+    /// Renditions that are encoded, as bits, and when those that nobody watches stop to be.
+    encoded: Option<u32>,
+    stops_at: Option<Instant>,
     schedule: Schedule<Listing>,
     budget: Option<Budget>,
     clock_began: Instant,
@@ -82,6 +82,7 @@ impl Worker {
         tell: Box<dyn Fn(Event) + Send>,
         clock_began: Instant,
     ) -> Self {
+        let groups = (0..channel.renditions()).map(|_| Group::default()).collect();
         Self {
             channel,
             shards,
@@ -92,9 +93,9 @@ impl Worker {
             waiting_to_begin: HashMap::new(),
             waiting_to_know: Vec::new(),
             latencies: BTreeMap::new(),
-            live: Live::default(),
-            entering: Vec::new(),
-            riders: Riders::default(),
+            groups,
+            encoded: None,
+            stops_at: None,
             schedule: Schedule::new(None),
             budget: None,
             clock_began,
@@ -122,8 +123,10 @@ impl Worker {
                     self.handle(command);
                 }
                 let now = Instant::now();
-                if self.riders.leave_at().is_some_and(|at| at <= now) {
-                    self.depart(Vec::new(), now);
+                for rendition in 0..self.groups.len() {
+                    if self.groups[rendition].riders.leave_at().is_some_and(|at| at <= now) {
+                        self.depart(rendition, Vec::new(), now);
+                    }
                 }
                 // What all wait for comes before anything that only one viewer waits for.
                 if let Some(slice) = self.schedule.poll(now) {
@@ -146,7 +149,9 @@ impl Worker {
         // What one viewer waits for waits for the uplink, too.
         let channel = self.channel.poll_timeout().map(|at| uplink.map_or(at, |free| at.max(free)));
         let volleys = self.schedule.is_waiting().then(|| uplink.unwrap_or(now));
-        [channel, volleys, self.riders.leave_at()].into_iter().flatten().min()
+        let riders = self.groups.iter().filter_map(|group| group.riders.leave_at());
+        let others = [channel, volleys, self.stops_at].into_iter().flatten();
+        riders.chain(others).min()
     }
 
     fn handle(&mut self, command: Command) {
@@ -163,13 +168,13 @@ impl Worker {
                 self.budget = budget;
                 self.schedule.set_rate(budget.map(Budget::media));
             }
-            Command::Join { viewer, to, latency, reply } => {
+            Command::Join { viewer, rendition, to, latency, reply } => {
                 self.leave(viewer);
                 let destination = self.destination(to);
                 self.served.insert(viewer, Served { destination, latency });
                 *self.latencies.entry(latency).or_default() += 1;
                 self.allow_riders();
-                match self.channel.join(viewer, Instant::now()) {
+                match self.channel.join_rendition(viewer, rendition, Instant::now()) {
                     Some(positions) => self.admit(reply, &positions),
                     None => {
                         self.waiting_to_begin.insert(viewer, reply);
@@ -180,8 +185,9 @@ impl Worker {
                 let destination = self.destination(to);
                 if let Some(served) = self.served.get_mut(&viewer) {
                     served.destination = destination.clone();
-                    if self.live.contains(viewer) {
-                        self.live.set(viewer, destination);
+                    let live = &mut self.groups[self.channel.rendition(viewer)].live;
+                    if live.contains(viewer) {
+                        live.set(viewer, destination);
                     }
                 }
             }
@@ -193,7 +199,8 @@ impl Worker {
             }
             Command::Standing { whole, reply } => {
                 // What waits to ride was sent to nobody yet. Who asked may be gone.
-                let waiting = self.riders.first().filter(|_| !whole);
+                let waiting = self.groups.iter().filter_map(|group| group.riders.first()).min();
+                let waiting = waiting.filter(|_| !whole);
                 let position = waiting.unwrap_or(self.channel.history().end());
                 let _ = reply.send(self.channel.standing(position));
             }
@@ -213,6 +220,11 @@ impl Worker {
             Command::Margins(allowed) => self.channel.set_margins(allowed),
             Command::Rekey(key) => self.channel.rekey(&key),
             Command::Limit { viewer, rate } => self.limit(viewer, rate),
+            Command::Switch { viewer, rendition } => {
+                if self.served.contains_key(&viewer) {
+                    self.channel.switch(viewer, rendition);
+                }
+            }
         }
     }
 
@@ -221,12 +233,10 @@ impl Worker {
         if !self.served.contains_key(&viewer) {
             return;
         }
-        let entering = self.entering.iter().find(|entering| entering.viewer == viewer);
-        let from = entering.map(|entering| entering.position).or_else(|| self.riders.first());
-        let from = from.unwrap_or(self.channel.history().end());
+        let group = &mut self.groups[self.channel.rendition(viewer)];
+        let from = group.has_from(viewer).unwrap_or(self.channel.history().end());
         if self.channel.limit(viewer, rate, from, Instant::now()) && rate.is_some() {
-            self.live.remove(viewer);
-            self.entering.retain(|entering| entering.viewer != viewer);
+            group.remove(viewer);
         }
     }
 
@@ -248,10 +258,9 @@ impl Worker {
     }
 
     fn leave(&mut self, viewer: ViewerId) {
+        self.groups[self.channel.rendition(viewer)].remove(viewer);
         self.channel.leave(viewer);
         self.waiting_to_begin.remove(&viewer);
-        self.live.remove(viewer);
-        self.entering.retain(|entering| entering.viewer != viewer);
         let Some(Served { latency, .. }) = self.served.remove(&viewer) else { return };
         if let Some(count) = self.latencies.get_mut(&latency) {
             *count -= 1;
@@ -263,7 +272,8 @@ impl Worker {
     }
 
     fn allow_riders(&mut self) {
-        self.riders.allow(self.latencies.keys().next().copied());
+        let least = self.latencies.keys().next().copied();
+        self.groups.iter_mut().for_each(|group| group.riders.allow(least));
     }
 
     fn destination(&self, Target { to, via, tags }: Target) -> Destination {
@@ -280,6 +290,7 @@ impl Worker {
     fn publish(&mut self, burst: Burst) {
         let Burst { track, keyframe, captured_at, handed_over_at, packets } = burst;
         let now = Instant::now();
+        let of = self.channel.rendition_of(track);
         let is_picture = self.reference == Some(track);
         self.metrics.published((packets.bytes(), packets.len()), is_picture, keyframe, now);
         let sealed = match self.channel.publish(track, keyframe, captured_at, packets, now) {
@@ -291,26 +302,70 @@ impl Worker {
             }
         };
         log_timing(&sealed, handed_over_at);
+        while let Some(switched) = self.channel.poll_switched() {
+            self.switch(switched, now);
+        }
         self.share_uplink();
         let rider = Rider { position: self.channel.history().end() - 1, burst: sealed };
-        if self.kinds.get(track) == Some(&Kind::Video) {
-            self.riders.picture(now);
-            self.depart(vec![rider], now);
-        } else if let Err(rider) = self.riders.take(rider, now) {
-            self.depart(vec![rider], now);
+        let is_video = self.kinds.get(track) == Some(&Kind::Video);
+        let several = self.groups.len() > 1;
+        for rendition in 0..self.groups.len() {
+            if of.is_some_and(|of| of != rendition) {
+                continue;
+            }
+            let (group, rider) = (&mut self.groups[rendition], rider.clone());
+            if is_video {
+                group.riders.picture(now);
+                self.depart(rendition, vec![rider], now);
+            } else if several && group.is_empty() {
+                // No picture comes that it could wait for.
+                self.depart(rendition, vec![rider], now);
+            } else if let Err(rider) = group.riders.take(rider, now) {
+                self.depart(rendition, vec![rider], now);
+            }
         }
     }
 
-    /// Sends bursts to the live viewers, and what waited to ride behind them.
-    fn depart(&mut self, mut bursts: Vec<Rider>, now: Instant) {
-        bursts.extend(self.riders.leave());
+    /// A viewer goes on with another rendition, whose keyframe was published and has not left.
+    fn switch(&mut self, switched: Switched, now: Instant) {
+        let Switched { viewer, rendition, before, after, left_out, position, is_limited } =
+            switched;
+        if let Some(former) = self.channel.rendition_of(before.0)
+            && !is_limited
+        {
+            // It has had all sound from then on.
+            self.depart(former, Vec::new(), now);
+            self.groups[former].remove(viewer);
+            self.groups[rendition].entering.push(Entering { viewer, position });
+        }
+        let burst = self.channel.history().get(position);
+        let Some(captured_at) = burst.map(|burst| burst.captured_at) else { return };
+        if !left_out.is_empty() {
+            (self.tell)(Event::LeftOut { viewer, packets: left_out });
+        }
+        self.metrics.switched.inc();
+        (self.tell)(Event::Switched(Moved {
+            viewer,
+            rendition,
+            before,
+            track: after.0,
+            first_index: after.1,
+            rtp_timestamp: burst.map_or(0, |burst| burst.rtp_timestamp),
+            captured: self.on_capture_clock(captured_at),
+        }));
+    }
+
+    /// Sends bursts to the live viewers of a rendition, and what waited to ride behind them.
+    fn depart(&mut self, rendition: usize, mut bursts: Vec<Rider>, now: Instant) {
+        bursts.extend(self.groups[rendition].riders.leave());
         bursts.iter().for_each(|Rider { burst, .. }| self.note_latest(burst, now));
         self.tell_what_is_known();
         let parts = |from: u64| -> Vec<Part> {
             let bursts = bursts.iter().filter(|rider| rider.position >= from);
             bursts.map(|rider| Part::from(&rider.burst)).collect()
         };
-        let viewers = self.live.len();
+        let group = &mut self.groups[rendition];
+        let viewers = group.live.len();
         for Rider { burst, position } in &bursts {
             // What the uplink needs for all of them.
             let bytes = burst.bytes().len() * viewers;
@@ -320,15 +375,15 @@ impl Worker {
         }
         if viewers > 0 {
             let volley = Volley::new(&parts(0), MAX_SEGMENTS);
-            self.schedule.push(volley, self.live.listing(), viewers, now);
+            self.schedule.push(volley, group.live.listing(), viewers, now);
         }
         // They had the sound that waited from the history.
         let mut entering: BTreeMap<u64, Live> = BTreeMap::new();
-        for Entering { viewer, position } in std::mem::take(&mut self.entering) {
+        for Entering { viewer, position } in std::mem::take(&mut group.entering) {
             let Some(served) = self.served.get(&viewer) else { continue };
             let destination = served.destination.clone();
             entering.entry(position).or_default().set(viewer, destination.clone());
-            self.live.set(viewer, destination);
+            group.live.set(viewer, destination);
         }
         for (position, mut viewers) in entering {
             let volley = Volley::new(&parts(position), MAX_SEGMENTS);
@@ -407,16 +462,19 @@ impl Worker {
             }
             Step::CaughtUp { viewer } => {
                 let Some(served) = self.served.get(&viewer) else { return };
-                if self.riders.is_empty() {
-                    self.live.set(viewer, served.destination.clone());
+                let group = &mut self.groups[self.channel.rendition(viewer)];
+                if group.riders.is_empty() {
+                    group.live.set(viewer, served.destination.clone());
                 } else {
                     let position = self.channel.history().end();
-                    self.entering.push(Entering { viewer, position });
+                    group.entering.push(Entering { viewer, position });
                 }
             }
-            Step::RequestKeyframe => {
+            Step::RequestKeyframe { rendition } => {
                 self.metrics.keyframes_requested.inc();
-                (self.tell)(Event::KeyframeWanted);
+                // It may not be encoded.
+                self.tell_what_is_wanted(Instant::now());
+                (self.tell)(Event::KeyframeWanted { rendition });
             }
         }
     }
@@ -443,12 +501,50 @@ impl Worker {
 
     /// Joining viewers get what the live ones leave.
     fn share_uplink(&mut self) {
-        let live_rate = self.channel.live_rate();
-        let spare = self.budget.map(|budget| budget.spare(self.live.len(), live_rate));
-        self.channel.set_join_total(spare);
+        let Some(budget) = self.budget else { return self.channel.set_join_total(None) };
+        let needs = |(rendition, group): (usize, &Group)| {
+            let each = self.channel.live_rate_of(rendition).as_bits_per_second();
+            each.saturating_mul(group.live.len() as u64)
+        };
+        let live = Bitrate::bits_per_second(self.groups.iter().enumerate().map(needs).sum());
+        self.channel.set_join_total(Some(budget.spare(1, live)));
+    }
+
+    /// Says which renditions are to be encoded: those that somebody watches or is to watch; the smallest where nobody
+    /// watches any, so that there is a picture for who comes.
+    fn tell_what_is_wanted(&mut self, now: Instant) {
+        if self.groups.len() < 2 {
+            return;
+        }
+        let watched = self.served.keys().map(|viewer| self.channel.rendition(*viewer));
+        let wanted = watched.chain(self.channel.awaited()).fold(0, |all, one| all | 1 << one);
+        let wanted = if wanted == 0 { 1 << (self.groups.len() - 1) } else { wanted };
+        let encoded = self.encoded.unwrap_or(0);
+        if wanted & !encoded != 0 {
+            // What lingers may go on.
+            self.encode(wanted | encoded);
+        }
+        if self.encoded == Some(wanted) {
+            self.stops_at = None;
+        } else if now >= *self.stops_at.get_or_insert(now + LINGERING) {
+            self.encode(wanted);
+        }
+    }
+
+    fn encode(&mut self, wanted: u32) {
+        (self.encoded, self.stops_at) = (Some(wanted), None);
+        (self.tell)(Event::Encode { wanted });
+        // What is measured is what is made.
+        let best = self.channel.track_of(wanted.trailing_zeros() as usize);
+        self.reference = best.or(self.reference);
     }
 
     fn observe(&mut self) {
+        self.tell_what_is_wanted(Instant::now());
+        for rendition in 0..self.groups.len() {
+            let rate = self.channel.live_rate_of(rendition);
+            self.metrics.set_rate(rendition, rate);
+        }
         self.metrics.history_bytes.set(self.channel.history().bytes() as i64);
         self.metrics.joining.set(self.channel.joining() as i64);
         self.metrics.limited.set(self.channel.limited() as i64);

@@ -40,7 +40,28 @@ pub struct VideoConfig {
     /// joining burst longer.
     #[serde(with = "duration")]
     pub keyframe_interval: Duration,
+    /// Smaller renditions of the same picture, best first: each viewer is sent the best that its path carries.
+    pub renditions: Vec<RenditionConfig>,
 }
+
+/// A smaller rendition of the picture.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RenditionConfig {
+    /// What viewers call it; by default its height, as in `360p`.
+    #[serde(default)]
+    pub name: Option<String>,
+    /// Greatest height in pixels.
+    pub height: u32,
+    /// What the encoder keeps to.
+    pub bitrate: Bitrate,
+    /// Greatest number of pictures a second; by default as many as the largest rendition has.
+    #[serde(default)]
+    pub framerate: Option<u32>,
+}
+
+/// Smaller renditions that there may be: with the largest they are three.
+const MOST_RENDITIONS: usize = 2;
 
 /// How raw sound is encoded: Opus at 48 kHz, one or two channels, 20 ms to a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,7 +80,41 @@ impl Default for VideoConfig {
             height: 720,
             framerate: 30,
             keyframe_interval: Duration::from_secs(2),
+            renditions: Vec::new(),
         }
+    }
+}
+
+impl VideoConfig {
+    /// All renditions, best first, as if each were the only one.
+    pub fn all(&self) -> Vec<Self> {
+        let smaller = |rendition: &RenditionConfig| Self {
+            bitrate: rendition.bitrate,
+            height: rendition.height.min(self.height),
+            framerate: rendition.framerate.unwrap_or(self.framerate).min(self.framerate),
+            renditions: Vec::new(),
+            ..self.clone()
+        };
+        let first = Self { renditions: Vec::new(), ..self.clone() };
+        std::iter::once(first).chain(self.renditions.iter().map(smaller)).collect()
+    }
+
+    /// What is wrong with the renditions.
+    fn wrong_renditions(&self) -> Option<String> {
+        if self.renditions.len() > MOST_RENDITIONS {
+            return Some(format!(
+                "video.renditions has {} entries; at most {MOST_RENDITIONS} beside the picture itself",
+                self.renditions.len()
+            ));
+        }
+        let all = self.all();
+        let falls = all.windows(2).all(|pair| {
+            pair[1].bitrate < pair[0].bitrate && pair[1].height <= pair[0].height
+        });
+        (!falls).then(|| {
+            "video.renditions must be smaller each than the one before, in bitrate and height, and than video.bitrate"
+                .to_owned()
+        })
     }
 }
 
@@ -84,11 +139,19 @@ impl MediaConfig {
             // Above this an Opus packet of 20 ms outgrows an RTP packet.
             ("audio.bitrate", rate(audio.bitrate), 6_000.0..=400e3, "bit/s"),
         ];
-        checks.into_iter().find(|(_, value, range, _)| !range.contains(value)).map(
-            |(name, value, range, unit)| {
-                format!("{name} is {value}; expected {} to {} {unit}", range.start(), range.end())
-            },
-        )
+        let smaller = video.renditions.iter().flat_map(|rendition| {
+            let framerate = rendition.framerate.unwrap_or(video.framerate);
+            [
+                ("bitrate of a rendition", rate(rendition.bitrate), 10_000.0..=100e6, "bit/s"),
+                ("height of a rendition", f64::from(rendition.height), 16.0..=8192.0, "pixels"),
+                ("framerate of a rendition", f64::from(framerate), 1.0..=240.0, "pictures a second"),
+            ]
+        });
+        let wrong = checks.into_iter().chain(smaller).find(|(_, value, range, _)| !range.contains(value));
+        let wrong = wrong.map(|(name, value, range, unit)| {
+            format!("{name} is {value}; expected {} to {} {unit}", range.start(), range.end())
+        });
+        wrong.or_else(|| video.wrong_renditions())
     }
 }
 
@@ -105,6 +168,27 @@ mod tests {
         };
         let problem = wrong.problem().expect("0 pictures a second");
         assert!(problem.contains("video.framerate"), "{problem}");
+    }
+
+    #[test]
+    fn renditions_are_smaller_each() {
+        let text = "video: {bitrate: 4M, renditions: [{height: 480, bitrate: 1500k}, \
+                    {name: small, height: 240, bitrate: 500k, framerate: 15}]}";
+        let config: MediaConfig = serde_yaml::from_str(text).expect("legal");
+        assert_eq!(config.problem(), None);
+        let all = config.video.all();
+        let seen: Vec<_> = all.iter().map(|one| (one.height, one.framerate)).collect();
+        assert_eq!(seen, [(720, 30), (480, 30), (240, 15)]);
+        for wrong in [
+            "{height: 480, bitrate: 5M}",
+            "{height: 1080, bitrate: 1M}, {height: 480, bitrate: 2M}",
+            "{height: 480, bitrate: 1M}, {height: 240, bitrate: 900k}, {height: 120, bitrate: 500k}",
+            "{height: 4, bitrate: 1M}",
+        ] {
+            let text = format!("video: {{bitrate: 4M, renditions: [{wrong}]}}");
+            let config: MediaConfig = serde_yaml::from_str(&text).expect("legal YAML");
+            assert!(config.problem().is_some_and(|problem| problem.contains("rendition")), "{wrong}");
+        }
     }
 
     #[test]

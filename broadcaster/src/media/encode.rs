@@ -29,7 +29,7 @@ struct Picture {
     regulate: bool,
 }
 
-/// What makes a track of raw pictures.
+/// What makes a track of pictures that [`tidy`] has gone over.
 pub(super) struct Pictures {
     pub(super) chain: Chain,
     /// The one of the chain that encodes, and its name.
@@ -38,21 +38,14 @@ pub(super) struct Pictures {
     pub(super) codec: Codec,
 }
 
-/// Scales, thins out and encodes pictures of these raw caps. `pace` makes them wait for their time.
-pub(super) fn video(
+/// Brings raw pictures of these caps into a form that can be scaled and encoded, and no more of them than are wanted.
+/// `pace` makes them wait for their time.
+pub(super) fn tidy(
     caps: &gst::CapsRef,
     config: &VideoConfig,
     pace: Option<gst::Element>,
-) -> Result<Pictures, MediaError> {
+) -> Result<Chain, MediaError> {
     let picture = fit(caps, config);
-    let pictures_per_second =
-        f64::from(picture.framerate.numer()) / f64::from(picture.framerate.denom());
-    let keyframe_distance = config.keyframe_interval.as_secs_f64() * pictures_per_second;
-    let aim = Aim {
-        bits_per_second: config.bitrate.as_bits_per_second(),
-        keyframe_distance: keyframe_distance.round().max(1.0) as u32,
-    };
-    let Picked { element: encoder, name, codec, format } = encoders::pick(config.encoder, &aim)?;
     let mut chain = Chain::new();
     let interlace = caps.structure(0).and_then(|raw| raw.get::<String>("interlace-mode").ok());
     if interlace.is_some_and(|mode| mode != "progressive") {
@@ -71,6 +64,44 @@ pub(super) fn video(
     }
     chain.extend(pace);
     chain.push(make("videoconvert", &[("n-threads", "1")])?);
+    Ok(chain)
+}
+
+/// The renditions of pictures of these raw caps, best first: their names, and how each is encoded.
+pub(super) fn renditions(caps: &gst::CapsRef, config: &VideoConfig) -> Vec<(String, VideoConfig)> {
+    let mut renditions: Vec<(String, VideoConfig)> = Vec::new();
+    let names = std::iter::once(None).chain(config.renditions.iter().map(|one| one.name.clone()));
+    for (name, one) in names.zip(config.all()) {
+        let height = fit(caps, &one).height;
+        let name = name.unwrap_or_else(|| format!("{height}p"));
+        let is_taken = |name: &str| renditions.iter().any(|(other, _)| other == name);
+        let mut others = (2..).map(|number| format!("{name}-{number}"));
+        let name = if is_taken(&name) { others.find(|other| !is_taken(other)) } else { Some(name) };
+        let name = name.unwrap_or_default();
+        renditions.push((name, one));
+    }
+    renditions
+}
+
+/// Scales and encodes pictures of these raw caps that were made [tidy] as another configuration says.
+pub(super) fn video(
+    caps: &gst::CapsRef,
+    config: &VideoConfig,
+    tidied: &VideoConfig,
+) -> Result<Pictures, MediaError> {
+    let picture = fit(caps, config);
+    let pictures_per_second =
+        f64::from(picture.framerate.numer()) / f64::from(picture.framerate.denom());
+    let keyframe_distance = config.keyframe_interval.as_secs_f64() * pictures_per_second;
+    let aim = Aim {
+        bits_per_second: config.bitrate.as_bits_per_second(),
+        keyframe_distance: keyframe_distance.round().max(1.0) as u32,
+    };
+    let Picked { element: encoder, name, codec, format } = encoders::pick(config.encoder, &aim)?;
+    let mut chain = Chain::new();
+    if picture.framerate < fit(caps, tidied).framerate {
+        chain.push(make("videorate", &[("drop-only", "true"), ("skip-to-first", "true")])?);
+    }
     chain.push(make("videoscale", &[])?);
     let target = gst::Caps::builder("video/x-raw")
         .field("format", format)

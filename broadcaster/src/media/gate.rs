@@ -111,6 +111,16 @@ impl Gate {
         Some(opening.slots.len() - 1)
     }
 
+    /// Announces a track that is made of the same pictures as one that was announced before and is not described yet.
+    pub(super) fn add_beside(&self) -> Option<usize> {
+        let mut opening = self.opening();
+        if self.tracks.get().is_some() {
+            return None;
+        }
+        opening.slots.push(Slot::Waiting);
+        Some(opening.slots.len() - 1)
+    }
+
     /// Says that others have begun to send.
     pub(super) fn begin(&self) {
         self.opening().begun_at.get_or_insert_with(Instant::now);
@@ -436,6 +446,7 @@ mod tests {
             clock_rate: 90_000,
             channels: None,
             parameters: Default::default(),
+            rendition: None,
         }
     }
 

@@ -45,7 +45,7 @@ mod track;
 mod transport_stream;
 mod unit;
 
-pub use config::{AudioConfig, MediaConfig, VideoConfig};
+pub use config::{AudioConfig, MediaConfig, RenditionConfig, VideoConfig};
 pub use elements::check_environment;
 pub use encoders::{Encoder, Present, present};
 pub use error::MediaError;

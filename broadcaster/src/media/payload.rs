@@ -99,6 +99,7 @@ pub(super) fn format(caps: &gst::CapsRef) -> Option<Format> {
         clock_rate: structure.get::<i32>("clock-rate").ok()?.try_into().ok()?,
         channels: text("encoding-params").and_then(|channels| channels.parse().ok()),
         parameters,
+        rendition: None,
     })
 }
 

@@ -358,10 +358,15 @@ impl Producer {
         Ok(())
     }
 
-    /// Asks the encoder for a keyframe. Sources that come encoded elsewhere, such as files, go on
-    /// as they are.
-    pub fn request_keyframe(&self) {
-        self.live.request_keyframe();
+    /// Asks the encoder of a rendition for a keyframe; the only one is number 0. Sources that come encoded elsewhere,
+    /// such as files, go on as they are.
+    pub fn request_keyframe(&self, rendition: usize) {
+        self.live.request_keyframe(rendition);
+    }
+
+    /// Encodes those renditions whose bits are set, and no others; all until then.
+    pub fn encode(&self, wanted: u32) {
+        self.live.encode(wanted);
     }
 
     /// What has been encoded so far.

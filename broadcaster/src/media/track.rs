@@ -1,7 +1,7 @@
 //! A track: what is built behind a source pad once the pad says what it carries.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use gstreamer as gst;
@@ -62,8 +62,25 @@ pub(super) struct Live {
     pub(super) epoch: Epoch,
     /// Running time at which sources that are not live began.
     began: OnceLock<i64>,
+    /// What makes pictures.
+    encoded: Mutex<Vec<Encoded>>,
+}
+
+/// A track of pictures.
+struct Encoded {
     /// Where requests for keyframes go in.
-    payloaders: Mutex<Vec<glib::WeakRef<gst::Pad>>>,
+    payloader: glib::WeakRef<gst::Pad>,
+    /// Which rendition it is, where there are several, and whether that is wanted.
+    rendition: Option<(usize, Arc<AtomicBool>)>,
+}
+
+impl Encoded {
+    fn request_keyframe(&self) {
+        let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
+        if !self.payloader.upgrade().is_some_and(|pad| pad.push_event(event)) {
+            tracing::debug!("nothing here makes keyframes when asked");
+        }
+    }
 }
 
 impl Live {
@@ -81,7 +98,7 @@ impl Live {
             counters,
             epoch,
             began: OnceLock::new(),
-            payloaders: Mutex::default(),
+            encoded: Mutex::default(),
         }
     }
 
@@ -251,9 +268,14 @@ impl Live {
                 (chain, codec, None)
             }
             Plan::Encode(Kind::Video) => {
-                let pictures = encode::video(caps, &self.config.video, pace()?)?;
+                if !self.config.video.renditions.is_empty() && self.is_first() {
+                    return self.render(pad, caps, slot, pace()?);
+                }
+                let mut chain = encode::tidy(caps, &self.config.video, pace()?)?;
+                let pictures = encode::video(caps, &self.config.video, &self.config.video)?;
                 self.counters.encodes_with(pictures.name);
-                (pictures.chain, pictures.codec, Some(pictures.encoder))
+                chain.extend(pictures.chain);
+                (chain, pictures.codec, Some(pictures.encoder))
             }
             Plan::Encode(Kind::Audio) => {
                 let chain = encode::audio(caps, &self.config.audio, pace()?)?;
@@ -271,25 +293,97 @@ impl Live {
         if pacing == Pacing::Arrival && codec.kind() == Kind::Video {
             begin_at_keyframe(&payloader);
         }
-        if codec.kind() == Kind::Video {
+        let pictures = (codec.kind() == Kind::Video).then_some(encoder.as_ref());
+        chain.extend(self.finish((slot, None), codec, payloader, pictures));
+        self.link(pad, &chain)
+            .map_err(|error| MediaError::Track { reason: format!("{error}: {caps}") })
+    }
+
+    /// The end of a track: its payloader, and what takes its packets. Of pictures, what encodes them is given where
+    /// something does; of a rendition, its name, and its number with whether it is wanted.
+    fn finish(
+        &self,
+        (slot, rendition): (usize, Option<(String, usize, Arc<AtomicBool>)>),
+        codec: Codec,
+        payloader: gst::Element,
+        pictures: Option<Option<&gst::Element>>,
+    ) -> [gst::Element; 2] {
+        let (name, rendition) = match rendition {
+            Some((name, number, is_wanted)) => (Some(name), Some((number, is_wanted))),
+            None => (None, None),
+        };
+        if let Some(encoder) = pictures {
             // What the encoder is given, or the payloader where nothing is encoded.
-            self.count_pictures(encoder.as_ref().unwrap_or(&payloader));
+            self.count_pictures(encoder.unwrap_or(&payloader));
             encoder.iter().for_each(|encoder| self.time_pictures(encoder));
-            let pad = payloader.static_pad("sink").map(|pad| pad.downgrade());
-            self.payloaders.lock().unwrap_or_else(PoisonError::into_inner).extend(pad);
+            if let Some(pad) = payloader.static_pad("sink") {
+                self.encoded().push(Encoded { payloader: pad.downgrade(), rendition });
+            }
         }
         let track = Track {
             slot,
             codec,
+            rendition: name,
             gate: self.gate.clone(),
             counters: self.counters.clone(),
             epoch: self.epoch,
         };
         let sink = unit::sink(track, &payloader);
-        chain.push(payloader);
-        chain.push(sink.upcast());
-        self.link(pad, &chain)
-            .map_err(|error| MediaError::Track { reason: format!("{error}: {caps}") })
+        [payloader, sink.upcast()]
+    }
+
+    fn encoded(&self) -> MutexGuard<'_, Vec<Encoded>> {
+        self.encoded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether there are no pictures so far.
+    fn is_first(&self) -> bool {
+        self.encoded().is_empty()
+    }
+
+    /// Makes a track of each rendition of a pad's raw pictures. Pictures go to those that are wanted; the others cost
+    /// nothing.
+    fn render(
+        self: &Arc<Self>,
+        pad: &gst::Pad,
+        caps: &gst::Caps,
+        slot: usize,
+        pace: Option<gst::Element>,
+    ) -> Result<(), MediaError> {
+        let video = &self.config.video;
+        let mut shared = encode::tidy(caps, video, pace)?;
+        let tee = make("tee", &[])?;
+        shared.push(tee.clone());
+        let entry = self.chain(&shared)?;
+        for (number, (name, config)) in encode::renditions(caps, video).into_iter().enumerate() {
+            let slot = if number == 0 { Some(slot) } else { self.gate.add_beside() };
+            let slot = slot.filter(|slot| *slot < payload::MAX_TRACKS);
+            let slot = slot.ok_or_else(|| cannot_build("no room for a rendition"))?;
+            let pictures = encode::video(caps, &config, video)?;
+            self.counters.encodes_with(pictures.name);
+            let is_wanted = Arc::new(AtomicBool::new(true));
+            // A thread of its own for each. An encoder that can't keep up loses the oldest.
+            let room = LIVE_PICTURES.to_string();
+            let queue = make("queue", &[("max-size-buffers", &room), ("leaky", "downstream")])?;
+            self.counters.watch_queue(&queue);
+            let mut chain = vec![queue];
+            chain.extend(pictures.chain);
+            let payloader = payload::payloader(pictures.codec, slot, self.epoch.offset())?;
+            let rendition = (slot, Some((name, number, is_wanted.clone())));
+            let encoder = Some(Some(&pictures.encoder));
+            chain.extend(self.finish(rendition, pictures.codec, payloader, encoder));
+            let way = tee.request_pad_simple("src_%u");
+            let way = way.ok_or_else(|| cannot_build("a tee without a pad"))?;
+            way.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+                if is_wanted.load(Ordering::Acquire) {
+                    gst::PadProbeReturn::Ok
+                } else {
+                    gst::PadProbeReturn::Drop
+                }
+            });
+            self.link(&way, &chain)?;
+        }
+        pad.link_maybe_ghosting(&entry).map_err(cannot_build)
     }
 
     /// Takes a pad's data apart or decodes it; the first picture or sound in it is the track.
@@ -323,15 +417,21 @@ impl Live {
 
     /// Adds elements behind a pad and starts them, the last one first.
     fn link(&self, pad: &gst::Pad, chain: &[gst::Element]) -> Result<(), MediaError> {
-        let Some(pipeline) = self.pipeline.upgrade() else { return Ok(()) };
-        pipeline.add_many(chain).map_err(cannot_build)?;
-        gst::Element::link_many(chain).map_err(cannot_build)?;
-        for element in chain.iter().rev() {
-            element.sync_state_with_parent().map_err(cannot_build)?;
+        let entry = self.chain(chain)?;
+        pad.link_maybe_ghosting(&entry).map_err(cannot_build)
+    }
+
+    /// Adds elements and starts them, the last one first. Returns where pictures or sound go in.
+    fn chain(&self, chain: &[gst::Element]) -> Result<gst::Pad, MediaError> {
+        if let Some(pipeline) = self.pipeline.upgrade() {
+            pipeline.add_many(chain).map_err(cannot_build)?;
+            gst::Element::link_many(chain).map_err(cannot_build)?;
+            for element in chain.iter().rev() {
+                element.sync_state_with_parent().map_err(cannot_build)?;
+            }
         }
         let first = chain.first().and_then(|element| element.static_pad("sink"));
-        let first = first.ok_or_else(|| cannot_build("a chain without an entry"))?;
-        pad.link_maybe_ghosting(&first).map_err(cannot_build)
+        first.ok_or_else(|| cannot_build("a chain without an entry"))
     }
 
     fn count_pictures(&self, element: &gst::Element) {
@@ -368,13 +468,25 @@ impl Live {
         });
     }
 
-    /// Asks every encoder of pictures for a keyframe.
-    pub(super) fn request_keyframe(&self) {
-        for pad in self.payloaders.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            let event = gst_video::UpstreamForceKeyUnitEvent::builder().all_headers(true).build();
-            if !pad.upgrade().is_some_and(|pad| pad.push_event(event)) {
-                tracing::debug!("nothing here makes keyframes when asked");
+    /// Asks the encoder of a rendition for a keyframe; where there is one only, number 0, all encoders of pictures.
+    pub(super) fn request_keyframe(&self, rendition: usize) {
+        for encoded in self.encoded().iter() {
+            if encoded.rendition.as_ref().is_none_or(|(number, _)| *number == rendition) {
+                encoded.request_keyframe();
             }
+        }
+    }
+
+    /// Encodes those renditions whose bits are set, and no others. One that was not encoded begins with a keyframe.
+    pub(super) fn encode(&self, wanted: u32) {
+        for encoded in self.encoded().iter() {
+            let Some((number, is_wanted)) = &encoded.rendition else { continue };
+            let wanted = wanted & (1 << number) != 0;
+            if wanted && !is_wanted.load(Ordering::Acquire) {
+                // Before the first picture, or that would need some that were never encoded.
+                encoded.request_keyframe();
+            }
+            is_wanted.store(wanted, Ordering::Release);
         }
     }
 

@@ -9,6 +9,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use protocol::burst::PlainBurst;
+use protocol::media::Format;
 
 use super::gate::Gate;
 use super::payload;
@@ -102,6 +103,8 @@ impl Epoch {
 pub(super) struct Track {
     pub(super) slot: usize,
     pub(super) codec: Codec,
+    /// The rendition that it is, where there are several.
+    pub(super) rendition: Option<String>,
     pub(super) gate: Arc<Gate>,
     pub(super) counters: Arc<Counters>,
     pub(super) epoch: Epoch,
@@ -183,6 +186,7 @@ impl Assembler {
             && let Some(format) = sample.caps().and_then(payload::format)
         {
             self.described = true;
+            let format = Format { rendition: self.track.rendition.clone(), ..format };
             self.track.gate.describe(self.track.slot, format);
         }
         if let Some(buffer) = sample.buffer() {

@@ -9,6 +9,9 @@ use protocol::units::Bitrate;
 use service::metrics::{counter, counters, gauge, rate};
 use transport::kernel::Sent;
 
+/// Renditions of one channel, at most.
+pub const MOST_RENDITIONS: usize = 3;
+
 /// Counters of one channel's fan-out.
 #[derive(Debug)]
 pub struct ChannelMetrics {
@@ -40,8 +43,12 @@ pub struct ChannelMetrics {
     /// Bytes of the stream so far, and packets.
     pub published: AtomicU64,
     published_packets: AtomicU64,
-    /// What the stream needs for each viewer.
+    /// What the stream needs for each viewer; of several renditions, the largest.
     pub live_rate: Gauge,
+    /// What each rendition needs, in bits a second.
+    rates: [AtomicU64; MOST_RENDITIONS],
+    /// Viewers that went on with another rendition.
+    pub switched: IntCounter,
     /// Media that waits for the uplink.
     pub pacing_queue: IntGauge,
     /// Packets waiting to be sent again.
@@ -155,6 +162,12 @@ impl ChannelMetrics {
             ),
             published: AtomicU64::new(0),
             published_packets: AtomicU64::new(0),
+            rates: Default::default(),
+            switched: counter(
+                registry,
+                "punchcast_rendition_switches_total",
+                "Times that a viewer went on with another rendition, as its path carries more or less.",
+            ),
             live_rate: rate(
                 registry,
                 "punchcast_channel_bytes_per_second",
@@ -272,7 +285,20 @@ impl ChannelMetrics {
         self.errors.with_label_values(&["late"]).get()
     }
 
-    /// What the stream needs for each viewer.
+    /// What who watches this rendition needs now. Beyond the most that there may be, nothing is kept.
+    pub fn set_rate(&self, rendition: usize, rate: Bitrate) {
+        if let Some(kept) = self.rates.get(rendition) {
+            kept.store(rate.as_bits_per_second(), Ordering::Relaxed);
+        }
+    }
+
+    /// What who watches this rendition needs.
+    pub fn stream_of(&self, rendition: usize) -> Bitrate {
+        let rate = self.rates.get(rendition).map(|rate| rate.load(Ordering::Relaxed));
+        Bitrate::bits_per_second(rate.unwrap_or(0))
+    }
+
+    /// What the stream needs for each viewer; of several renditions, the largest.
     pub fn stream(&self) -> Bitrate {
         Bitrate::bits_per_second((self.live_rate.get() * 8.0) as u64)
     }

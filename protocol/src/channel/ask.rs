@@ -53,7 +53,7 @@ impl Channel {
             if !self.repairs.viewer(viewer, now).is_new(*serial) {
                 continue;
             }
-            let left = self.repairs.left(viewer, self.live_rate.rate(), now);
+            let left = self.repairs.left(viewer, self.rate_for(viewer), now);
             let risk = if self.has_margins { margin::risk(*rounds_left, left) } else { 1.0 };
             let until = self.repairs.viewer(viewer, now).useful_until(*rounds_left, now);
             let terms = Terms { loss, risk, takes_repair: wish.takes_repair, until };
@@ -227,10 +227,11 @@ impl Channel {
             .repairs
             .conditions()
             .filter(|(viewer, condition)| has_no_time(condition) && !self.is_alone(*viewer))
+            .filter(|(viewer, _)| self.history.is_for(burst.track, self.rendition(*viewer)))
             .collect();
         let position = self.history.end() - 1;
         for (viewer, condition) in viewers {
-            let left = self.repairs.left(viewer, self.live_rate.rate(), now);
+            let left = self.repairs.left(viewer, self.rate_for(viewer), now);
             let risk = margin::risk(0, left);
             let until = now + condition.latency;
             let mut start = 0;

@@ -24,12 +24,23 @@ pub struct History {
     bursts: VecDeque<Kept>,
     /// Position of the front.
     first: u64,
-    /// Position of the last keyframe, if it is still here.
-    keyframe: Option<u64>,
+    /// Which rendition each track is; everybody gets the others.
+    of_track: Vec<Option<usize>>,
+    /// What is known of each rendition; there is one at least.
+    renditions: Vec<Pictures>,
     bytes: usize,
     packets: usize,
     window: Duration,
     most_bytes: usize,
+}
+
+/// The pictures of one rendition.
+#[derive(Debug, Clone, Default)]
+struct Pictures {
+    /// Position of the last keyframe, if it is still here.
+    keyframe: Option<u64>,
+    /// When the last picture came.
+    latest_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -50,20 +61,68 @@ impl History {
     /// A history that keeps at least `window`, and at most `most_bytes`.
     pub fn new(window: Duration, most_bytes: usize) -> Self {
         let bursts = VecDeque::new();
-        Self { bursts, first: 0, keyframe: None, bytes: 0, packets: 0, window, most_bytes }
+        Self {
+            bursts,
+            first: 0,
+            of_track: Vec::new(),
+            renditions: vec![Pictures::default()],
+            bytes: 0,
+            packets: 0,
+            window,
+            most_bytes,
+        }
+    }
+
+    /// Says which rendition each track is. Before anything is kept.
+    pub(super) fn set_renditions(&mut self, of_track: &[Option<usize>]) {
+        let count = of_track.iter().flatten().max().map_or(1, |last| last + 1);
+        self.of_track = of_track.to_vec();
+        self.renditions = vec![Pictures::default(); count];
+    }
+
+    /// Which rendition a track is, if it is not for everybody.
+    pub(super) fn rendition_of(&self, track: usize) -> Option<usize> {
+        self.of_track.get(track).copied().flatten()
+    }
+
+    /// The track of a rendition.
+    pub(super) fn track_of(&self, rendition: usize) -> Option<usize> {
+        self.of_track.iter().position(|of| *of == Some(rendition))
+    }
+
+    /// How many renditions there are.
+    pub(super) fn renditions(&self) -> usize {
+        self.renditions.len()
+    }
+
+    /// Whether who watches a rendition gets what is of this track.
+    pub(super) fn is_for(&self, track: usize, rendition: usize) -> bool {
+        self.rendition_of(track).is_none_or(|of| of == rendition)
     }
 
     /// Keeps one more. What lies at or behind `needed_from` is not let go for its age.
     pub(super) fn push(&mut self, burst: Arc<SealedBurst>, needed_from: Option<u64>, now: Instant) {
-        if burst.keyframe {
-            self.keyframe = Some(self.end());
+        let (end, of) = (self.end(), self.rendition_of(burst.track));
+        for (number, pictures) in self.renditions.iter_mut().enumerate() {
+            if of.is_none_or(|of| of == number) && burst.keyframe {
+                pictures.keyframe = Some(end);
+            }
+            if of == Some(number) {
+                pictures.latest_at = Some(now);
+            }
+            // A rendition that nobody watches is not made any more: nobody joins at what there was of it.
+            if pictures.latest_at.is_some_and(|at| now.saturating_duration_since(at) > self.window)
+            {
+                pictures.keyframe = None;
+            }
         }
         self.bytes += burst.bytes().len();
         self.packets += burst.len();
         self.bursts.push_back(Kept { burst, published_at: now, left_at: None });
         while let Some(front) = self.bursts.front() {
             let is_needed = |from: Option<u64>| from.is_some_and(|from| self.first >= from);
-            let needed_to_join = is_needed(self.keyframe) || is_needed(needed_from);
+            let keyframes = self.renditions.iter().filter_map(|pictures| pictures.keyframe);
+            let needed_to_join = is_needed(keyframes.min()) || is_needed(needed_from);
             let needed_to_repair = now.saturating_duration_since(front.published_at) < self.window;
             let fits = self.bytes <= self.most_bytes && self.packets <= MOST_PACKETS;
             if fits && (needed_to_join || needed_to_repair) {
@@ -74,7 +133,9 @@ impl History {
             self.bursts.pop_front();
             self.first += 1;
         }
-        self.keyframe = self.keyframe.filter(|&keyframe| keyframe >= self.first);
+        for pictures in &mut self.renditions {
+            pictures.keyframe = pictures.keyframe.filter(|&keyframe| keyframe >= self.first);
+        }
     }
 
     /// Position behind the last burst.
@@ -82,9 +143,9 @@ impl History {
         self.first + self.bursts.len() as u64
     }
 
-    /// Position of the last keyframe.
-    pub fn keyframe(&self) -> Option<u64> {
-        self.keyframe
+    /// Position of the last keyframe of a rendition; the only one is number 0.
+    pub fn keyframe(&self, rendition: usize) -> Option<u64> {
+        self.renditions.get(rendition).and_then(|pictures| pictures.keyframe)
     }
 
     /// The burst at a position; `None` when it is gone or not there yet.
@@ -109,10 +170,12 @@ impl History {
         self.bytes
     }
 
-    /// Bytes from a position on.
-    pub fn bytes_since(&self, position: u64) -> usize {
+    /// Bytes from a position on, for who watches a rendition.
+    pub fn bytes_since(&self, position: u64, rendition: usize) -> usize {
         let skip = position.saturating_sub(self.first) as usize;
-        self.bursts.iter().skip(skip).map(|kept| kept.burst.bytes().len()).sum()
+        let behind = self.bursts.iter().skip(skip).map(|kept| &kept.burst);
+        let its = behind.filter(|burst| self.is_for(burst.track, rendition));
+        its.map(|burst| burst.bytes().len()).sum()
     }
 
     /// Index of the first packet of `track` at or behind `position`.

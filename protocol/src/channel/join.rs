@@ -38,6 +38,8 @@ impl Beginnings {
 #[derive(Debug)]
 pub(super) struct Joiner {
     pub(super) viewer: ViewerId,
+    /// Which rendition it is sent.
+    pub(super) rendition: usize,
     pub(super) pacer: Pacer,
     /// Next burst and packet; `None` while waiting for a keyframe.
     next: Option<(u64, usize)>,
@@ -49,14 +51,15 @@ pub(super) struct Joiner {
 
 impl Joiner {
     pub(super) fn new(
-        viewer: ViewerId,
+        (viewer, rendition): (ViewerId, usize),
         start: Option<u64>,
         joined_at: Instant,
         patience: Duration,
     ) -> Self {
         let next = start.map(|start| (start, 0));
         let (is_told, patience_ends) = (start.is_some(), joined_at + patience);
-        Self { viewer, pacer: Pacer::default(), next, is_told, joined_at, patience_ends }
+        let pacer = Pacer::default();
+        Self { viewer, rendition, pacer, next, is_told, joined_at, patience_ends }
     }
 
     /// Where a viewer begins that has waited until now. Once.
@@ -108,10 +111,14 @@ impl Joiner {
         let mut parts = Vec::new();
         let Some((mut position, mut packet)) = self.next else { return parts };
         if position < history.start() {
-            (position, packet) = (history.keyframe().unwrap_or(history.end()), 0);
+            (position, packet) = (history.keyframe(self.rendition).unwrap_or(history.end()), 0);
         }
         let mut room = CHUNK;
         while let Some(burst) = history.get(position).filter(|_| room > 0) {
+            if !history.is_for(burst.track, self.rendition) {
+                (position, packet) = (position + 1, 0);
+                continue;
+            }
             let end = burst.len().min(packet + room);
             room -= end - packet;
             if packet < end {

@@ -8,6 +8,9 @@
 //!
 //! A viewer whose path does not carry the stream is sent less of it ([`Channel::limit`]).
 //!
+//! Where one picture comes in several sizes, a viewer is sent one of these renditions, and goes on with another one at
+//! that one's next keyframe ([`Channel::switch`]).
+//!
 //! What a viewer asks for again comes out of the same history, with repair packets made of it
 //! ([`crate::repair`]).
 //!
@@ -18,6 +21,7 @@ mod ask;
 mod coded;
 mod history;
 mod join;
+mod renditions;
 mod repairs;
 mod thin;
 
@@ -27,6 +31,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 pub use history::{History, MOST_BYTES as HISTORY_BYTES, MOST_PACKETS as HISTORY_PACKETS};
+pub use renditions::Switched;
 pub use repairs::Condition;
 pub use thin::MOST_LAG;
 
@@ -40,6 +45,7 @@ use crate::units::Bitrate;
 use crate::volley::Part;
 use coded::Coded;
 use join::{Beginnings, Joiner};
+use renditions::{Keyframe, Watched};
 use repairs::{Chunk, Repairs};
 use thin::Thinned;
 
@@ -52,6 +58,9 @@ const KEYFRAME_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Keyframes are asked for at most this often, however many viewers wait.
 const KEYFRAME_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What a stream needs of which nothing came so far.
+const NO_RATE: Bitrate = Bitrate::bits_per_second(0);
 
 /// Bursts that are further apart belong to a source that pauses.
 const LONGEST_SPACING: Duration = Duration::from_millis(200);
@@ -106,8 +115,11 @@ pub enum Step {
         /// Who.
         viewer: ViewerId,
     },
-    /// Ask the encoder for a keyframe.
-    RequestKeyframe,
+    /// Ask the encoder for a keyframe of this rendition; the only one is number 0.
+    RequestKeyframe {
+        /// Which.
+        rendition: usize,
+    },
 }
 
 /// What a viewer that joins now is told about each track.
@@ -156,9 +168,10 @@ pub struct Channel {
     is_joining_first: bool,
     pacing: JoinPacing,
     join_pacer: Pacer,
-    live_rate: RateMeter,
-    keyframe_wanted: bool,
-    keyframe_requested_at: Option<Instant>,
+    /// For each rendition, what who watches it is sent, and whether a keyframe is wanted.
+    live_rates: Vec<RateMeter>,
+    keyframes: Vec<Keyframe>,
+    watched: Watched,
     /// Whether keyframes come from a file: none can be asked for.
     is_recorded: bool,
     /// Whether any viewer has joined.
@@ -183,10 +196,10 @@ impl Channel {
             spacing: vec![(Duration::ZERO, None); ssrcs.len()],
             is_joining_first: false,
             join_pacer: Pacer::default(),
-            live_rate: RateMeter::default(),
+            live_rates: vec![RateMeter::default()],
+            keyframes: vec![Keyframe::default()],
+            watched: Watched::default(),
             pacing,
-            keyframe_wanted: false,
-            keyframe_requested_at: None,
             is_recorded: false,
             was_joined: false,
             tracks: ssrcs.len(),
@@ -216,7 +229,12 @@ impl Channel {
         let burst = Arc::new(self.sealer.seal(track, keyframe, captured_at, burst)?);
         // What is read of a file before its viewer joins comes at once, and says nothing about the stream.
         if !self.is_recorded || self.was_joined {
-            self.live_rate.add(burst.bytes().len() + burst.len() * WIRE_OVERHEAD, now);
+            let bytes = burst.bytes().len() + burst.len() * WIRE_OVERHEAD;
+            for (rendition, rate) in self.live_rates.iter_mut().enumerate() {
+                if self.history.is_for(track, rendition) {
+                    rate.add(bytes, now);
+                }
+            }
         }
         // Who takes longer to join a live channel may go on at a later keyframe, but of a recording wants to see
         // this part.
@@ -225,17 +243,24 @@ impl Channel {
         let recorded_from = self.is_recorded.then(next_needed).flatten();
         let needed_from = self.beginnings.oldest(now).into_iter().chain(recorded_from).min();
         self.history.push(Arc::clone(&burst), needed_from, now);
-        self.repairs.count(burst.bytes().len());
+        let (history, watched) = (&self.history, &self.watched);
+        let is_for = |viewer| history.is_for(track, watched.of(viewer));
+        self.repairs.count(burst.bytes().len(), is_for);
         self.repairs.expire(now);
         self.coded.forget(self.history.start());
         self.note_spacing(track, now);
         self.repair_ahead(&burst, now);
         if keyframe {
-            self.keyframe_wanted = false;
             let start = self.history.end() - 1;
-            for joiner in &mut self.joiners {
-                joiner.start_if_waiting(start);
+            for (rendition, keyframe) in self.keyframes.iter_mut().enumerate() {
+                keyframe.wanted &= !self.history.is_for(track, rendition);
             }
+            for joiner in &mut self.joiners {
+                if self.history.is_for(track, joiner.rendition) {
+                    joiner.start_if_waiting(start);
+                }
+            }
+            self.switch_at(&burst, start);
         }
         Ok(burst)
     }
@@ -248,15 +273,27 @@ impl Channel {
     /// Begins to serve a viewer. It gets the GOP so far, then [`Step::CaughtUp`]. `None` where it must wait
     /// for a keyframe: then [`Step::Begin`] comes first.
     pub fn join(&mut self, viewer: ViewerId, now: Instant) -> Option<Vec<TrackPosition>> {
+        self.join_rendition(viewer, 0, now)
+    }
+
+    /// As [`Self::join`], with this rendition.
+    pub fn join_rendition(
+        &mut self,
+        viewer: ViewerId,
+        rendition: usize,
+        now: Instant,
+    ) -> Option<Vec<TrackPosition>> {
         self.leave(viewer);
         self.was_joined = true;
-        let start = self.history.keyframe();
-        let is_near = |start: &u64| self.catch_up_time(*start) <= LONGEST_CATCH_UP;
-        let start = start.filter(|start| self.is_recorded || is_near(start));
-        if start.is_none() && self.history.keyframe().is_some() {
-            self.keyframe_wanted = true;
+        self.watched.set(viewer, rendition);
+        let last = self.history.keyframe(rendition);
+        let is_near = |start: &u64| self.catch_up_time(*start, rendition) <= LONGEST_CATCH_UP;
+        let start = last.filter(|start| self.is_recorded || is_near(start));
+        // Of several renditions, one that nobody watched begins at a keyframe once it is made.
+        if start.is_none() && (last.is_some() || self.history.renditions() > 1) {
+            self.want_keyframe(rendition);
         }
-        let start = match (start, self.history.keyframe()) {
+        let start = match (start, last) {
             (Some(start), _) => Some(start),
             // Nothing can be decoded yet: the first keyframe to come reaches the viewer live.
             (None, None) => Some(self.history.end()),
@@ -265,8 +302,8 @@ impl Channel {
         if let Some(start) = start {
             self.beginnings.note(start, now);
         }
-        self.joiners.push_back(Joiner::new(viewer, start, now, KEYFRAME_PATIENCE));
-        self.repairs.joins(viewer, self.live_rate.rate(), now);
+        self.joiners.push_back(Joiner::new((viewer, rendition), start, now, KEYFRAME_PATIENCE));
+        self.repairs.joins(viewer, self.rate_for(viewer), now);
         start.map(|start| self.positions(start))
     }
 
@@ -290,6 +327,7 @@ impl Channel {
         self.joiners.retain(|joiner| joiner.viewer != viewer);
         self.thinned.retain(|thinned| thinned.viewer != viewer);
         self.repairs.leave(viewer);
+        self.watched.leave(viewer);
     }
 
     /// The path of a viewer carries only so much from now on, or everything again. One that belonged to the
@@ -320,7 +358,7 @@ impl Channel {
             self.joiners.remove(at);
         }
         let reached = self.reached(next);
-        let thinned = Thinned::new(viewer, rate, next, reached);
+        let thinned = Thinned::new((viewer, self.rendition(viewer)), rate, next, reached);
         self.repairs.limit(viewer, thinned.repair_rate(self.allowance(viewer)), now);
         self.thinned.push_back(thinned);
         true
@@ -403,7 +441,7 @@ impl Channel {
             let mut thinned = self.thinned.remove(at)?;
             let viewer = thinned.viewer;
             // Not as fast as one that joins: its path was full a moment ago.
-            let unlimited = self.live_rate.rate().scaled(1.25);
+            let unlimited = self.rate_for(viewer).scaled(1.25);
             let repair = self.allowance(viewer);
             let (parts, left_out) =
                 thinned.next_packets(&self.history, &self.is_sound, (unlimited, repair), now);
@@ -415,8 +453,10 @@ impl Channel {
     }
 
     fn poll_repair(&mut self, now: Instant) -> Option<Step> {
-        let rates = (self.live_rate.rate(), self.pacing.rate_among(self.joiners.len()));
-        let Chunk { viewer, packets, repair } = self.repairs.poll(rates, now)?;
+        let (rates, watched) = (&self.live_rates, &self.watched);
+        let rate = |viewer| rates.get(watched.of(viewer)).map_or(NO_RATE, RateMeter::rate);
+        let joining = self.pacing.rate_among(self.joiners.len());
+        let Chunk { viewer, packets, repair } = self.repairs.poll((rate, joining), now)?;
         // What is sent again shares the pace of one that joins: its path carries no more because of it.
         if let Some(joiner) = self.joiners.iter_mut().find(|joiner| joiner.viewer == viewer) {
             let bytes = packets.iter().map(Bytes::len).sum();
@@ -426,16 +466,14 @@ impl Channel {
     }
 
     fn poll_joining(&mut self, now: Instant) -> Option<Step> {
-        if self.keyframe_due(now) {
-            self.keyframe_requested_at = Some(now);
-            self.keyframe_wanted = false;
-            return Some(Step::RequestKeyframe);
+        if let Some(rendition) = self.keyframes.iter().position(|keyframe| keyframe.is_due(now)) {
+            self.keyframes[rendition] = Keyframe { wanted: false, requested_at: Some(now) };
+            return Some(Step::RequestKeyframe { rendition });
         }
         let end = self.history.end();
-        // Without a keyframe in the history, the next one reaches the viewer live.
-        let start = self.history.keyframe().unwrap_or(end);
         for joiner in &mut self.joiners {
-            joiner.lose_patience(start, now);
+            // Without a keyframe in the history, the next one reaches the viewer live.
+            joiner.lose_patience(self.history.keyframe(joiner.rendition).unwrap_or(end), now);
         }
         if let Some((viewer, start)) = self.joiners.iter_mut().find_map(Joiner::begin) {
             self.beginnings.note(start, now);
@@ -444,7 +482,7 @@ impl Channel {
         // Whoever has caught up leaves first, paced or not: it must not miss the next burst.
         if let Some(at) = self.joiners.iter().position(|joiner| joiner.has_caught_up(end)) {
             let joiner = self.joiners.remove(at)?;
-            return Some(Step::CaughtUp { viewer: joiner.viewer });
+            return Some(self.caught_up(joiner.viewer));
         }
         if !self.join_pacer.is_due(now) {
             return None;
@@ -455,7 +493,7 @@ impl Channel {
         let viewer = joiner.viewer;
         let parts = joiner.next_packets(&self.history);
         if parts.is_empty() {
-            return Some(Step::CaughtUp { viewer });
+            return Some(self.caught_up(viewer));
         }
         let bytes = parts.iter().map(Part::len).sum();
         joiner.pacer.spend(bytes, self.pacing.each, now);
@@ -470,10 +508,9 @@ impl Channel {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let all_at = self.join_pacer.due_at();
         let joiners = self.joiners.iter().filter_map(|joiner| joiner.wakes_at(all_at));
-        let keyframe = self.keyframe_wanted.then_some(self.keyframe_requested_at).flatten();
-        let keyframe = keyframe.map(|at| at + KEYFRAME_INTERVAL);
+        let keyframes = self.keyframes.iter().filter_map(Keyframe::due_at);
         let thinned = self.thinned.iter().filter_map(|thinned| thinned.wakes_at(&self.history));
-        joiners.chain(keyframe).chain(thinned).chain(self.repairs.poll_timeout()).min()
+        joiners.chain(keyframes).chain(thinned).chain(self.repairs.poll_timeout()).min()
     }
 
     /// All joining viewers together get this much from now on.
@@ -486,9 +523,14 @@ impl Channel {
         &self.history
     }
 
-    /// What the stream has needed lately, headers included.
+    /// What the stream has needed lately, headers included; of several renditions, the largest.
     pub fn live_rate(&self) -> Bitrate {
-        self.live_rate.rate()
+        self.live_rates.iter().map(RateMeter::rate).max().unwrap_or(NO_RATE)
+    }
+
+    /// What a rendition and all that goes with it have needed lately, headers included.
+    pub fn live_rate_of(&self, rendition: usize) -> Bitrate {
+        self.live_rates.get(rendition).map_or(NO_RATE, RateMeter::rate)
     }
 
     /// Packets waiting to be sent again, or as repair packets.
@@ -521,16 +563,12 @@ impl Channel {
         }
     }
 
-    fn keyframe_due(&self, now: Instant) -> bool {
-        let rested = self.keyframe_requested_at.is_none_or(|at| now >= at + KEYFRAME_INTERVAL);
-        self.keyframe_wanted && rested
-    }
-
-    /// How long a viewer needs from `start` to the live edge, which moves on meanwhile.
-    fn catch_up_time(&self, start: u64) -> Duration {
+    /// How long a viewer of a rendition needs from `start` to the live edge, which moves on meanwhile.
+    fn catch_up_time(&self, start: u64, rendition: usize) -> Duration {
         let rate = self.pacing.rate_among(self.joiners.len() + 1);
-        let gain = rate.as_bytes_per_second() - self.live_rate.rate().as_bytes_per_second();
-        let bytes = self.history.bytes_since(start) as f64;
+        let live = self.live_rate_of(rendition);
+        let gain = rate.as_bytes_per_second() - live.as_bytes_per_second();
+        let bytes = self.history.bytes_since(start, rendition) as f64;
         if gain <= 0.0 {
             return Duration::MAX;
         }

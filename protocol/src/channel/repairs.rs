@@ -103,8 +103,6 @@ pub(super) struct Repairs {
     /// Viewers with something waiting, in the order of their turns.
     turns: VecDeque<ViewerId>,
     waiting: usize,
-    /// Bytes of media sent to every viewer so far.
-    media: u64,
     expired_at: Option<Instant>,
 }
 
@@ -131,7 +129,7 @@ pub(super) struct Viewer {
     sent: HashMap<(usize, PacketIndex), SentAgain>,
     /// The number of the next repair packet of each block, by position and first packet.
     next_repair: BTreeMap<(u64, usize), usize>,
-    /// Bytes that may be spent, as of so many bytes of media.
+    /// Bytes that may be spent, and bytes of media that it was sent since that was worked out.
     left: f64,
     media: u64,
     asked_at: Instant,
@@ -148,15 +146,18 @@ struct SentAgain {
 }
 
 impl Repairs {
-    /// Counts media sent to everybody.
-    pub(super) fn count(&mut self, bytes: usize) {
-        self.media += bytes as u64;
+    /// Counts media sent to all these.
+    pub(super) fn count(&mut self, bytes: usize, is_for: impl Fn(ViewerId) -> bool) {
+        for (viewer, known) in &mut self.viewers {
+            if is_for(*viewer) {
+                known.media += bytes as u64;
+            }
+        }
     }
 
     /// The viewer, known from now on.
     pub(super) fn viewer(&mut self, viewer: ViewerId, now: Instant) -> &mut Viewer {
-        let media = self.media;
-        self.viewers.entry(viewer).or_insert_with(|| Viewer::new(media, now))
+        self.viewers.entry(viewer).or_insert_with(|| Viewer::new(now))
     }
 
     /// The viewer, if it is known.
@@ -236,13 +237,11 @@ impl Repairs {
 
     /// What may still be spent on a viewer, as a share of what may be at most, for a stream of this rate.
     pub(super) fn left(&mut self, viewer: ViewerId, stream: Bitrate, now: Instant) -> f64 {
-        let media = self.media;
         let Some(known) = self.viewers.get_mut(&viewer) else { return 0.0 };
         let share = margin::allowance(known.condition.loss) * thinness(stream);
         let most = stream.as_bytes_per_second() * BUDGETED.as_secs_f64() * share;
         let most = most.max(LEAST_BUDGET);
-        known.left += (media - known.media) as f64 * share;
-        known.media = media;
+        known.left += std::mem::take(&mut known.media) as f64 * share;
         if !known.joins(now) {
             known.left = known.left.min(most);
         }
@@ -279,10 +278,10 @@ impl Repairs {
         known.left = LEAST_BUDGET.max(budget);
     }
 
-    /// The next packets that are due, for a stream of this rate, and so much for each viewer that joins.
+    /// The next packets that are due, where each viewer's stream has this rate, and each that joins gets so much.
     pub(super) fn poll(
         &mut self,
-        (stream, joining): (Bitrate, Bitrate),
+        (stream, joining): (impl Fn(ViewerId) -> Bitrate, Bitrate),
         now: Instant,
     ) -> Option<Chunk> {
         loop {
@@ -309,6 +308,7 @@ impl Repairs {
                 again.into_iter().chain(repair).map(|(_, packet)| packet).collect();
             let bytes = packets.iter().map(Bytes::len).sum();
             let least = if known.joins(now) { joining } else { LEAST_RATE };
+            let stream = stream(viewer);
             let pace = stream.scaled(thinness(stream)).max(least);
             known.pacer.spend(bytes, known.limit.unwrap_or(pace), now);
             return Some(Chunk { viewer, packets, repair: repair_packets });
@@ -331,7 +331,7 @@ fn thinness(stream: Bitrate) -> f64 {
 }
 
 impl Viewer {
-    fn new(media: u64, now: Instant) -> Self {
+    fn new(now: Instant) -> Self {
         Self {
             condition: Condition::default(),
             queue: BTreeMap::new(),
@@ -341,7 +341,7 @@ impl Viewer {
             sent: HashMap::new(),
             next_repair: BTreeMap::new(),
             left: LEAST_BUDGET,
-            media,
+            media: 0,
             asked_at: now,
             joined_at: None,
             limit: None,

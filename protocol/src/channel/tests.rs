@@ -166,7 +166,7 @@ fn a_gop_too_long_for_the_uplink_asks_for_one_keyframe() {
     rig.gop(7.0);
     assert_eq!(rig.channel.join(ViewerId(1), rig.now), None);
     assert_eq!(rig.channel.join(ViewerId(2), rig.now), None);
-    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::RequestKeyframe)));
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::RequestKeyframe { rendition: 0 })));
     assert!(rig.channel.poll_step(rig.now).is_none(), "one for both");
     rig.now += Duration::from_millis(100);
     rig.publish(VIDEO, false, 5, 980);
@@ -202,9 +202,9 @@ fn a_viewer_whose_keyframe_is_gone_goes_on_live_when_patience_ends() {
     let mut rig = Rig::with_history("2M", None, History::new(Duration::ZERO, 1_000_000));
     rig.gop(7.0);
     rig.channel.join(ViewerId(1), rig.now);
-    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::RequestKeyframe)));
+    assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::RequestKeyframe { rendition: 0 })));
     rig.publish(VIDEO, false, 200, 980);
-    assert_eq!(rig.channel.history().keyframe(), None);
+    assert_eq!(rig.channel.history().keyframe(0), None);
     rig.now = rig.channel.poll_timeout().expect("its patience ends");
     assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::Begin { .. })));
     assert!(matches!(rig.channel.poll_step(rig.now), Some(Step::CaughtUp { .. })));

@@ -36,6 +36,9 @@ const MOST_RANGES: usize = 256;
 #[derive(Debug)]
 pub(super) struct Thinned {
     pub(super) viewer: ViewerId,
+    /// Which rendition it is sent, and the place from which on it is another one.
+    rendition: usize,
+    upcoming: Option<(u64, usize)>,
     /// What its path carries; `None` once that is everything again.
     rate: Option<Bitrate>,
     pacer: Pacer,
@@ -52,13 +55,15 @@ pub(super) struct Thinned {
 
 impl Thinned {
     pub(super) fn new(
-        viewer: ViewerId,
+        (viewer, rendition): (ViewerId, usize),
         rate: Bitrate,
         next: (u64, usize),
         reached: BTreeMap<u32, PacketIndex>,
     ) -> Self {
         Self {
             viewer,
+            rendition,
+            upcoming: None,
             rate: Some(rate),
             pacer: Pacer::default(),
             next,
@@ -73,6 +78,27 @@ impl Thinned {
         // Pictures go on at a keyframe only, once there was a pause.
         self.skips |= rate.is_some_and(is_nothing);
         self.rate = rate;
+    }
+
+    /// It goes on with another rendition, whose keyframe with this SSRC and index lies at this place: no more pictures
+    /// of the one before it are sent. Returns the index behind its last packet, and what was left out of it and not
+    /// told.
+    pub(super) fn switch(
+        &mut self,
+        history: &History,
+        (rendition, position): (usize, u64),
+        (ssrc, first): (u32, PacketIndex),
+        before: u32,
+    ) -> (Option<PacketIndex>, Vec<LeftOut>) {
+        let of = |burst: &Arc<SealedBurst>| history.rendition_of(burst.track);
+        if history.get(self.next.0).and_then(of).is_some() {
+            // The rest of a picture is no use without the rest of its GOP.
+            self.next = (self.next.0 + u64::from(self.next.1 > 0), 0);
+        }
+        self.upcoming = Some((position, rendition));
+        self.skips = false;
+        self.reached.insert(ssrc, first);
+        (self.reached.get(&before).copied(), self.told())
     }
 
     /// What repair for it may take, where it needs such a share of the media.
@@ -125,6 +151,16 @@ impl Thinned {
         let mut room = FEW;
         while let Some(burst) = history.get(self.next.0).filter(|_| room > 0) {
             let (position, packet) = self.next;
+            if let Some((from, rendition)) = self.upcoming
+                && position >= from
+            {
+                (self.rendition, self.upcoming) = (rendition, None);
+            }
+            let of = history.rendition_of(burst.track);
+            if of.is_some_and(|of| of != self.rendition || self.upcoming.is_some()) {
+                self.next = (position + 1, 0);
+                continue;
+            }
             if packet == 0 {
                 let (first, behind) = (burst.first_index, burst.first_index + burst.len() as u64);
                 let reached = self.reached.get(&burst.ssrc).copied().unwrap_or(first);
@@ -169,7 +205,7 @@ impl Thinned {
         let lag = now.saturating_duration_since(published_at);
         if burst.keyframe {
             // A later one is better than one that comes late.
-            self.skips = lag > MOST_LAG && history.keyframe() > Some(position);
+            self.skips = lag > MOST_LAG && history.keyframe(self.rendition) > Some(position);
         } else if burst.disposable && !self.skips {
             return lag > DISPOSABLE_LAG;
         } else if lag > MOST_LAG {

@@ -79,6 +79,28 @@ impl Opener {
         Self { keys: Vec::new(), streams }
     }
 
+    /// A further stream, or one that goes on at another index. Returns its number.
+    pub(crate) fn set_stream(&mut self, ssrc: u32, next: PacketIndex) -> usize {
+        let stream = Stream { ssrc, highest: next.min(INDEX_END - 1) };
+        match self.streams.iter().position(|known| known.ssrc == ssrc) {
+            Some(at) => {
+                self.streams[at] = stream;
+                at
+            }
+            None => {
+                self.streams.push(stream);
+                self.streams.len() - 1
+            }
+        }
+    }
+
+    /// The stream that a packet says it is of.
+    pub(crate) fn stream_of(&self, packet: &[u8]) -> Option<usize> {
+        let header = Header::parse(packet).ok()?;
+        let is_it = |known: &Stream| [known.ssrc, repair_ssrc(known.ssrc)].contains(&header.ssrc);
+        self.streams.iter().position(is_it)
+    }
+
     /// Takes a further epoch's key. The oldest is forgotten when there are too many.
     pub fn add_key(&mut self, key: &MasterKey) {
         self.keys.retain(|held| held.epoch != key.epoch);

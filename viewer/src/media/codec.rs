@@ -246,6 +246,7 @@ mod tests {
             clock_rate,
             channels: None,
             parameters: parameters.iter().map(|(k, v)| (k.to_string(), v.to_string())).collect(),
+            rendition: None,
         }
     }
 

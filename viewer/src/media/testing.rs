@@ -174,6 +174,7 @@ fn format_of(caps: &gst::CapsRef) -> Format {
         clock_rate: fields.get::<i32>("clock-rate").unwrap() as u32,
         channels: text("encoding-params").and_then(|channels| channels.parse().ok()),
         parameters,
+        rendition: None,
     }
 }
 

@@ -334,7 +334,7 @@ impl Watcher {
                         session.interrupted();
                     }
                     Ok(notice) => {
-                        if !session.notice(notice)? {
+                        if !session.notice(notice, &mut self.placed)? {
                             return Err(stopped(file));
                         }
                     }
