@@ -470,8 +470,10 @@ fn channel_starter(
         let has_sound = kinds.contains(&Kind::Audio);
         let sound = if has_sound { sound } else { Bitrate::bits_per_second(0) };
         let names = formats.iter().filter_map(|format| format.rendition.as_deref());
-        let renditions: Arc<[Rendition]> =
-            names.zip(rates).map(|(name, pictures)| Rendition::new(name, pictures, sound)).collect();
+        let renditions: Arc<[Rendition]> = names
+            .zip(rates)
+            .map(|(name, pictures)| Rendition::new(name, pictures, sound))
+            .collect();
         events.record(Event::SourceStarted { tracks: formats.len() });
         let (name, started_at) = (Arc::clone(&name), Instant::now());
         let metrics = Arc::clone(&metrics_of_channel);
@@ -690,6 +692,9 @@ async fn watch(source: &Source, shared: &Shared) {
             metrics.encodes_with(producer.continuation().encoder.as_deref());
         }
         let channel = shared.channel.borrow().clone();
+        if let Some(channel) = &channel {
+            metrics.renditions(channel.renditions_now(&shared.audience));
+        }
         let fan_out = channel.as_ref().map(|channel| &channel.fan_out);
         shared.uplink.observe(metrics, &shared.audience, fan_out);
         shared.share_uplink();

@@ -1,5 +1,6 @@
 //! What all sessions of a broadcaster share.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -408,6 +409,24 @@ pub(crate) fn choose_ssrcs(tracks: usize) -> Arc<[u32]> {
 }
 
 impl LiveChannel {
+    /// For each rendition, how many of the audience watch it, and what it needs; nothing where it is not encoded.
+    pub(crate) fn renditions_now(
+        &self,
+        audience: &Audience,
+    ) -> impl Iterator<Item = (&str, usize, Bitrate)> {
+        let watching = audience.watching(self.renditions.len());
+        let encoded = self.metrics.encoded.load(Ordering::Relaxed);
+        self.renditions.iter().zip(watching).enumerate().map(move |(number, (one, viewers))| {
+            let is_encoded = encoded & (1 << number) != 0;
+            let rate = if is_encoded {
+                self.metrics.stream_of(number)
+            } else {
+                Bitrate::bits_per_second(0)
+            };
+            (&*one.name, viewers, rate)
+        })
+    }
+
     /// Begins to send to a viewer, and says all that it needs to know. `None` when the channel ended.
     pub(crate) async fn join(
         &self,

@@ -368,7 +368,8 @@ mod tests {
         let totals = Totals { received: 1 << 40, lost: 3, unrecovered: 1, ..Totals::default() };
         for rtt in [None, Some(Duration::from_micros(40_001))] {
             let (latency, shown) = (rtt.map(|rtt| rtt * 4), rtt.map(|rtt| rtt * 5));
-            let times = Times { rtt, latency, shown, carried: shown.map(|_| Bitrate::bits_per_second(9)) };
+            let times =
+                Times { rtt, latency, shown, carried: shown.map(|_| Bitrate::bits_per_second(9)) };
             let bytes = encode_report(9, &blocks, &totals, times);
             let (blocks, totals) = (blocks.to_vec(), Some(totals));
             let expected = Feedback::Report { blocks, totals, times };

@@ -63,9 +63,8 @@ pub struct Format {
 impl Format {
     /// Whether who receives this one can go on with the other, whose parameters come in band.
     pub fn is_like(&self, other: &Self) -> bool {
-        let essentials = |format: &Self| {
-            (format.kind, format.clock_rate, format.channels, format.payload_type)
-        };
+        let essentials =
+            |format: &Self| (format.kind, format.clock_rate, format.channels, format.payload_type);
         essentials(self) == essentials(other)
             && self.encoding_name == other.encoding_name
             && self.rendition == other.rendition

@@ -36,6 +36,9 @@ const KEEPING: Duration = Duration::from_secs(30);
 const MOST_KEPT: usize = 2048;
 const MOST_BLOCKS: usize = 64;
 
+/// Tracks that one may go over to at most, those that were there included.
+const MOST_TRACKS: usize = 64;
+
 /// Packets that wait for their key at most, and how long: it is told again and again until it comes.
 const MOST_HELD: usize = 2048;
 const KEY_PATIENCE: Duration = Duration::from_secs(2);
@@ -177,7 +180,7 @@ impl Receiver {
 
     /// The track with this SSRC ends at this index, and another one takes over: its number, a new one or one that it
     /// had before. What is missing of the one before is still waited for. What came of the other one already is opened
-    /// by [`Self::take_held`]. `None` where there is no such track.
+    /// by [`Self::take_held`]. `None` where there is no such track, or there are too many.
     pub fn switch(
         &mut self,
         before: u32,
@@ -185,6 +188,10 @@ impl Receiver {
         track: &Track,
         now: Instant,
     ) -> Option<usize> {
+        let is_known = self.tracks.iter().any(|known| known.reception.ssrc() == track.ssrc);
+        if !is_known && self.tracks.len() >= MOST_TRACKS {
+            return None;
+        }
         let is_it = |receiving: &&mut Receiving| receiving.reception.ssrc() == before;
         let ending = self.tracks.iter_mut().find(is_it)?;
         ending.reception.end_at(end, now);

@@ -64,6 +64,9 @@ const NEXT_UNIT: f64 = 1.5;
 /// The next access unit is overdue after so many times the usual distance.
 const OVERDUE: f64 = 1.25;
 
+/// So is the next packet of an access unit after so many times the usual distance, beyond the tolerance.
+const NEXT_PACKET: f64 = 2.0;
+
 /// Silence of this length is an outage or a pause, which asking does not end.
 const LONGEST_SILENCE: Duration = Duration::from_secs(1);
 
@@ -189,6 +192,8 @@ pub struct Reception {
     newest: Option<Newest>,
     /// From one access unit, or several that come together, to the next.
     spacing: Duration,
+    /// From one packet of an access unit to the next, as a narrow link draws them apart.
+    within: Duration,
     /// When it was last asked what is behind the newest packet.
     asked_behind_at: Option<Instant>,
     /// Packets expected and lost of late, each weighing less with every later one.
@@ -237,6 +242,7 @@ impl Reception {
             tolerance: FIRST_TOLERANCE,
             newest: None,
             spacing: FIRST_SPACING,
+            within: Duration::ZERO,
             asked_behind_at: None,
             recent: (0.0, 0.0),
             totals: Totals::default(),
@@ -353,6 +359,14 @@ impl Reception {
     fn extend(&mut self, arrival: Arrival, now: Instant) {
         let Arrival { index, timestamp, ends_unit, .. } = arrival;
         let hole = self.expect(index, now);
+        if let Some(newest) = self.newest
+            && newest.timestamp == timestamp
+            && hole == 0
+        {
+            let apart = now.saturating_duration_since(newest.at).min(MOST_SPACING);
+            // Soon up, slowly down: what is asked for too early fills the link that draws them apart.
+            self.within = apart.max((self.within * 15 + apart) / 16);
+        }
         if let Some(newest) = self.newest
             && newest.timestamp != timestamp
         {
@@ -628,7 +642,7 @@ impl Reception {
         let silence = if newest.ends_unit {
             self.spacing.mul_f64(OVERDUE) + self.tolerance
         } else {
-            self.tolerance
+            self.tolerance + self.within.mul_f64(NEXT_PACKET)
         };
         let due_at = match self.asked_behind_at {
             Some(at) => at + self.round(),

@@ -24,6 +24,7 @@ use punchcast_protocol::signalling::{
 };
 use punchcast_protocol::srtcp::{FeedbackKey, Sealer};
 use punchcast_protocol::stun::{Place, answer_plain_binding, binding_request};
+use punchcast_protocol::units::Bitrate;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 

@@ -235,14 +235,14 @@ impl Stage {
         self.lab.folder().join(name)
     }
 
-    /// What one of the broadcaster's metrics says now. Series with labels are added up.
+    /// What one of the broadcaster's metrics says now. Series with labels are added up, unless one is named with them.
     pub fn metric(&self, name: &str) -> Result<f64> {
         let mut get = Command::new("curl");
         get.args(["--silent", "--fail", &format!("http://{METRICS}/metrics")]);
         let text = self.cam.run(&get)?;
         let values = text.lines().filter_map(|line| {
             let (series, value) = line.rsplit_once(' ')?;
-            let found = series.split('{').next()?;
+            let found = if name.contains('{') { series } else { series.split('{').next()? };
             (found == name).then(|| value.parse::<f64>().ok()).flatten()
         });
         let values: Vec<f64> = values.collect();

@@ -50,6 +50,11 @@ impl Continuity {
         };
     }
 
+    /// A time on the track's clock.
+    pub(crate) fn ticks(&self, time: Duration) -> u32 {
+        (time.as_secs_f64() * f64::from(self.clock_rate)) as u32
+    }
+
     /// Another rendition takes over at its packet `first`; packets of the one before come up to `end`. Both have one
     /// clock.
     pub(crate) fn go_over(&mut self, end: PacketIndex, first: PacketIndex) {

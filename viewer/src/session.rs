@@ -381,9 +381,7 @@ impl Session {
             let Some(arrival) = self.timeline.place(played_as, timestamp) else { return };
             let arrival = arrival + self.shift.now();
             let numbers = (&mut packet.bytes[..], index, timestamp);
-            if !self.slots.write(placed, track, numbers, arrival) {
-                return;
-            }
+            let Some(arrival) = self.slots.write(placed, track, numbers, arrival) else { return };
             player.push(played_as, &packet.bytes, arrival);
             if let Some(stored) = &mut self.stored {
                 stored.progress_at = Instant::now();
@@ -398,7 +396,8 @@ impl Session {
         let upgrade = self.is_relayed().then_some(self.upgrade_at);
         let outage = (!self.is_idle()).then(|| self.outage.due_at());
         let news = self.has_news(Instant::now()).then(Instant::now);
-        let due = [self.report_at].into_iter().chain(news).chain(outage).chain(renewal).chain(upgrade);
+        let due =
+            [self.report_at].into_iter().chain(news).chain(outage).chain(renewal).chain(upgrade);
         due.chain(self.receiver.poll_timeout()).min().unwrap_or(self.report_at)
     }
 
@@ -606,7 +605,7 @@ impl Session {
             tracing::debug!(before, "a rendition in the place of none");
             return;
         };
-        let after = (track.ssrc, track.first_index);
+        let after = (track.ssrc, track.first_index, track.rtp_timestamp);
         self.slots.switch(placed, (before, end), received, after);
         let hold = Hold::new(track.live_index);
         match self.holds.get_mut(received) {
@@ -617,7 +616,11 @@ impl Session {
         self.receiver.set_limited(self.carries.is_some());
         self.rendition.clone_from(&track.format.rendition);
         let rendition = self.rendition.as_deref();
-        tracing::info!(event = "rendition_changed", rendition, "the picture goes on in another size");
+        tracing::info!(
+            event = "rendition_changed",
+            rendition,
+            "the picture goes on in another size"
+        );
     }
 
     /// Takes a notice. `Ok(false)`: the broadcast is over.

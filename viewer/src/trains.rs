@@ -10,11 +10,20 @@ use std::time::{Duration, Instant};
 use protocol::units::Bitrate;
 
 /// Fewer packets, and fewer bytes behind the first moment, say nothing.
-const LEAST_PACKETS: u32 = 5;
-const LEAST_BYTES: u64 = 3_000;
+const LEAST_PACKETS: u32 = 3;
+const LEAST_BYTES: u64 = 1_500;
 
-/// Pictures that are looked at, and how long: a machine that is busy takes packets late, and then at once.
-const LOOKED_AT: usize = 2;
+/// Only the first packets of a picture are looked at: so many leave at once, however slowly a viewer that joins is
+/// served.
+const MOST_PACKETS: u32 = 12;
+
+/// Pictures of so long are looked at, but two at least, and at most so many: a machine that is busy takes packets late,
+/// and then at once.
+const LOOKED_AT: Duration = Duration::from_millis(1500);
+const LEAST: usize = 2;
+const MOST_PICTURES: usize = 64;
+
+/// How long what was seen is believed.
 const LASTING: Duration = Duration::from_secs(6);
 
 /// What comes at one moment comes as fast as this, or faster.
@@ -28,6 +37,8 @@ const NEWS: f64 = 0.25;
 pub(crate) struct Trains {
     current: Option<Train>,
     latest: VecDeque<(Instant, Bitrate)>,
+    /// What they tell, and since when.
+    seen: Option<(Instant, Bitrate)>,
     told: Option<Bitrate>,
 }
 
@@ -49,7 +60,7 @@ impl Trains {
         match &mut self.current {
             Some(train) if train.picture == picture => {
                 train.packets += 1;
-                if at > train.first_at {
+                if at > train.first_at && train.packets <= MOST_PACKETS {
                     train.bytes += bytes;
                     train.last_at = at;
                 }
@@ -64,8 +75,20 @@ impl Trains {
 
     /// What the path brought, as far as that was seen of late.
     pub(crate) fn brought(&self, now: Instant) -> Option<Bitrate> {
-        let lately = self.latest.iter().filter(|(at, _)| now < *at + LASTING);
-        lately.map(|(_, rate)| *rate).min()
+        self.seen.filter(|(at, _)| now < *at + LASTING).map(|(_, rate)| rate)
+    }
+
+    /// What the latest pictures tell.
+    fn sum_up(&self) -> Option<(Instant, Bitrate)> {
+        let (newest, _) = *self.latest.back()?;
+        let is_recent = |(number, (at, _)): &(usize, &(Instant, Bitrate))| {
+            *number < LEAST || *at + LOOKED_AT > newest
+        };
+        let recent = self.latest.iter().rev().enumerate().take_while(is_recent);
+        let mut rates: Vec<_> = recent.map(|(_, (_, rate))| *rate).collect();
+        // Some are seen as too slow, and some as too fast. Of two, the slower.
+        rates.sort();
+        rates.get((rates.len() - 1) / 2).map(|rate| (newest, *rate))
     }
 
     /// Whether it differs from what was told last.
@@ -94,10 +117,11 @@ impl Trains {
         let took = last_at.saturating_duration_since(first_at).as_secs_f64();
         let rate = if took > 0.0 { bytes as f64 * 8.0 / took } else { f64::MAX };
         let rate = Bitrate::bits_per_second(rate as u64).min(MOST);
-        if self.latest.len() == LOOKED_AT {
+        if self.latest.len() == MOST_PICTURES {
             self.latest.pop_front();
         }
         self.latest.push_back((last_at, rate));
+        self.seen = self.sum_up();
     }
 }
 
@@ -123,7 +147,7 @@ mod tests {
         picture(&mut trains, 0, (20, 3.0), began);
         // Small ones say nothing.
         for number in 1..20 {
-            picture(&mut trains, number, (3, 0.5), began + 40 * MS * number);
+            picture(&mut trains, number, (2, 0.5), began + 40 * MS * number);
         }
         let now = began + 800 * MS;
         let brought = trains.brought(now).expect("seen").as_bits_per_second();
@@ -136,6 +160,13 @@ mod tests {
         assert!((2_990_000..3_010_000).contains(&brought), "{brought}");
         picture(&mut trains, 102, (1, 9.0), now + 80 * MS);
         assert!(trains.is_news(now + 80 * MS));
+        // Most of many.
+        for number in 200..220 {
+            let link = if number % 4 == 0 { 900.0 } else { 8.0 };
+            picture(&mut trains, number, (20, link), now + 40 * MS * number);
+        }
+        let brought = trains.brought(now + 8 * LASTING / 5).expect("seen").as_bits_per_second();
+        assert!((7_990_000..8_010_000).contains(&brought), "{brought}");
         assert_eq!(trains.brought(now + 10 * LASTING), None, "long ago");
     }
 

@@ -533,6 +533,7 @@ impl Worker {
 
     fn encode(&mut self, wanted: u32) {
         (self.encoded, self.stops_at) = (Some(wanted), None);
+        self.metrics.encoded.store(wanted, Ordering::Relaxed);
         (self.tell)(Event::Encode { wanted });
         // What is measured is what is made.
         let best = self.channel.track_of(wanted.trailing_zeros() as usize);

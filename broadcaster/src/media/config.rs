@@ -108,9 +108,9 @@ impl VideoConfig {
             ));
         }
         let all = self.all();
-        let falls = all.windows(2).all(|pair| {
-            pair[1].bitrate < pair[0].bitrate && pair[1].height <= pair[0].height
-        });
+        let falls = all
+            .windows(2)
+            .all(|pair| pair[1].bitrate < pair[0].bitrate && pair[1].height <= pair[0].height);
         (!falls).then(|| {
             "video.renditions must be smaller each than the one before, in bitrate and height, and than video.bitrate"
                 .to_owned()
@@ -144,10 +144,16 @@ impl MediaConfig {
             [
                 ("bitrate of a rendition", rate(rendition.bitrate), 10_000.0..=100e6, "bit/s"),
                 ("height of a rendition", f64::from(rendition.height), 16.0..=8192.0, "pixels"),
-                ("framerate of a rendition", f64::from(framerate), 1.0..=240.0, "pictures a second"),
+                (
+                    "framerate of a rendition",
+                    f64::from(framerate),
+                    1.0..=240.0,
+                    "pictures a second",
+                ),
             ]
         });
-        let wrong = checks.into_iter().chain(smaller).find(|(_, value, range, _)| !range.contains(value));
+        let wrong =
+            checks.into_iter().chain(smaller).find(|(_, value, range, _)| !range.contains(value));
         let wrong = wrong.map(|(name, value, range, unit)| {
             format!("{name} is {value}; expected {} to {} {unit}", range.start(), range.end())
         });
@@ -187,7 +193,10 @@ mod tests {
         ] {
             let text = format!("video: {{bitrate: 4M, renditions: [{wrong}]}}");
             let config: MediaConfig = serde_yaml::from_str(&text).expect("legal YAML");
-            assert!(config.problem().is_some_and(|problem| problem.contains("rendition")), "{wrong}");
+            assert!(
+                config.problem().is_some_and(|problem| problem.contains("rendition")),
+                "{wrong}"
+            );
         }
     }
 

@@ -84,8 +84,73 @@ fn a_keyframe_comes_when_asked_for() {
     let mut run = Run::start(MediaConfig { video, ..MediaConfig::default() });
     let units = run.units_until(|units| of(units, 0).len() >= 40);
     assert_eq!(keyframes(&of(&units, 0)), 1, "none by itself");
-    run.producer.request_keyframe();
+    run.producer.request_keyframe(0);
     run.units_until(|units| keyframes(&of(units, 0)) == 1);
+}
+
+/// What the first packet of a picture begins with, by the types of H.264's NAL units (RFC 6184).
+fn begins_with(unit: &Unit) -> u8 {
+    let packet = unit.packets.packets().next().expect("not empty");
+    match packet[12] & 0x1f {
+        // The first of several in one packet, and the first part of one.
+        24 => packet[15] & 0x1f,
+        28 => packet[13] & 0x1f,
+        whole => whole,
+    }
+}
+
+#[test]
+fn a_rendition_that_is_wanted_again_begins_with_a_keyframe_and_the_others_cost_nothing() {
+    const PARAMETERS: u8 = 7;
+    let smaller = |height, bitrate| RenditionConfig {
+        name: None,
+        height,
+        bitrate: Bitrate::bits_per_second(bitrate),
+        framerate: None,
+    };
+    let video = VideoConfig {
+        width: 640,
+        height: 360,
+        framerate: 25,
+        bitrate: Bitrate::bits_per_second(2_000_000),
+        keyframe_interval: Duration::from_secs(60),
+        renditions: vec![smaller(270, 800_000), smaller(180, 300_000)],
+        ..VideoConfig::default()
+    };
+    let mut run = Run::start(MediaConfig { video, ..MediaConfig::default() });
+    let names: Vec<_> = run.formats.iter().map(|format| format.rendition.as_deref()).collect();
+    assert_eq!(names, [Some("360p"), None, Some("270p"), Some("180p")]);
+    assert_eq!(Format::renditions(&run.formats), [Some(0), None, Some(1), Some(2)]);
+    let (best, smallest) = (0, 3);
+    run.units_until(|units| of(units, best).len() >= 5 && of(units, smallest).len() >= 5);
+    run.producer.encode(0b100);
+    // What was on its way comes; then nothing but the smallest.
+    run.units_until(|units| of(units, smallest).len() >= 10);
+    let units = run.units_until(|units| of(units, smallest).len() >= 40);
+    assert_eq!((of(&units, best).len(), of(&units, 2).len()), (0, 0));
+    let before = run.producer.encoder_stats();
+    for _ in 0..3 {
+        run.producer.encode(0b101);
+        let units = run.units_until(|units| of(units, best).len() >= 10);
+        let of_best = of(&units, best);
+        assert!(of_best[0].keyframe, "it begins with a keyframe");
+        assert_eq!(begins_with(of_best[0]), PARAMETERS);
+        assert_eq!(keyframes(&of_best), 1, "and needs no second one");
+        assert_eq!(keyframes(&of(&units, smallest)), 0, "which costs the others nothing");
+        // All renditions of a moment have its time.
+        let times =
+            |track| of(&units, track).iter().map(|unit| unit.rtp_timestamp).collect::<Vec<_>>();
+        let of_smallest = times(smallest);
+        let shared = times(best).iter().filter(|time| of_smallest.contains(time)).count();
+        assert!(shared >= 8, "{shared}");
+        run.producer.request_keyframe(0);
+        let units = run.units_until(|units| keyframes(&of(units, best)) >= 1);
+        let asked = of(&units, best).into_iter().find(|unit| unit.keyframe).expect("there is one");
+        assert_eq!(begins_with(asked), PARAMETERS);
+        run.producer.encode(0b100);
+        run.units_until(|units| of(units, smallest).len() >= 10);
+    }
+    assert_eq!(run.producer.encoder_stats().frames_dropped, before.frames_dropped);
 }
 
 #[test]

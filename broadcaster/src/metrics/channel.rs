@@ -1,6 +1,6 @@
 //! What one channel's fan-out counts.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use service::metrics::{counter, counters, gauge, rate};
 use transport::kernel::Sent;
 
 /// Renditions of one channel, at most.
-pub const MOST_RENDITIONS: usize = 3;
+const MOST_RENDITIONS: usize = 3;
 
 /// Counters of one channel's fan-out.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub struct ChannelMetrics {
     pub live_rate: Gauge,
     /// What each rendition needs, in bits a second.
     rates: [AtomicU64; MOST_RENDITIONS],
+    /// Which are encoded, as bits.
+    pub(crate) encoded: AtomicU32,
     /// Viewers that went on with another rendition.
     pub switched: IntCounter,
     /// Media that waits for the uplink.
@@ -163,6 +165,7 @@ impl ChannelMetrics {
             published: AtomicU64::new(0),
             published_packets: AtomicU64::new(0),
             rates: Default::default(),
+            encoded: AtomicU32::new(0),
             switched: counter(
                 registry,
                 "punchcast_rendition_switches_total",

@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{
-    Counter, Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    Counter, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
 };
 use protocol::behaviour::{Behaviour, Dependence, Kind, Ports};
 use protocol::candidate::CandidateKind;
@@ -86,6 +87,9 @@ struct Encoder {
     keyframes: IntCounter,
     seconds: Histogram,
     info: IntGaugeVec,
+    /// By rendition.
+    watched: IntGaugeVec,
+    rates: GaugeVec,
     name: Mutex<Option<String>>,
 }
 
@@ -426,6 +430,15 @@ impl Metrics {
         *before = encoder.map(str::to_owned);
     }
 
+    /// For each rendition, by its name: how many watch it, and what it needs, which is nothing where it is not encoded.
+    pub(crate) fn renditions<'a>(&self, all: impl Iterator<Item = (&'a str, usize, Bitrate)>) {
+        for (name, viewers, rate) in all {
+            self.encoder.watched.with_label_values(&[name]).set(viewers as i64);
+            let rate = rate.as_bytes_per_second();
+            self.encoder.rates.with_label_values(&[name]).set(rate);
+        }
+    }
+
     /// What the source's process has used so far; another one's begins at nothing.
     pub(crate) fn source_uses(&self, usage: Usage) {
         let seconds = usage.cpu.as_secs_f64();
@@ -531,7 +544,24 @@ impl Encoder {
             ),
             &["encoder"],
         );
+        let watched = IntGaugeVec::new(
+            Opts::new(
+                "punchcast_rendition_viewers",
+                "Viewers of each rendition, where the picture comes in several sizes.",
+            ),
+            &["rendition"],
+        );
+        let rates = GaugeVec::new(
+            Opts::new(
+                "punchcast_rendition_bytes_per_second",
+                "What each viewer of a rendition is sent, sound and headers included; 0 where nobody watches it, so \
+                 that it is not encoded.",
+            ),
+            &["rendition"],
+        );
         Self {
+            watched: register(r, watched.expect("a legal name")),
+            rates: register(r, rates.expect("a legal name")),
             frames_in: counter(
                 r,
                 "punchcast_encoder_frames_in_total",

@@ -287,7 +287,8 @@ impl Channel {
         self.was_joined = true;
         self.watched.set(viewer, rendition);
         let last = self.history.keyframe(rendition);
-        let is_near = |start: &u64| self.catch_up_time(*start, rendition) <= LONGEST_CATCH_UP;
+        let is_near =
+            |start: &u64| self.catch_up_time(*start, rendition) <= self.longest_catch_up();
         let start = last.filter(|start| self.is_recorded || is_near(start));
         // Of several renditions, one that nobody watched begins at a keyframe once it is made.
         if start.is_none() && (last.is_some() || self.history.renditions() > 1) {
@@ -455,12 +456,14 @@ impl Channel {
     fn poll_repair(&mut self, now: Instant) -> Option<Step> {
         let (rates, watched) = (&self.live_rates, &self.watched);
         let rate = |viewer| rates.get(watched.of(viewer)).map_or(NO_RATE, RateMeter::rate);
-        let joining = self.pacing.rate_among(self.joiners.len());
+        let (pacing, joiners) = (self.pacing, self.joiners.len());
+        let pace = |rendition| renditions::pace(pacing, rates, rendition);
+        let joining = |viewer| pacing.rate_among(joiners).min(pace(watched.of(viewer)));
         let Chunk { viewer, packets, repair } = self.repairs.poll((rate, joining), now)?;
         // What is sent again shares the pace of one that joins: its path carries no more because of it.
         if let Some(joiner) = self.joiners.iter_mut().find(|joiner| joiner.viewer == viewer) {
             let bytes = packets.iter().map(Bytes::len).sum();
-            joiner.pacer.spend(bytes, self.pacing.each, now);
+            joiner.pacer.spend(bytes, pace(joiner.rendition), now);
         }
         Some(Step::Repair { viewer, packets, repair })
     }
@@ -496,7 +499,8 @@ impl Channel {
             return Some(self.caught_up(viewer));
         }
         let bytes = parts.iter().map(Part::len).sum();
-        joiner.pacer.spend(bytes, self.pacing.each, now);
+        let pace = renditions::pace(self.pacing, &self.live_rates, joiner.rendition);
+        joiner.pacer.spend(bytes, pace, now);
         if let Some(total) = self.pacing.total {
             self.join_pacer.spend(bytes, total, now);
         }
@@ -565,7 +569,8 @@ impl Channel {
 
     /// How long a viewer of a rendition needs from `start` to the live edge, which moves on meanwhile.
     fn catch_up_time(&self, start: u64, rendition: usize) -> Duration {
-        let rate = self.pacing.rate_among(self.joiners.len() + 1);
+        let pace = renditions::pace(self.pacing, &self.live_rates, rendition);
+        let rate = self.pacing.rate_among(self.joiners.len() + 1).min(pace);
         let live = self.live_rate_of(rendition);
         let gain = rate.as_bytes_per_second() - live.as_bytes_per_second();
         let bytes = self.history.bytes_since(start, rendition) as f64;

@@ -5,13 +5,20 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Channel, KEYFRAME_INTERVAL, Step, ViewerId};
+use super::{Channel, JoinPacing, KEYFRAME_INTERVAL, LONGEST_CATCH_UP, Step, ViewerId};
 use crate::control::LeftOut;
 use crate::pacing::RateMeter;
 use crate::seal::{PacketIndex, SealedBurst};
 use crate::units::Bitrate;
+
+/// By how much faster than it is made the beginning of one of several renditions is sent, and at least so fast.
+const GENTLY: f64 = 2.5;
+const LEAST_PACE: Bitrate = Bitrate::bits_per_second(1_000_000);
+
+/// How long it may take until a keyframe is the better beginning.
+const SOON: Duration = Duration::from_millis(150);
 
 /// Whether a keyframe of a rendition is wanted, and when one was asked for last.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,6 +84,15 @@ pub struct Switched {
     pub is_limited: bool,
 }
 
+/// How fast one that joins a rendition is served, by what each needs. Of several it gets a small one first, as nobody
+/// knows what its path carries: what comes faster than it is let through fills a queue, which live pictures wait behind.
+pub(super) fn pace(pacing: JoinPacing, rates: &[RateMeter], rendition: usize) -> Bitrate {
+    match (rates.len(), rates.get(rendition)) {
+        (2.., Some(rate)) => rate.rate().scaled(GENTLY).max(LEAST_PACE).min(pacing.each),
+        _ => pacing.each,
+    }
+}
+
 impl Channel {
     /// Says which rendition each track is, 0 for the best; everybody gets the others. Before anything is published.
     pub fn set_renditions(&mut self, of_track: &[Option<usize>]) {
@@ -132,6 +148,12 @@ impl Channel {
         if let Some(keyframe) = self.keyframes.get_mut(rendition) {
             keyframe.wanted = true;
         }
+    }
+
+    /// How long a viewer may take to reach the live edge before a keyframe is the cheaper way: where there are several
+    /// renditions, they are encoded here, and one comes at once.
+    pub(super) fn longest_catch_up(&self) -> Duration {
+        if self.history.renditions() < 2 { LONGEST_CATCH_UP } else { SOON }
     }
 
     /// What a viewer's stream has needed lately.

@@ -281,7 +281,7 @@ impl Repairs {
     /// The next packets that are due, where each viewer's stream has this rate, and each that joins gets so much.
     pub(super) fn poll(
         &mut self,
-        (stream, joining): (impl Fn(ViewerId) -> Bitrate, Bitrate),
+        (stream, joining): (impl Fn(ViewerId) -> Bitrate, impl Fn(ViewerId) -> Bitrate),
         now: Instant,
     ) -> Option<Chunk> {
         loop {
@@ -307,7 +307,7 @@ impl Repairs {
             let packets: Vec<Bytes> =
                 again.into_iter().chain(repair).map(|(_, packet)| packet).collect();
             let bytes = packets.iter().map(Bytes::len).sum();
-            let least = if known.joins(now) { joining } else { LEAST_RATE };
+            let least = if known.joins(now) { joining(viewer) } else { LEAST_RATE };
             let stream = stream(viewer);
             let pace = stream.scaled(thinness(stream)).max(least);
             known.pacer.spend(bytes, known.limit.unwrap_or(pace), now);

@@ -337,6 +337,6 @@ impl Hostile {
         let time = |hostile: &mut Self| {
             hostile.rng.random_bool(0.8).then(|| Duration::from_micros(hostile.number()))
         };
-        Times { rtt: time(self), latency: time(self), shown: time(self) }
+        Times { rtt: time(self), latency: time(self), shown: time(self), carried: None }
     }
 }

@@ -219,7 +219,7 @@ impl Stage {
                     let joining = self.joining.remove(&viewer).expect("each catches up once");
                     joining.caught_up(self.live, self.channel.history().start() > 0);
                 }
-                Step::RequestKeyframe => {}
+                Step::RequestKeyframe { .. } => {}
             }
         }
     }

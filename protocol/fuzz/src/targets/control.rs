@@ -131,7 +131,7 @@ fn response(input: &mut Input<'_>) -> Result<Response> {
 }
 
 fn notice(input: &mut Input<'_>) -> Result<Notice> {
-    Ok(match input.int_in_range(0..=6u8)? {
+    Ok(match input.int_in_range(0..=7u8)? {
         0 => Notice::Key { key: key(input)? },
         1 => Notice::Ended,
         2 => Notice::Removed,
@@ -146,6 +146,11 @@ fn notice(input: &mut Input<'_>) -> Result<Notice> {
             let ends = several(input, 3, |input| input.arbitrary())?;
             Notice::Finished { ends, damaged: maybe(input, text)? }
         }
+        6 => Notice::Rendition {
+            track: track(input)?,
+            before: input.arbitrary()?,
+            end: input.arbitrary()?,
+        },
         _ => Notice::Interrupted,
     })
 }
@@ -217,20 +222,22 @@ fn format(input: &mut Input<'_>) -> Result<Format> {
         parameters: several(input, 3, |input| Ok((text(input)?, text(input)?)))?
             .into_iter()
             .collect(),
+        rendition: if input.arbitrary()? { Some(text(input)?) } else { None },
+    })
+}
+
+fn track(input: &mut Input<'_>) -> Result<Track> {
+    Ok(Track {
+        format: format(input)?,
+        ssrc: input.arbitrary()?,
+        first_index: input.arbitrary()?,
+        live_index: input.arbitrary()?,
+        rtp_timestamp: input.arbitrary()?,
+        captured_us: input.arbitrary()?,
     })
 }
 
 fn admission(input: &mut Input<'_>) -> Result<Admission> {
-    let track = |input: &mut Input<'_>| {
-        Ok(Track {
-            format: format(input)?,
-            ssrc: input.arbitrary()?,
-            first_index: input.arbitrary()?,
-            live_index: input.arbitrary()?,
-            rtp_timestamp: input.arbitrary()?,
-            captured_us: input.arbitrary()?,
-        })
-    };
     Ok(Admission {
         viewer: input.arbitrary()?,
         tracks: several(input, 3, track)?,

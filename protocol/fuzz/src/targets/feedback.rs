@@ -8,6 +8,7 @@ use punchcast_protocol::feedback::{
     encode_report, encode_wish, parse,
 };
 use punchcast_protocol::size::MAX_DATAGRAM;
+use punchcast_protocol::units::Bitrate;
 
 use super::choose::{Input, several};
 
@@ -35,8 +36,10 @@ fn written(input: &mut Input<'_>) -> Result<()> {
         let mut time = || -> Result<Option<Duration>> {
             Ok(input.arbitrary::<Option<u32>>()?.map(|us| Duration::from_micros(us.into())))
         };
-        let times = Times { rtt: time()?, latency: time()?, shown: time()? };
-        Feedback::Report { blocks, totals: Some(totals(input)?), times }
+        let (rtt, latency, shown) = (time()?, time()?, time()?);
+        let totals = Some(totals(input)?);
+        let carried = input.arbitrary::<Option<u64>>()?.map(Bitrate::bits_per_second);
+        Feedback::Report { blocks, totals, times: Times { rtt, latency, shown, carried } }
     };
     returns(&feedback);
     Ok(())
