@@ -52,7 +52,8 @@
 //! sees a picture at once, and the encoder makes no keyframe for it. What a viewer's [`receiver`] misses
 //! ([`reception`]) it asks for while an answer can still be in time, and the same sealed bytes are sent
 //! again out of the same history, with Reed-Solomon packets beside them where little time is left
-//! ([`repair`]). A path that does not carry the stream is found by [`congestion`], and sent less.
+//! ([`repair`]). A path that does not carry the stream is found by [`congestion`], and sent less; where the picture comes
+//! in several sizes, each path gets the best that it carries ([`renditions`]).
 //! [`timeline`] says when each packet, old or live, belongs
 //! on the viewer's clock. Stored files are played the same way, each take of one as a channel made for one viewer
 //! ([`library`]). [`rtp`] and [`media`] are the formats in between, and [`units`] rates as
