@@ -112,7 +112,7 @@ mod tests {
         continuity.splice(100, 0, Duration::ZERO);
         let mut placed = vec![Placed { ssrc: 10, next_index: 100, continuity }];
         let mut slots = Slots::new(1);
-        let mut write = |slots: &mut Slots, placed: &mut Vec<Placed>, received, index, at: u32| {
+        let write = |slots: &mut Slots, placed: &mut Vec<Placed>, received, index, at: u32| {
             let mut packet = [0x80, 0x80 | 98, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
             let place = Duration::from_micros(u64::from(at) * 1_000_000 / 90_000);
             assert!(slots.write(placed, received, (&mut packet, index, at), place).is_some());

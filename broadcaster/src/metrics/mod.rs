@@ -656,5 +656,7 @@ pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
         totals: Totals::default(),
     });
     metrics.per_viewer.show_all(rows.into());
+    metrics.encodes_with(Some("x264enc"));
+    metrics.renditions([("480p", 0, Bitrate::bits_per_second(0))].into_iter());
     metrics.registry.gather()
 }
