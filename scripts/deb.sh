@@ -10,9 +10,9 @@ made=target/packages
 out=target/debian
 
 scripts/install.sh build deb
-if [[ $("$tools/bin/cargo-deb" --version 2>/dev/null) != "$pinned" ]]; then
+if [[ $("$tools/bin/cargo-deb" --version 2>/dev/null) != "cargo-deb $pinned" ]]; then
     say "building cargo-deb $pinned"
-    cargo install cargo-deb --locked --version "$pinned" --root "$tools"
+    cargo install cargo-deb --locked --version "$pinned" --root "$tools" --force
 fi
 
 say "building"
