@@ -15,6 +15,9 @@ as_root=()
 [[ $(id -u) -eq 0 ]] || as_root=(sudo)
 work=$(mktemp -d)
 trap '"${as_root[@]}" rm -rf --one-file-system "$work"' EXIT
+# What runs ends first: else it would write on into what is being removed.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 # Images stay in the folder, and go with it.
 buildah() {
     "${as_root[@]}" env BUILDAH_ISOLATION=chroot buildah --root "$work/images" --runroot "$work/run" --storage-driver vfs "$@"

@@ -28,6 +28,9 @@ as_root=()
 work=$(mktemp -d)
 root=$work/root
 trap '"${as_root[@]}" rm -rf --one-file-system "$work"' EXIT
+# What runs ends first: else it would write on into what is being removed.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 say "a fresh Debian $suite"
 # Packages that every Debian has, systemd among them.
