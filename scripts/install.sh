@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs what is missing for the purposes named: build, run, test, bench, lint. Debian and Ubuntu.
+# Installs what is missing for the purposes named: build, run, test, bench, soak, deb, lint. Debian and Ubuntu.
 source "$(dirname "$0")/common.sh"
 
 declare -A packages=(
@@ -12,7 +12,8 @@ declare -A packages=(
         python3-gi gir1.2-gst-rtsp-server-1.0 openssl"
     [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev
         srt-tools rist-tools"
-    [soak]="libfaketime"
+    [deb]="dpkg-dev lintian python3"
+    [soak]="libfaketime mmdebstrap bubblewrap systemd-container buildah"
     [lint]="shellcheck python3 python3-venv prometheus"
 )
 # The oldest Rust that the workspace's Cargo.toml allows.

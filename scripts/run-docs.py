@@ -6,11 +6,13 @@
 Each page has a network of its own, which is loopback alone, and a home folder with a film, ~/Videos/holiday/day 1.mp4.
 Readers use a terminal for each program that goes on; so a line that begins with punchcast-rendezvous or
 punchcast-broadcaster (without a command such as `link`) goes on until a later line starts that program again, or the
-section ends; it must then end with 0. Any other line must end with 0 within half a minute.
+section ends; it must then end with 0. What sends to a broadcaster (ffmpeg, gst-launch-1.0, tests/ip-camera.py) goes on
+until the next sender starts, or the section ends. Any other line must end with 0 within half a minute.
 
 What readers fill in is filled in: LINK with the link that the broadcaster printed,
-punchcast://HOST:PORT/BROADCASTER-ID with its beginning, rendezvous.example with this machine, NUMBER with a number from
-`viewers list`. Ends with 1, and with what was said, where a command fails.
+punchcast://HOST:PORT/BROADCASTER-ID with its beginning, rendezvous.example and BROADCASTER with this machine, NUMBER
+with a number from `viewers list`; film.mkv is half a minute of the film. Ends with 1, and with what was said, where a
+command fails.
 """
 
 import argparse
@@ -24,10 +26,19 @@ import sys
 import tempfile
 import time
 
-FILM = pathlib.Path(__file__).resolve().parent.parent / "tests/media/bigbuckbunny.mp4"
+TESTS = pathlib.Path(__file__).resolve().parent.parent / "tests"
+FILM = TESTS / "media/bigbuckbunny.mp4"
 PATIENCE = 30
 # What each program that goes on says once it can be used, and where.
-READY = {"punchcast-rendezvous": ("err", "rendezvous listening on"), "punchcast-broadcaster": ("out", "punchcast://")}
+READY = {
+    "punchcast-rendezvous": [("err", "rendezvous listening on")],
+    # One that waits for its source prints the link later.
+    "punchcast-broadcaster": [("out", "punchcast://"), ("err", "waiting for a sender")],
+    "ffmpeg": [],
+    "gst-launch-1.0": [],
+    "tests/ip-camera.py": [("out", "")],
+}
+PROGRAMS = ("punchcast-rendezvous", "punchcast-broadcaster")
 COMMANDS = ("link", "viewers", "devices", "completions", "--help", "--version")
 
 
@@ -43,6 +54,7 @@ class Page:
         films = self.folder / "Videos/holiday"
         films.mkdir(parents=True)
         shutil.copy(film, films / "day 1.mp4")
+        (self.folder / "tests").symlink_to(TESTS)
         self.environment = {
             "HOME": str(self.folder),
             "PATH": os.pathsep.join([str(programs)] * bool(programs) + [os.environ["PATH"]]),
@@ -55,7 +67,9 @@ class Page:
                 self.environment[name] = value
         self.text = path.read_text()
         self.running = {}
-        self.link = None
+        if "film.mkv" in self.text:
+            longer = ["ffmpeg", "-loglevel", "error", "-stream_loop", "6", "-i", str(film), "-c", "copy", "film.mkv"]
+            subprocess.run(longer, cwd=self.folder, check=True)
 
     def follow(self):
         sections = [re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
@@ -90,19 +104,18 @@ class Page:
             raise Failed(f"'{line}' ends with {shell.returncode}: {said}")
 
     def begin(self, name, line):
-        self.end(name)
-        logs = {stream: self.folder / f".{name}.{stream}" for stream in ("out", "err")}
+        for other in list(self.running):
+            if other == name or not (other in PROGRAMS or name in PROGRAMS):
+                self.end(other)
+        logs = {stream: self.folder / f".{pathlib.Path(name).name}.{stream}" for stream in ("out", "err")}
         with open(logs["out"], "w") as out, open(logs["err"], "w") as err:
             process = self.shell(f"exec {line}", stdout=out, stderr=err)
         self.running[name] = (process, logs)
-        stream, words = READY[name]
         deadline = time.monotonic() + PATIENCE
-        while words not in logs[stream].read_text() or not logs[stream].read_text().endswith("\n"):
+        while READY[name] and not any(said(logs[stream], words) for stream, words in READY[name]):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"'{line}' does not get ready: {logs['err'].read_text()}")
             time.sleep(0.05)
-        if name == "punchcast-broadcaster":
-            self.link = logs["out"].read_text().split("\n")[0]
 
     def end(self, name):
         if name not in self.running:
@@ -115,7 +128,8 @@ class Page:
         except subprocess.TimeoutExpired:
             process.kill()
             code = "no end"
-        if code:
+        # A sender ends as it likes, also when its film does.
+        if code and name in PROGRAMS:
             raise Failed(f"{name} ends with {code}: {logs['err'].read_text()}")
 
     def shell(self, line, **streams):
@@ -125,13 +139,24 @@ class Page:
             start_new_session=True, **streams)
 
     def filled_in(self, line):
-        line = line.replace("rendezvous.example", "127.0.0.1")
+        line = re.sub(r"rendezvous\.example|\bBROADCASTER\b(?!-)", "127.0.0.1", line)
         if "NUMBER" in line:
             line = line.replace("NUMBER", self.viewer())
-        if self.link:
-            line = line.replace("punchcast://HOST:PORT/BROADCASTER-ID", "/".join(self.link.split("/")[:4]))
-            line = re.sub(r"\bLINK\b", self.link.replace("\\", r"\\"), line)
+        if re.search(r"\bLINK\b|punchcast://HOST", line):
+            link = self.link()
+            line = line.replace("punchcast://HOST:PORT/BROADCASTER-ID", "/".join(link.split("/")[:4]))
+            line = re.sub(r"\bLINK\b", link.replace("\\", r"\\"), line)
         return line
+
+    def link(self):
+        """The link of the broadcaster that runs, once it has printed it."""
+        process, logs = self.running["punchcast-broadcaster"]
+        deadline = time.monotonic() + PATIENCE
+        while not said(logs["out"], "punchcast://"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise Failed(f"no link: {logs['err'].read_text()}")
+            time.sleep(0.05)
+        return logs["out"].read_text().split("\n")[0]
 
     def viewer(self):
         """The number of one that watches, once one does."""
@@ -143,6 +168,12 @@ class Page:
                 return number[1]
             time.sleep(0.1)
         raise Failed("nobody watches")
+
+
+def said(log, words):
+    """Whether a log has whole lines, and the words."""
+    text = log.read_text()
+    return words in text and text.endswith("\n")
 
 
 def lines(block):

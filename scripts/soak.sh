@@ -2,8 +2,8 @@
 # The long runs: every fuzz target for a minute (or for the seconds given), which lines of the wire code
 # tests run, ten million simulated packets on each lossy path, five minutes of real programs on them, a
 # removal among a thousand viewers, a million hostile messages, routers that forget and change under running
-# streams, a stored file that stands still for an hour, an hour of viewers that join and leave each second, and
-# every fault twenty times.
+# streams, a stored file that stands still for an hour, an hour of viewers that join and leave each second,
+# every fault twenty times, and the packages on a fresh Debian and in a container.
 source "$(dirname "$0")/common.sh"
 
 scripts/install.sh build run test soak
@@ -32,3 +32,7 @@ say "an hour of viewers that join and leave"
 cargo run --locked --package tests --bin soak-joins
 say "every fault, twenty times each"
 cargo run --locked --package tests --bin soak-faults
+say "the packages on a fresh Debian, and in a container"
+scripts/deb.sh
+scripts/check-deb.sh
+scripts/check-container.sh

@@ -33,12 +33,12 @@ impl Manual {
     /// # Errors
     ///
     /// Where a page cannot be written.
-    pub(crate) fn make(&self, mut command: Command) -> Result<(), Failure> {
+    pub(crate) fn make(&self, command: Command) -> Result<(), Failure> {
         match self {
             Self::Completions { shell } => {
                 let name = command.get_name().to_owned();
                 let mut text = Vec::new();
-                clap_complete::generate(*shell, &mut command, name, &mut text);
+                clap_complete::generate(*shell, &mut shown(&command), name, &mut text);
                 // Whoever reads may have seen enough.
                 let _ = io::stdout().write_all(&text);
                 Ok(())
@@ -48,6 +48,22 @@ impl Manual {
             }),
         }
     }
+}
+
+/// The command without its hidden commands, which completions would offer (`clap_complete` 4.6 does).
+fn shown(command: &Command) -> Command {
+    let commands = command.get_subcommands().filter(|command| !command.is_hide_set());
+    // clap keeps names that live as long as the process, which ends once this is printed.
+    let name: &'static str = command.get_name().to_owned().leak();
+    let mut shown = Command::new(name)
+        .args(command.get_arguments().cloned())
+        .groups(command.get_groups().cloned())
+        .subcommands(commands.map(self::shown));
+    if let Some(about) = command.get_about() {
+        shown = shown.about(about.clone());
+    }
+    // Completions know that there is one, and not which.
+    if command.get_version().is_some() { shown.version("") } else { shown }
 }
 
 /// Writes `NAME.1`, and `NAME-COMMAND.1` for each command and each command of those.

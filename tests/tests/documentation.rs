@@ -96,21 +96,32 @@ fn the_tables_of_events_are_those_of_the_code() {
     }
 }
 
-/// As readers would follow them, each page in a network of its own, with a camera plugged in.
+/// As readers would follow them, each page in a network of its own, with a camera plugged in. `PROGRAMS=installed` takes
+/// the programs that are on the path, as scripts/check-deb.sh does, in place of those built beside the test.
 #[test]
 fn the_commands_of_the_pages_work_as_written() {
-    let pages = ["camera", "files", "many-viewers", "monitoring", "rendezvous", "watching"];
-    let programs = tests::lab::binary("punchcast-broadcaster").expect("the programs are built");
+    let pages = [
+        "camera",
+        "files",
+        "ip-camera",
+        "many-viewers",
+        "monitoring",
+        "obs",
+        "rendezvous",
+        "watching",
+    ];
     let cameras = Cameras::new().expect("a folder");
     let modes = ["video/x-raw,format=I420,width=640,height=360,framerate=25/1"];
     let front = Camera::new("Front Camera", "/dev/video-front", &modes);
     cameras.plug(&[front]).expect("plugged in");
     let mut follow = std::process::Command::new("python3");
     cameras.show_to(&mut follow);
+    follow.arg("scripts/run-docs.py");
+    if std::env::var_os("PROGRAMS").is_none_or(|programs| programs != "installed") {
+        let programs = tests::lab::binary("punchcast-broadcaster").expect("the programs are built");
+        follow.arg("--programs").arg(programs.parent().expect("a folder"));
+    }
     let ended = follow
-        .arg("scripts/run-docs.py")
-        .arg("--programs")
-        .arg(programs.parent().expect("a folder"))
         .args(pages.map(|page| format!("docs/{page}.md")))
         .current_dir(repository())
         .output()

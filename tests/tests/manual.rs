@@ -21,7 +21,7 @@ const MANUALS: [Manual; 3] = [
         typed: "--embe",
         flag: "--embedded-rendezvous",
         commands: &["completions", "viewers", "link"],
-        hidden: &["man"],
+        hidden: &["source", "man"],
     },
     Manual {
         name: "rendezvous",
@@ -64,11 +64,19 @@ fn shells_complete_flags_and_commands() {
         assert_eq!(manual.offered(manual.typed).trim(), manual.flag);
         assert!(manual.offered("comp").contains("completions"));
         let complete = |shell| manual.program().args(["completions", shell]).output();
-        for shell in ["zsh", "fish"] {
+        for shell in ["bash", "zsh", "fish"] {
             let output = complete(shell).expect("the program starts");
             let text = String::from_utf8_lossy(&output.stdout);
             let flag = manual.flag.trim_start_matches('-');
             assert!(output.status.success() && text.contains(flag), "{text}");
+            for hidden in manual.hidden {
+                let offered = match shell {
+                    "bash" => format!("subcmd__{hidden}"),
+                    "zsh" => format!("'{hidden}:"),
+                    _ => format!("-a \"{hidden}\""),
+                };
+                assert!(!text.contains(&offered), "{shell} offers {hidden}: {text}");
+            }
         }
         let unknown = complete("abacus").expect("the program starts");
         assert_eq!(unknown.status.code(), Some(2));

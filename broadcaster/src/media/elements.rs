@@ -7,8 +7,8 @@ use gstreamer::prelude::*;
 
 use super::error::{MediaError, one_line};
 
-/// Elements that the `test` source and most others go through.
-const REQUIRED: [&str; 16] = [
+/// Elements that the `test` source and most others go through. Which encoder of pictures, is chosen among those there are.
+const REQUIRED: [&str; 15] = [
     "queue",
     "capsfilter",
     "clocksync",
@@ -20,7 +20,6 @@ const REQUIRED: [&str; 16] = [
     "videoscale",
     "audioconvert",
     "audioresample",
-    "x264enc",
     "h264parse",
     "opusenc",
     "rtph264pay",

@@ -167,6 +167,8 @@ pub(super) fn pick(wanted: Encoder, aim: &Aim) -> Result<Picked, MediaError> {
                 way.element
             ),
         }),
+        // The one that every machine can have.
+        (None, _) if wanted == Encoder::Auto => Err(missing("x264enc")),
         (None, Some(way)) => Err(missing(way.element)),
         (None, None) => Err(MediaError::Config { problem: format!("no encoder {wanted}") }),
     }
