@@ -242,6 +242,9 @@ impl Watcher {
             tokio::select! {
                 () = &mut read => return,
                 event = self.player_events.recv() => match event {
+                    Some(PlayerEvent::WindowOpened) => {
+                        read.as_mut().reset(tokio::time::Instant::now() + LINGERING);
+                    }
                     Some(PlayerEvent::Motion | PlayerEvent::FirstFrame | PlayerEvent::Late(_)) => {}
                     _ => return,
                 },
@@ -549,6 +552,7 @@ fn player_event(event: PlayerEvent, printer: &Printer) -> Result<bool, Failure> 
             tracing::info!(target: terminal::STEPS, "first picture");
             Ok(false)
         }
+        PlayerEvent::WindowOpened => Ok(false),
         PlayerEvent::WindowClosed => Ok(true),
         PlayerEvent::Key(key) => {
             Ok(printer.captions().is_some_and(|captions| captions.key(&key) == Meant::End))

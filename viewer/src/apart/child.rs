@@ -202,6 +202,7 @@ fn begin(
 fn told(event: PlayerEvent) -> Told {
     match event {
         PlayerEvent::FirstFrame => Told::FirstFrame,
+        PlayerEvent::WindowOpened => Told::WindowOpened,
         PlayerEvent::WindowClosed => Told::WindowClosed,
         PlayerEvent::Key(key) => Told::Key(brief(key)),
         PlayerEvent::Bar(share) => Told::Bar(share),

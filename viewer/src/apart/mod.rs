@@ -566,6 +566,7 @@ impl Link {
         let event = match told {
             Told::FirstFrame if !self.leads => return Ok(()),
             Told::FirstFrame => PlayerEvent::FirstFrame,
+            Told::WindowOpened => PlayerEvent::WindowOpened,
             Told::WindowClosed => PlayerEvent::WindowClosed,
             Told::Key(key) => PlayerEvent::Key(key),
             Told::Bar(share) => PlayerEvent::Bar(share),
@@ -645,6 +646,7 @@ impl Company {
             | PlayerEvent::Motion
             | PlayerEvent::Late(_) => true,
             PlayerEvent::FirstFrame
+            | PlayerEvent::WindowOpened
             | PlayerEvent::WindowClosed
             | PlayerEvent::Failed(_)
             | PlayerEvent::OutputFailed { .. } => false,

@@ -142,6 +142,8 @@ pub(super) enum Told {
     /// Which, and why.
     #[n(7)]
     OutputFailed(#[n(0)] String, #[n(1)] String),
+    #[n(8)]
+    WindowOpened,
 }
 
 /// What has been played. Times are nanoseconds of running time, positions nanoseconds of the file.

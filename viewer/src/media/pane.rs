@@ -31,7 +31,7 @@ const DARK: (u32, u32) = (640, 360);
 const FLOWING: Duration = Duration::from_millis(250);
 
 /// Two clicks within this are one double click.
-const DOUBLE_CLICK: Duration = Duration::from_millis(400);
+const DOUBLE_CLICK: Duration = Duration::from_millis(500);
 
 /// How many lines of a text would fill a picture: of what is said in its middle, and of what is listed beside.
 const BANNER_LINES: u32 = 22;
@@ -140,6 +140,7 @@ impl Pane {
         if let Some(dark) = dark() {
             pane.push(&dark);
         }
+        pane.listener.tell(PlayerEvent::WindowOpened);
         Ok(pane)
     }
 
@@ -351,8 +352,14 @@ fn dark() -> Option<gst::Sample> {
 #[derive(Debug)]
 struct Text {
     element: gst::Element,
-    is_listed: bool,
-    words: Mutex<String>,
+    words: Arc<Mutex<Words>>,
+}
+
+/// What is to be said, and whether the element has been told.
+#[derive(Debug, Default)]
+struct Words {
+    words: String,
+    is_told: bool,
 }
 
 impl Text {
@@ -369,9 +376,9 @@ impl Text {
         for side in ["xpad", "ypad"] {
             element.set_property(side, 10_i32);
         }
-        let downstream = gst::PadProbeType::EVENT_DOWNSTREAM;
+        let sink = pad(&element, "video_sink")?;
         let text = element.downgrade();
-        pad(&element, "video_sink")?.add_probe(downstream, move |_, info| {
+        sink.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, move |_, info| {
             if let (Some(text), Some(event)) = (text.upgrade(), info.event())
                 && let gst::EventView::Caps(caps) = event.view()
                 && let Ok(info) = gst_video::VideoInfo::from_caps(caps.caps())
@@ -381,18 +388,29 @@ impl Text {
             }
             gst::PadProbeReturn::Ok
         });
-        Ok(Self { element, is_listed, words: Mutex::default() })
+        let words = Arc::new(Mutex::new(Words { is_told: true, ..Words::default() }));
+        let (text, told) = (element.downgrade(), words.clone());
+        // Told by the thread that draws: a text that changes while another one is drawn is overlooked.
+        sink.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+            let mut words = lock(&told);
+            if !std::mem::replace(&mut words.is_told, true)
+                && let Some(text) = text.upgrade()
+            {
+                text.set_property("text", markup(&words.words, is_listed));
+                text.set_property("silent", words.words.is_empty());
+            }
+            gst::PadProbeReturn::Ok
+        });
+        Ok(Self { element, words })
     }
 
-    /// Says something else. True where that is news.
+    /// Says something else, from the next picture on. True where that is news.
     fn say(&self, words: &str) -> bool {
         let mut before = lock(&self.words);
-        if *before == words {
+        if before.words == words {
             return false;
         }
-        words.clone_into(&mut before);
-        self.element.set_property("text", markup(words, self.is_listed));
-        self.element.set_property("silent", words.is_empty());
+        *before = Words { words: words.to_owned(), is_told: false };
         true
     }
 }
