@@ -45,7 +45,8 @@ const SMALLEST_PANEL: u32 = 10;
 const BEHIND: &str = "background='black' bgalpha='80%'";
 
 /// What nobody sees at both ends of a line: the ground reaches no further than letters do.
-const END: &str = "<span foreground='black' fgalpha='1'>▌</span>";
+const BEFORE: &str = "<span foreground='black' fgalpha='1'>▐</span>";
+const AFTER: &str = "<span foreground='black' fgalpha='1'>▌</span>";
 
 /// The loudness that a window begins with, in percent.
 const LOUDEST: u32 = 100;
@@ -422,7 +423,7 @@ fn markup(words: &str, is_listed: bool) -> String {
     let width = if is_listed { widest } else { 0 };
     let whole = |line: &str| {
         let line = format!("{line:<width$}").replace(' ', SPACE);
-        format!("{END}{}{END}", gst::glib::markup_escape_text(&line))
+        format!("{BEFORE}{}{AFTER}", gst::glib::markup_escape_text(&line))
     };
     let lines: Vec<_> = words.lines().map(whole).collect();
     format!("<span {BEHIND}>{}</span>", lines.join("\n"))
@@ -434,7 +435,8 @@ mod tests {
 
     #[test]
     fn words_are_words_and_no_markup() {
-        let lines = |first, second| format!(">{END}{first}{END}\n{END}{second}{END}</span>");
+        let lines =
+            |first, second| format!(">{BEFORE}{first}{AFTER}\n{BEFORE}{second}{AFTER}</span>");
         let listed = markup("a<b>\n&", true);
         assert!(listed.ends_with(&lines("a&lt;b&gt;", "&amp;\u{a0}\u{a0}\u{a0}")), "{listed}");
         let said = markup("a b\n&", false);
