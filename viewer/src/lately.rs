@@ -101,7 +101,7 @@ mod tests {
             lately.look(&stats, start + Duration::from_millis(500) * half_seconds);
         }
         let rates = lately.rates();
-        let expected = [(rates.bits, 1e6), (rates.frames, 125.5), (rates.lost, 0.1)];
+        let expected = [(rates.bits, 1.004e6), (rates.frames, 125.5), (rates.lost, 0.1)];
         for (is, wanted) in expected.into_iter().chain([(rates.unrecovered, 0.01)]) {
             assert!((is - wanted).abs() < 1e-9, "{rates:?}");
         }
