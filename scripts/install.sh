@@ -8,7 +8,8 @@ declare -A packages=(
         gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x gstreamer1.0-pulseaudio
         gstreamer1.0-tools python3"
     [test]="nftables iproute2 tcpdump util-linux mount ffmpeg curl coturn miniupnpd-nftables
-        ethtool iperf3 iputils-ping prometheus fonts-dejavu-core tmux xvfb
+        ethtool iperf3 iputils-ping prometheus fonts-dejavu-core tmux xvfb xdotool
+        tesseract-ocr tesseract-ocr-eng
         python3-gi gir1.2-gst-rtsp-server-1.0 openssl"
     [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev
         srt-tools rist-tools"

@@ -163,6 +163,16 @@ impl Running {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
+    /// Processes that it has started and that are still there, of all its threads.
+    pub fn children(&self) -> Vec<Pid> {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.child.id()));
+        let listed = threads.into_iter().flatten().flatten();
+        let listed = listed
+            .filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+        let all = listed.collect::<Vec<_>>().join(" ");
+        all.split_whitespace().filter_map(|pid| pid.parse().ok().map(Pid::from_raw)).collect()
+    }
+
     /// Sends a signal and waits for the end.
     pub fn end_with(&mut self, signal: Signal) -> (ExitStatus, Duration) {
         let began = Instant::now();

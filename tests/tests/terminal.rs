@@ -1,5 +1,7 @@
 //! What a viewer shows at a terminal, which is tmux: the steps of joining, then one line of how it goes, which no log
 //! tears apart and which is gone in the end. Nothing of it goes anywhere else.
+//!
+//! With `UPDATE_DOCS=1` the pictures of `docs/watching.md` are drawn anew.
 
 use std::fs;
 use std::path::Path;
@@ -115,6 +117,33 @@ impl Drop for Terminal {
     }
 }
 
+/// Draws what a terminal shows for the documentation, where that is wanted.
+fn document(screen: &str, name: &str) {
+    const LETTER: (usize, usize) = (8, 18);
+    if std::env::var_os("UPDATE_DOCS").is_none() {
+        return;
+    }
+    let typed = format!("{PROMPT} . ./words");
+    let screen = screen.replace(&typed, "$ punchcast-viewer watch 'LINK'");
+    let longest = screen.lines().map(|line| line.chars().count()).max().unwrap_or(0);
+    let (width, height) = ((longest + 2) * LETTER.0, (screen.lines().count() + 1) * LETTER.1);
+    let lines = screen.lines().enumerate().map(|(number, line)| {
+        let line = line.replace('&', "&amp;").replace('<', "&lt;");
+        let below = (number + 1) * LETTER.1;
+        let size = line.chars().count() * LETTER.0;
+        let place = format!("x='{}' y='{below}' textLength='{size}'", LETTER.0);
+        format!("<text {place} xml:space='preserve'>{line}</text>\n")
+    });
+    let text: String = lines.collect();
+    let drawn = format!(
+        "<svg xmlns='http://www.w3.org/2000/svg' width='{width}' height='{height}' \
+         font-family='monospace' font-size='13' fill='#e6e6e6'>\n\
+         <rect width='100%' height='100%' rx='6' fill='#1b1b1b'/>\n{text}</svg>\n"
+    );
+    let images = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/images");
+    fs::write(images.join(format!("terminal-{name}.svg")), drawn).expect("it is written");
+}
+
 fn last(screen: &str) -> &str {
     screen.lines().last().unwrap_or_default()
 }
@@ -147,6 +176,7 @@ fn the_steps_then_one_line_and_in_the_end_a_clean_prompt() {
     let so_far = frames(&first).unwrap_or_default();
     let later = |screen: &str| frames(screen).is_some_and(|frames| frames > so_far + 25);
     let stopped = terminal.shows("later line", later);
+    document(&stopped, "playing");
 
     // A terminal that is stopped stops the drawing alone.
     terminal.press(&["C-s"]);
@@ -159,7 +189,9 @@ fn the_steps_then_one_line_and_in_the_end_a_clean_prompt() {
 
     broadcaster.end_with(Signal::SIGKILL);
     let lost = |screen: &str| last(screen).starts_with("reconnecting ") && frames(screen).is_none();
-    println!("{}", terminal.shows("reconnecting", lost));
+    let gone = terminal.shows("reconnecting", lost);
+    println!("{gone}");
+    document(&gone, "reconnecting");
     let (_broadcaster, same) = local::broadcaster(at, state.path(), SMALL, &[]);
     assert_eq!(same, link);
     let is_back =

@@ -110,7 +110,7 @@ impl fmt::Display for NoPosition {
 }
 
 impl Command {
-    /// What a key of the window means, by its X name.
+    /// What a key of the window means for a stored file, by its X name.
     pub(crate) fn of_key(key: &str) -> Option<Self> {
         match key {
             "space" | "k" => Some(Self::Toggle),
@@ -119,7 +119,6 @@ impl Command {
             "Down" => Some(Self::Skip(STEP * 6, false)),
             "Up" => Some(Self::Skip(STEP * 6, true)),
             "Home" => Some(Self::Seek(Duration::ZERO)),
-            "q" | "Escape" => Some(Self::Quit),
             _ => None,
         }
     }

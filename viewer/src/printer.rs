@@ -1,5 +1,5 @@
 //! Telling statistics: each second to the metrics, and on standard output without waiting for whoever reads
-//! there; at a terminal more often, by the status line.
+//! there; at a terminal and on the picture more often.
 
 use std::cell::Cell;
 use std::io::{IsTerminal, Write};
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
+use crate::caption::Captions;
 use crate::config::StatsFormat;
 use crate::meeting::Step;
 use crate::metrics::Metrics;
@@ -27,6 +28,7 @@ pub(crate) struct Printer {
     thread: Option<Thread>,
     metrics: Option<Arc<Metrics>>,
     board: Option<Board>,
+    captions: Option<Captions>,
     /// Ticks until a line is due.
     until_line: Cell<u32>,
 }
@@ -39,19 +41,21 @@ struct Thread {
 
 impl Printer {
     /// A printer of this format; without one it prints nothing. It brings these metrics up to date as well, and
-    /// what a terminal shows.
+    /// what a terminal and a window show.
     pub(crate) fn start(
         format: Option<StatsFormat>,
         metrics: Option<Arc<Metrics>>,
         board: Option<Board>,
+        captions: Option<Captions>,
     ) -> Self {
         let thread = format.map(|StatsFormat::Json| Thread::start());
-        Self { thread, metrics, board, until_line: Cell::new(0) }
+        Self { thread, metrics, board, captions, until_line: Cell::new(0) }
     }
 
     /// From one [`tick`](Self::tick) to the next.
     pub(crate) fn interval(&self) -> Duration {
-        if self.board.is_some() { terminal::INTERVAL } else { INTERVAL }
+        let is_seen = self.board.is_some() || self.captions.is_some();
+        if is_seen { terminal::INTERVAL } else { INTERVAL }
     }
 
     /// Tells what is due of what is known now.
@@ -70,12 +74,23 @@ impl Printer {
         if let Some(board) = &self.board {
             board.step(step);
         }
+        if let Some(captions) = &self.captions {
+            captions.step(step);
+        }
     }
 
-    /// Brings the terminal up to date.
+    /// What the window says, where there is one.
+    pub(crate) fn captions(&self) -> Option<&Captions> {
+        self.captions.as_ref()
+    }
+
+    /// Brings the terminal and the window up to date.
     pub(crate) fn show(&self, stats: &Stats) {
         if let Some(board) = &self.board {
             board.show(stats);
+        }
+        if let Some(captions) = &self.captions {
+            captions.show(stats);
         }
     }
 
@@ -95,6 +110,7 @@ impl Printer {
     /// Waits a moment for the last line to be out, and for the terminal to be as it was.
     pub(crate) fn finish(&mut self) {
         self.board = None;
+        self.captions = None;
         if let Some(Thread { lines, ended }) = self.thread.take() {
             drop(lines);
             // A reader that stands still is not waited for.

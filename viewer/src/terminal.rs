@@ -6,7 +6,6 @@
 //! alone.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 use std::process::ChildStderr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -18,6 +17,7 @@ use nix::unistd::{getpgrp, tcgetpgrp};
 use service::log::LogFormat;
 use tracing::level_filters::LevelFilter;
 
+use crate::lately::Lately;
 use crate::meeting::Step;
 use crate::stats::{Playback, State, Stats};
 
@@ -26,9 +26,6 @@ pub(crate) const STEPS: &str = "viewer::steps";
 
 /// From one drawing to the next.
 pub(crate) const INTERVAL: Duration = Duration::from_millis(500);
-
-/// Rate and loss are those of so many intervals.
-const SAMPLES: usize = 4;
 
 /// What may wait to be drawn.
 const MOST_WAITING: usize = 32;
@@ -156,16 +153,7 @@ struct View {
     since: Instant,
     has_picture: bool,
     was_playing: bool,
-    samples: VecDeque<Sample>,
-}
-
-/// Totals at a moment.
-#[derive(Clone, Copy)]
-struct Sample {
-    at: Instant,
-    bytes: u64,
-    packets: u64,
-    lost: u64,
+    lately: Lately,
 }
 
 impl Board {
@@ -180,7 +168,7 @@ impl Board {
             since: Instant::now(),
             has_picture: false,
             was_playing: false,
-            samples: VecDeque::new(),
+            lately: Lately::default(),
         };
         let style = ProgressStyle::with_template("{msg}").ok()?;
         // Never empty: else a step's own line would be the last one, and drawn over.
@@ -208,20 +196,13 @@ impl Board {
 
     /// A step of joining begins.
     pub(crate) fn step(&self, step: Step<'_>) {
-        let what = match (step, self.is_by_hand) {
-            (Step::Resolving, false) => "looking up the rendezvous".to_owned(),
-            (Step::Resolving, true) => "asking a STUN server for our address".to_owned(),
-            (Step::Introducing, false) => "looking for the broadcaster".to_owned(),
-            (Step::Introducing, true) => "making the answer".to_owned(),
-            (Step::Opening, false) => "opening a path through the firewalls".to_owned(),
-            (Step::Opening, true) => "waiting for the broadcaster to take the answer".to_owned(),
-            (Step::Joining(path), _) => format!(
-                "connected by a {} path to {}, round trip {}; asking to be let in",
-                path.kind.as_str(),
-                path.remote,
-                milliseconds(path.rtt)
-            ),
-        };
+        let mut what = what(step, self.is_by_hand).to_owned();
+        if let Step::Joining(path) = step {
+            let (kind, rtt) = (path.kind.as_str(), milliseconds(path.rtt));
+            let connected =
+                format!("connected by a {kind} path to {}, round trip {rtt}", path.remote);
+            what = format!("{connected}; {what}");
+        }
         let mut view = self.view.borrow_mut();
         view.enter(step.state());
         self.tell_step(step.state(), &what);
@@ -249,7 +230,7 @@ impl Board {
             let after = at.saturating_duration_since(stats.started_at()).as_secs_f64();
             self.tell_step(stats.state, &format!("first picture, {after:.1} s after the start"));
         }
-        view.sample(stats, now);
+        view.lately.look(stats, now);
         let text = match stats.state {
             State::Ended => return,
             State::Playing => playing(stats, &view),
@@ -286,27 +267,18 @@ impl View {
             self.since = Instant::now();
         }
     }
+}
 
-    fn sample(&mut self, stats: &Stats, at: Instant) {
-        let totals = stats.totals();
-        let packets = (totals.received + totals.lost).saturating_sub(totals.recovered_nack);
-        self.samples.push_back(Sample { at, bytes: stats.bytes, packets, lost: totals.lost });
-        while self.samples.len() > SAMPLES + 1 {
-            self.samples.pop_front();
-        }
-    }
-
-    /// Bits a second, and the share of packets that were lost, as of late.
-    fn rates(&self) -> (f64, f64) {
-        let (Some(first), Some(last)) = (self.samples.front(), self.samples.back()) else {
-            return (0.0, 0.0);
-        };
-        let seconds = last.at.saturating_duration_since(first.at).as_secs_f64();
-        let bits = last.bytes.saturating_sub(first.bytes) as f64 * 8.0;
-        let packets = last.packets.saturating_sub(first.packets);
-        let lost = last.lost.saturating_sub(first.lost);
-        let rate = if seconds > 0.0 { bits / seconds } else { 0.0 };
-        (rate, lost as f64 / packets.max(lost).max(1) as f64)
+/// What is being done in a step.
+pub(crate) fn what(step: Step<'_>, is_by_hand: bool) -> &'static str {
+    match (step, is_by_hand) {
+        (Step::Resolving, false) => "looking up the rendezvous",
+        (Step::Resolving, true) => "asking a STUN server for our address",
+        (Step::Introducing, false) => "looking for the broadcaster",
+        (Step::Introducing, true) => "making the answer",
+        (Step::Opening, false) => "opening a path through the firewalls",
+        (Step::Opening, true) => "waiting for the broadcaster to take the answer",
+        (Step::Joining(_), _) => "asking to be let in",
     }
 }
 
@@ -318,7 +290,7 @@ fn waiting(view: &View) -> String {
 /// The line while it plays.
 fn playing(stats: &Stats, view: &View) -> String {
     let totals = stats.totals();
-    let (rate, loss) = view.rates();
+    let rates = view.lately.rates();
     let mut parts = vec![format!("{:<12}", stats.state.as_str()), stats.path.unwrap_or("-").into()];
     if let Some(playback) = stats.playback {
         parts.push(position(playback));
@@ -326,8 +298,8 @@ fn playing(stats: &Stats, view: &View) -> String {
     let time = |time: Option<Duration>| time.map_or("-".into(), milliseconds);
     parts.push(format!("rtt {}", time(stats.rtt)));
     parts.push(format!("latency {}", time(stats.latency())));
-    parts.push(bitrate(rate));
-    parts.push(format!("loss {:.1}%", loss * 100.0));
+    parts.push(bitrate(rates.bits));
+    parts.push(format!("loss {:.1}%", rates.lost * 100.0));
     parts.push(format!("repaired {}", totals.recovered_nack + totals.recovered_fec));
     parts.push(format!("unrecovered {}", totals.unrecovered));
     parts.push(format!("frames {}", stats.player.frames_decoded));
@@ -358,7 +330,7 @@ fn fitted(parts: &[String], columns: usize) -> String {
     text
 }
 
-fn position(playback: Playback) -> String {
+pub(crate) fn position(playback: Playback) -> String {
     let clock = |time: Duration| format!("{}:{:02}", time.as_secs() / 60, time.as_secs() % 60);
     let of = playback.duration.map(|all| format!(" of {}", clock(all))).unwrap_or_default();
     let how = match playback.rate {
@@ -369,12 +341,12 @@ fn position(playback: Playback) -> String {
     format!("at {}{of}{how}", clock(playback.position))
 }
 
-fn milliseconds(time: Duration) -> String {
+pub(crate) fn milliseconds(time: Duration) -> String {
     let ms = time.as_secs_f64() * 1e3;
     if ms < 10.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
 }
 
-fn bitrate(bits_per_second: f64) -> String {
+pub(crate) fn bitrate(bits_per_second: f64) -> String {
     match bits_per_second {
         rate if rate >= 1e6 => format!("{:.2} Mbit/s", rate / 1e6),
         rate => format!("{:.0} kbit/s", rate / 1e3),
@@ -399,34 +371,8 @@ mod tests {
     }
 
     #[test]
-    fn rate_and_loss_are_those_of_late() {
-        let start = Instant::now();
-        let mut view = View {
-            state: State::Playing,
-            since: start,
-            has_picture: true,
-            was_playing: true,
-            samples: VecDeque::new(),
-        };
-        assert_eq!(view.rates(), (0.0, 0.0));
-        let mut stats = Stats::new(start);
-        for (half_seconds, (bytes, received, lost)) in (0..).zip([
-            (0, 0, 0),
-            (9, 9, 9),
-            (1_000, 90, 10),
-            (1_000, 90, 10),
-            (1_000, 90, 10),
-            (251_009, 99, 19),
-        ]) {
-            stats.bytes = bytes;
-            stats.current.received = received;
-            stats.current.lost = lost;
-            view.sample(&stats, start + INTERVAL * half_seconds);
-        }
-        let (rate, loss) = view.rates();
-        assert_eq!(bitrate(rate), "1.00 Mbit/s");
-        assert!((loss - 0.1).abs() < 1e-9, "{loss}");
-        assert_eq!(bitrate(96_000.0), "96 kbit/s");
+    fn rates_and_times_are_short() {
+        assert_eq!([1e6, 96_000.0].map(bitrate), ["1.00 Mbit/s", "96 kbit/s"]);
         assert_eq!(
             [0.4, 51.7].map(|ms| milliseconds(Duration::from_secs_f64(ms / 1e3))),
             ["0.4 ms", "52 ms"]

@@ -16,6 +16,7 @@ use transport::stream::ReadError;
 
 use crate::apart::{CLOSING, Player, Prepared};
 use crate::asking;
+use crate::caption::{Captions, Meant};
 use crate::config::Watch;
 use crate::media::{Output, PlayerError, PlayerEvent};
 use crate::meeting::{Datagram, Met, Step, Viewer};
@@ -33,6 +34,9 @@ const LONGEST_RETRY: Duration = Duration::from_millis(500);
 /// A broadcaster that is away for longer is looked for less often: a crowd that waits is no small load.
 const SOON_BACK: Duration = Duration::from_secs(120);
 const LATE_RETRY: Duration = Duration::from_secs(2);
+
+/// How long a window says why it ends.
+const LINGERING: Duration = Duration::from_secs(2);
 
 /// Beyond the time that files may take to be closed.
 const CLOSING_RESERVE: Duration = Duration::from_millis(150);
@@ -52,7 +56,11 @@ pub(crate) async fn run(config: Watch, started_at: Instant) -> Result<(), Failur
     let mut stats = Stats::new(started_at);
     stats.local = viewer.port.socket().local_addr().ok();
     let metrics = serve_metrics(config.metrics).await?;
-    let printer = Printer::start(config.stats, metrics, board);
+    let latency = config.latency.least();
+    let captions = prepared
+        .pane()
+        .map(|pane| Captions::new(pane, &config.target.link.target, by_hand, latency));
+    let printer = Printer::start(config.stats, metrics, board, captions);
     let mut watcher = Watcher {
         viewer,
         media,
@@ -151,6 +159,14 @@ enum End {
     Closed,
 }
 
+/// How watching ended, where it was no failure.
+enum Over {
+    /// There is nothing more to see.
+    Broadcast,
+    /// The person watching had seen enough.
+    Closed,
+}
+
 impl Watcher {
     async fn run(&mut self, started_at: Instant) -> Result<(), Failure> {
         // A time beyond what the clock counts never comes.
@@ -165,7 +181,7 @@ impl Watcher {
         let interrupted = service::shutdown::requested();
         let mut last_failure = None;
         tokio::select! {
-            result = self.sessions(&mut last_failure) => result,
+            result = self.watch(&mut last_failure) => result,
             result = interrupted => {
                 result.map_err(|error| Failure::runtime(format!("cannot listen for signals: {error}")))
             }
@@ -191,8 +207,57 @@ impl Watcher {
         ))
     }
 
+    /// Watches to the end, and leaves a moment to read why it is one.
+    async fn watch(&mut self, last_failure: &mut Option<Failure>) -> Result<(), Failure> {
+        let reason = match self.sessions(last_failure).await {
+            Ok(Over::Closed) => return Ok(()),
+            Ok(Over::Broadcast) if self.file.is_some() => Ok("the file is over"),
+            Ok(Over::Broadcast) => Ok("the broadcast is over"),
+            Err(failure) => Err(failure),
+        };
+        let words = match &reason {
+            Ok(words) => (*words).to_owned(),
+            Err(failure) => failure.to_string(),
+        };
+        self.linger(&words).await;
+        reason.map(drop)
+    }
+
+    /// Has the window say why it ends, for a moment or until a key is pressed. Who waits for a process, or for what
+    /// comes out of it, does not wait for that.
+    async fn linger(&mut self, reason: &str) {
+        let is_awaited =
+            self.config.duration.is_some() || self.config.outputs.contains(&Output::Stdout);
+        let Some(captions) = self.printer.captions().filter(|captions| captions.is_seen()) else {
+            return;
+        };
+        if is_awaited {
+            return;
+        }
+        captions.end(reason);
+        self.stats.enter(State::Ended);
+        let read = tokio::time::sleep(LINGERING);
+        tokio::pin!(read);
+        loop {
+            tokio::select! {
+                () = &mut read => return,
+                event = self.player_events.recv() => match event {
+                    Some(PlayerEvent::WindowOpened) => {
+                        read.as_mut().reset(tokio::time::Instant::now() + LINGERING);
+                    }
+                    Some(PlayerEvent::Motion | PlayerEvent::FirstFrame | PlayerEvent::Late(_)) => {}
+                    _ => return,
+                },
+                _ = self.ticks.tick() => {
+                    self.refresh_player();
+                    self.printer.tick(&mut self.stats);
+                }
+            }
+        }
+    }
+
     /// One session after the other, until one ends for good.
-    async fn sessions(&mut self, last_failure: &mut Option<Failure>) -> Result<(), Failure> {
+    async fn sessions(&mut self, last_failure: &mut Option<Failure>) -> Result<Over, Failure> {
         let mut wait = FIRST_RETRY;
         let mut again = false;
         let mut lost_at = Instant::now();
@@ -206,9 +271,9 @@ impl Watcher {
             match result {
                 Ok(End::Broadcast) => {
                     tracing::info!(event = "broadcast_ended", "the broadcast is over");
-                    return Ok(());
+                    return Ok(Over::Broadcast);
                 }
-                Ok(End::Closed) => return Ok(()),
+                Ok(End::Closed) => return Ok(Over::Closed),
                 Ok(End::PathLost(reason)) if self.config.target.by_hand.is_some() => {
                     return Err(Failure::new(
                         Code::NoPath,
@@ -226,19 +291,21 @@ impl Watcher {
                 Err(failure) => return Err(failure),
             }
             self.stats.enter(State::Reconnecting);
-            self.idle(wait).await;
+            if self.idle(wait).await? {
+                return Ok(Over::Closed);
+            }
             let is_late = lost_at.elapsed() >= SOON_BACK;
             wait = (wait * 2).min(if is_late { LATE_RETRY } else { LONGEST_RETRY });
         }
     }
 
-    /// Gets as far as being admitted, and prints statistics meanwhile.
+    /// Gets as far as being admitted, and prints statistics meanwhile. None where the window was closed.
     async fn meet<T>(
         &mut self,
         again: bool,
         request: impl AsyncFnOnce(&Met, Duration) -> Result<T, Failure>,
-    ) -> Result<(Met, T), Failure> {
-        let Self { viewer, stats, config, ticks, printer, .. } = self;
+    ) -> Result<Option<(Met, T)>, Failure> {
+        let Self { viewer, stats, config, ticks, printer, player_events, .. } = self;
         let target = &config.target;
         let state = Cell::new(stats.state);
         let enter = |step: Step<'_>| {
@@ -255,14 +322,20 @@ impl Watcher {
         };
         tokio::pin!(meeting);
         loop {
-            let result = tokio::select! {
-                result = &mut meeting => Some(result),
-                _ = ticks.tick() => None,
-            };
-            stats.enter(state.get());
-            match result {
-                Some(result) => return result,
-                None => printer.tick(stats),
+            tokio::select! {
+                result = &mut meeting => {
+                    stats.enter(state.get());
+                    return result.map(Some);
+                }
+                Some(event) = player_events.recv() => {
+                    if player_event(event, printer)? {
+                        return Ok(None);
+                    }
+                }
+                _ = ticks.tick() => {
+                    stats.enter(state.get());
+                    printer.tick(stats);
+                }
             }
         }
     }
@@ -272,7 +345,8 @@ impl Watcher {
         let link = self.config.target.link.clone();
         let request = async |met: &Met, latency| asking::watch(met, &link, latency).await;
         let (met, mut admission): (_, Admitted) = match self.meet(again, request).await {
-            Ok(met) => met,
+            Ok(Some(met)) => met,
+            Ok(None) => return Ok(End::Closed),
             Err(failure) if again && is_passing(&failure) => return Ok(End::NotBack(failure)),
             Err(failure) => return Err(failure),
         };
@@ -342,7 +416,7 @@ impl Watcher {
                     if let Some(PlayerEvent::Late(by)) = event {
                         session.was_late(by, player);
                     } else if let Some(event) = event
-                        && player_event(event)?
+                        && player_event(event, printer)?
                     {
                         return Ok(End::Closed);
                     }
@@ -381,16 +455,24 @@ impl Watcher {
         let running_time = player.running_time();
         self.player = Some(player);
         self.player_tracks = formats.to_vec();
+        if let Some(captions) = self.printer.captions() {
+            captions.tracks(formats);
+        }
         Ok(running_time)
     }
 
-    /// Lets time pass between two sessions.
-    async fn idle(&mut self, wait: Duration) {
+    /// Lets time pass between two sessions. True where the window was closed.
+    async fn idle(&mut self, wait: Duration) -> Result<bool, Failure> {
         let over = tokio::time::sleep(wait);
         tokio::pin!(over);
         loop {
             tokio::select! {
                 () = &mut over => break,
+                Some(event) = self.player_events.recv() => {
+                    if player_event(event, &self.printer)? {
+                        return Ok(true);
+                    }
+                }
                 _ = self.ticks.tick() => {
                     self.refresh_player();
                     self.printer.tick(&mut self.stats);
@@ -399,6 +481,7 @@ impl Watcher {
         }
         // What arrived meanwhile is of the session that is over.
         while self.media.try_recv().is_ok() {}
+        Ok(false)
     }
 
     fn refresh_player(&mut self) {
@@ -463,17 +546,19 @@ pub(crate) fn is_passing(failure: &Failure) -> bool {
 }
 
 /// Takes what the player tells. True where watching is over.
-fn player_event(event: PlayerEvent) -> Result<bool, Failure> {
+fn player_event(event: PlayerEvent, printer: &Printer) -> Result<bool, Failure> {
     match event {
         PlayerEvent::FirstFrame => {
             tracing::info!(target: terminal::STEPS, "first picture");
             Ok(false)
         }
+        PlayerEvent::WindowOpened => Ok(false),
         PlayerEvent::WindowClosed => Ok(true),
-        // A live channel cannot be moved in, and what is late means something while it plays.
-        PlayerEvent::Key(_) | PlayerEvent::Bar(_) | PlayerEvent::Motion | PlayerEvent::Late(_) => {
-            Ok(false)
+        PlayerEvent::Key(key) => {
+            Ok(printer.captions().is_some_and(|captions| captions.key(&key) == Meant::End))
         }
+        // A live channel cannot be moved in, and what is late means something while it plays.
+        PlayerEvent::Bar(_) | PlayerEvent::Motion | PlayerEvent::Late(_) => Ok(false),
         PlayerEvent::Failed(error) => Err(Failure::runtime(error)),
         PlayerEvent::OutputFailed { output, error } => {
             tracing::error!(%output, %error, "output failed; the others go on");

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Error, Result};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -29,9 +30,9 @@ pub struct Screen {
     child: Child,
     display: String,
     memory: Memory,
+    folder: TempDir,
     /// Where the picture was seen last: its left upper corner.
     picture_at: Option<(usize, usize)>,
-    _folder: TempDir,
 }
 
 impl Drop for Screen {
@@ -58,7 +59,17 @@ impl Screen {
     ///
     /// Where Xvfb is not installed, or does not start.
     pub fn start() -> Result<Self> {
-        let screen = Self::start_one()?;
+        Self::sized(640, 480)
+    }
+
+    /// As [`Self::start`], of so many pixels.
+    ///
+    /// # Errors
+    ///
+    /// Where Xvfb is not installed, or does not start.
+    pub fn sized(width: u32, height: u32) -> Result<Self> {
+        let size = format!("{width}x{height}x24");
+        let screen = Self::start_one(&size)?;
         let socket = format!("/tmp/.X11-unix/X{}", screen.display.trim_start_matches(':'));
         if UnixStream::connect(&socket).is_ok() {
             return Ok(screen);
@@ -66,10 +77,10 @@ impl Screen {
         // One that was killed left it behind, and nobody listens to it.
         drop(screen);
         fs::remove_file(&socket)?;
-        Self::start_one()
+        Self::start_one(&size)
     }
 
-    fn start_one() -> Result<Self> {
+    fn start_one(size: &str) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         // It chooses its name itself, and tells it once it is ready. It stays as it is where programs come and go.
         let mut child = Command::new("Xvfb")
@@ -78,7 +89,7 @@ impl Screen {
                 "1",
                 "-screen",
                 "0",
-                "640x480x24",
+                size,
                 "-nolisten",
                 "tcp",
                 "-noreset",
@@ -92,9 +103,7 @@ impl Screen {
         let started = Self::first_line(&mut child)
             .and_then(|display| Ok((display, Memory::open(folder.path())?)));
         match started {
-            Ok((display, memory)) => {
-                Ok(Self { child, display, memory, picture_at: None, _folder: folder })
-            }
+            Ok((display, memory)) => Ok(Self { child, display, memory, folder, picture_at: None }),
             Err(error) => {
                 end(&mut child);
                 Err(error)
@@ -144,6 +153,80 @@ impl Screen {
         self.memory.lines(line, 1).ok()?.get(column).copied()
     }
 
+    /// Presses keys as a hand would, by their X names, in the window under the pointer.
+    ///
+    /// # Panics
+    ///
+    /// Where xdotool is not installed, or refuses.
+    pub fn press(&self, keys: &[&str]) {
+        self.hand(&[&["key"], keys].concat());
+    }
+
+    /// Has the hand do something, in xdotool's words. Returns what that says.
+    ///
+    /// # Panics
+    ///
+    /// Where xdotool is not installed, or refuses.
+    pub fn hand(&self, words: &[&str]) -> String {
+        let mut xdotool = Command::new("xdotool");
+        let output = xdotool.args(words).env("DISPLAY", &self.display).output();
+        let output = output.expect("xdotool (Debian package xdotool) runs");
+        assert!(output.status.success(), "xdotool {words:?}: {output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// Left, top, width and height of the only window, in pixels. None where there is none, or several.
+    pub fn window(&self) -> Option<[u32; 4]> {
+        let mut xdotool = Command::new("xdotool");
+        xdotool.args(["search", "--onlyvisible", "--maxdepth", "1", "--name", "."]);
+        let output = xdotool.env("DISPLAY", &self.display).output().ok()?;
+        let window = String::from_utf8(output.stdout).ok()?.trim().parse::<u32>().ok()?;
+        let said = self.hand(&["getwindowgeometry", "--shell", &window.to_string()]);
+        let field = |name: &str| {
+            let line = said.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|value| value.strip_prefix('=')?.parse().ok())
+        };
+        Some([field("X")?, field("Y")?, field("WIDTH")?, field("HEIGHT")?])
+    }
+
+    /// What is written in a part of it, light on dark, as tesseract reads it: in small letters, and without the spaces,
+    /// of which it is not sure. The part is left, top, width and height, in pixels.
+    ///
+    /// # Panics
+    ///
+    /// Where ffmpeg or tesseract is not installed.
+    pub fn text(&self, [left, top, width, height]: [u32; 4]) -> String {
+        let picture = self.folder.path().join("text.png");
+        // Larger, and black on white, as books are.
+        let book = "format=gray,scale=3*iw:-1:flags=lanczos,lutyuv=y='if(gt(val,150),0,255)'";
+        self.picture(&format!("crop={width}:{height}:{left}:{top},{book}"), &picture);
+        let mut tesseract = Command::new("tesseract");
+        tesseract.arg(&picture).args(["-", "--psm", "11"]).env("OMP_THREAD_LIMIT", "1");
+        let read = tesseract.output().expect("tesseract (Debian package tesseract-ocr) runs");
+        let text = String::from_utf8_lossy(&read.stdout).to_lowercase();
+        text.split_whitespace().collect()
+    }
+
+    /// Writes a part of what is shown as a PNG: left, top, width and height, in pixels. It has few colours, as it
+    /// is to be small.
+    ///
+    /// # Panics
+    ///
+    /// Where ffmpeg is not installed, or the file cannot be written.
+    pub fn save(&self, [left, top, width, height]: [u32; 4], path: &Path) {
+        let few = "split[a][b];[a]palettegen=max_colors=128[p];[b][p]paletteuse=dither=none";
+        self.picture(&format!("crop={width}:{height}:{left}:{top},{few}"), path);
+    }
+
+    /// Writes what is shown, through a filter of ffmpeg's.
+    fn picture(&self, filter: &str, path: &Path) {
+        let mut ffmpeg = Command::new("ffmpeg");
+        ffmpeg.args(["-loglevel", "error", "-nostdin", "-y", "-f", "image2", "-c:v", "xwd", "-i"]);
+        ffmpeg.arg(self.folder.path().join(IMAGE)).args(["-filter_complex", filter]);
+        let status = ffmpeg.args(["-frames:v", "1"]).arg(path).status();
+        assert!(status.expect("ffmpeg (Debian package ffmpeg) runs").success(), "no picture");
+    }
+
     fn number_at(&self, left: usize, top: usize) -> Option<u16> {
         let lines = self.memory.lines(top, MARK_LINES).ok()?;
         let stride = self.memory.width;
@@ -169,6 +252,9 @@ impl Screen {
     }
 }
 
+/// The name of the file that the server keeps its screen in.
+const IMAGE: &str = "Xvfb_screen0";
+
 /// What the X server draws into, a window dump (XWD) that it keeps mapped.
 struct Memory {
     file: File,
@@ -182,10 +268,10 @@ struct Memory {
 const PIXEL: usize = 4;
 
 impl Memory {
-    fn open(folder: &std::path::Path) -> Result<Self> {
+    fn open(folder: &Path) -> Result<Self> {
         // Of XWDFileHeader: 25 numbers, the most significant byte first; then a name, then colours of 12 bytes.
         const FIELDS: usize = 25;
-        let file = File::open(folder.join("Xvfb_screen0"))?;
+        let file = File::open(folder.join(IMAGE))?;
         let mut header = [0; 4 * FIELDS];
         file.read_exact_at(&mut header, 0)?;
         let field = |at: usize| {

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 use service::child;
 use service::exit::Failure;
 
-use super::wire::{self, Frame, Order, Start, State, Told, Unstopped, Word, brief};
+use super::wire::{self, Caption, Frame, Order, Start, State, Told, Unstopped, Word, brief};
 use super::{CLOSING, sandbox};
 use crate::media::{
-    self, Output, Player, PlayerError, PlayerEvent, Take, check_environment, initialise, preload,
+    self, Output, Pane, Player, PlayerError, PlayerEvent, Take, check_environment, initialise,
+    preload,
 };
 
 /// How often is said how far it is, where that is news.
@@ -57,11 +58,36 @@ pub(crate) fn run(outputs: &[Output]) -> Result<(), Failure> {
         mouth.say(&Word::Unfit(brief(error.to_string())));
         return Ok(());
     }
-    preload(outputs);
+    let pane = match open_pane(outputs, &mouth) {
+        Ok(pane) => pane,
+        Err(error) => {
+            mouth.say(&Word::Unfit(brief(error.to_string())));
+            return Ok(());
+        }
+    };
+    if pane.is_none() {
+        preload(outputs);
+    } else {
+        // What the window says is not to wait for that.
+        let outputs = outputs.to_vec();
+        std::thread::Builder::new()
+            .name("loading".into())
+            .spawn(move || preload(&outputs))
+            .map_err(Failure::runtime)?;
+    }
     let playing = Arc::new(RwLock::<Playing>::default());
     tell_state(&playing, &mouth).map_err(Failure::runtime)?;
-    obey(stream, outputs, &playing, &mouth);
+    obey(stream, outputs, (&playing, pane.as_ref()), &mouth);
     Ok(())
+}
+
+/// Opens the window at once, where one is wanted.
+fn open_pane(outputs: &[Output], mouth: &Mouth) -> Result<Option<Arc<Pane>>, PlayerError> {
+    if !outputs.contains(&Output::Window) {
+        return Ok(None);
+    }
+    let mouth = mouth.clone();
+    Pane::open(Arc::new(move |event| mouth.say(&Word::Told(told(event))))).map(Some)
 }
 
 /// Makes the folders that outputs fill: in here, none can be made. What fails shows when they are written to.
@@ -76,7 +102,12 @@ fn make_folders(outputs: &[Output]) {
 }
 
 /// Does what is ordered, until the end.
-fn obey(stream: UnixStream, outputs: &[Output], playing: &RwLock<Playing>, mouth: &Mouth) {
+fn obey(
+    stream: UnixStream,
+    outputs: &[Output],
+    (playing, pane): (&RwLock<Playing>, Option<&Arc<Pane>>),
+    mouth: &Mouth,
+) {
     let mut orders = BufReader::with_capacity(BUFFERED, stream);
     let deadline = loop {
         let order = match wire::read::<Order>(&mut orders, wire::MOST_ORDERED) {
@@ -98,7 +129,7 @@ fn obey(stream: UnixStream, outputs: &[Output], playing: &RwLock<Playing>, mouth
         match order {
             Order::Stop(deadline) => break Duration::from_nanos(deadline),
             Order::Start(start) => {
-                let started = begin(start, outputs, playing, mouth);
+                let started = begin(start, outputs, (playing, pane), mouth);
                 mouth.say(&answer(started));
             }
             Order::BeginTake { number, tracks, take } => {
@@ -117,6 +148,17 @@ fn obey(stream: UnixStream, outputs: &[Output], playing: &RwLock<Playing>, mouth
             Order::Freeze => with(playing, Player::freeze),
             Order::ShowBar(share) => with(playing, |player| player.show_bar(share)),
             Order::CompleteTake => with(playing, Player::complete_take),
+            Order::Say(Caption { banner, panel }) => {
+                if let Some(pane) = pane {
+                    pane.say(&banner, &panel);
+                }
+            }
+            Order::Volume(percent, is_muted) => {
+                if let Some(pane) = pane {
+                    pane.set_volume(percent, is_muted);
+                }
+                with(playing, |player| player.set_volume(percent, is_muted));
+            }
         }
     };
     let player = playing.write().unwrap_or_else(PoisonError::into_inner).player.take();
@@ -141,7 +183,7 @@ fn answer(result: Result<(), PlayerError>) -> Word {
 fn begin(
     start: Start,
     outputs: &[Output],
-    playing: &RwLock<Playing>,
+    (playing, pane): (&RwLock<Playing>, Option<&Arc<Pane>>),
     mouth: &Mouth,
 ) -> Result<(), PlayerError> {
     let Start { tracks, latency, base_time, take } = start;
@@ -149,16 +191,18 @@ fn begin(
     let mouth = mouth.clone();
     let events = Arc::new(move |event| mouth.say(&Word::Told(told(event))));
     let latency = Duration::from_nanos(latency);
-    let player = Player::start_at(base_time, &tracks, outputs, latency, events, take.clone())?;
+    let (pane, plan) = (pane.cloned(), take.clone());
+    let player = Player::start_at(base_time, &tracks, outputs, latency, events, take, pane)?;
     let mut playing = playing.write().unwrap_or_else(PoisonError::into_inner);
     playing.player = Some(player);
-    playing.plan = take;
+    playing.plan = plan;
     Ok(())
 }
 
 fn told(event: PlayerEvent) -> Told {
     match event {
         PlayerEvent::FirstFrame => Told::FirstFrame,
+        PlayerEvent::WindowOpened => Told::WindowOpened,
         PlayerEvent::WindowClosed => Told::WindowClosed,
         PlayerEvent::Key(key) => Told::Key(brief(key)),
         PlayerEvent::Bar(share) => Told::Bar(share),
@@ -208,5 +252,6 @@ fn state(Playing { player, take, plan }: &Playing) -> Option<State> {
         reached: player.reached().map(media::nanoseconds),
         shown_at: plan.as_ref().and_then(|take| take.shown_at()).map(at),
         has_played_out: player.has_played_out(),
+        size: stats.size,
     })
 }

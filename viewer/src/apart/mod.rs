@@ -27,6 +27,7 @@ use service::log::LogFormat;
 use tokio::sync::{mpsc as events, oneshot};
 
 pub(crate) use child::run;
+pub(crate) use wire::Caption;
 use wire::{Frame, Order, Start, State, Told, Unstopped, Word};
 
 use crate::media::{BASE, Output, PlayerError, PlayerEvent, PlayerStats, TakePlan, nanoseconds};
@@ -75,6 +76,36 @@ pub(crate) struct Player {
     base_time: u64,
     take: u32,
     bar: Mutex<Option<f64>>,
+}
+
+/// The window, which is there from before a player is to after it was.
+pub(crate) struct Pane {
+    link: Arc<Link>,
+    orders: mpsc::Sender<Vec<u8>>,
+}
+
+impl Pane {
+    /// Says something on the picture.
+    pub(crate) fn say(&self, caption: Caption) {
+        self.order(&Order::Say(caption));
+    }
+
+    /// Makes its sound so loud, in percent, or mutes it.
+    pub(crate) fn set_volume(&self, percent: u32, is_muted: bool) {
+        self.order(&Order::Volume(percent, is_muted));
+    }
+
+    /// Whether anybody can see it still.
+    pub(crate) fn is_open(&self) -> bool {
+        self.link.is_working.load(Ordering::SeqCst)
+    }
+
+    fn order(&self, order: &Order) {
+        let frame = wire::words(order);
+        self.link.waiting.fetch_add(frame.len(), Ordering::Relaxed);
+        // That a process is gone is told by who hears it.
+        let _ = self.orders.send(frame);
+    }
 }
 
 /// What all processes of one viewer share.
@@ -144,6 +175,13 @@ impl Prepared {
         // As a player of GStreamer's has it, so that nothing is ever before its beginning.
         let base_time = now().saturating_sub(nanoseconds(BASE));
         Ok((Self { processes, base_time }, told, is_unfit))
+    }
+
+    /// The window, where there is one.
+    pub(crate) fn pane(&self) -> Option<Pane> {
+        let has_window = |it: &&Process| it.link.outputs.contains(&Output::Window);
+        let Process { link, orders, .. } = self.processes.iter().find(has_window)?;
+        Some(Pane { link: Arc::clone(link), orders: orders.clone() })
     }
 
     /// Begins to play the tracks, or the take. `latency` is the time from a packet's arrival to its release by the
@@ -258,6 +296,7 @@ impl Player {
             audio_buffers_decoded: state.audio_buffers_decoded,
             first_frame_at: state.first_frame_at.map(|at| self.instant(at)),
             latency: state.latency.map(Duration::from_nanos),
+            size: state.size,
         }
     }
 
@@ -527,6 +566,7 @@ impl Link {
         let event = match told {
             Told::FirstFrame if !self.leads => return Ok(()),
             Told::FirstFrame => PlayerEvent::FirstFrame,
+            Told::WindowOpened => PlayerEvent::WindowOpened,
             Told::WindowClosed => PlayerEvent::WindowClosed,
             Told::Key(key) => PlayerEvent::Key(key),
             Told::Bar(share) => PlayerEvent::Bar(share),
@@ -606,6 +646,7 @@ impl Company {
             | PlayerEvent::Motion
             | PlayerEvent::Late(_) => true,
             PlayerEvent::FirstFrame
+            | PlayerEvent::WindowOpened
             | PlayerEvent::WindowClosed
             | PlayerEvent::Failed(_)
             | PlayerEvent::OutputFailed { .. } => false,

@@ -72,6 +72,23 @@ pub(super) enum Order {
     /// Close files, and end, within so many nanoseconds. Answered with [`Word::Stopped`].
     #[n(7)]
     Stop(#[n(0)] u64),
+    /// Say this in the middle of the window, and list that in its corner.
+    #[n(8)]
+    Say(#[n(0)] Caption),
+    /// Make the window's sound so loud, in percent, or mute it.
+    #[n(9)]
+    Volume(#[n(0)] u32, #[n(1)] bool),
+}
+
+/// What is said on the picture, in lines. An empty text says nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Caption {
+    /// In the middle.
+    #[n(0)]
+    pub(crate) banner: String,
+    /// In the corner.
+    #[n(1)]
+    pub(crate) panel: String,
 }
 
 impl Order {
@@ -125,6 +142,8 @@ pub(super) enum Told {
     /// Which, and why.
     #[n(7)]
     OutputFailed(#[n(0)] String, #[n(1)] String),
+    #[n(8)]
+    WindowOpened,
 }
 
 /// What has been played. Times are nanoseconds of running time, positions nanoseconds of the file.
@@ -151,6 +170,9 @@ pub(super) struct State {
     pub(super) shown_at: Option<u64>,
     #[n(9)]
     pub(super) has_played_out: bool,
+    /// Width and height of pictures, in pixels.
+    #[n(10)]
+    pub(super) size: Option<(u32, u32)>,
 }
 
 /// Why a player did not stop well.

@@ -19,6 +19,8 @@ pub struct PlayerStats {
     /// From a picture's arrival on an even path to its release by the output, averaged over the
     /// last half second or so, without the first picture's age. Add the path's delay for the time since it was captured.
     pub latency: Option<Duration>,
+    /// Width and height of the last picture that was decoded, in pixels.
+    pub size: Option<(u32, u32)>,
 }
 
 /// The live form of [`PlayerStats`], shared by all streaming threads.
@@ -30,6 +32,8 @@ pub(super) struct Counters {
     first_frame_at: OnceLock<Instant>,
     /// Nanoseconds; 0 before the first picture.
     latency: AtomicU64,
+    /// Of the last picture: its width in the upper half, its height in the lower one.
+    size: AtomicU64,
     /// Presentation and release of each buffer, both on the running time.
     #[cfg(test)]
     pub(super) releases: std::sync::Mutex<Vec<Release>>,
@@ -58,6 +62,11 @@ impl Counters {
         self.latency.store(mean, Relaxed);
     }
 
+    /// Takes note of how large pictures are.
+    pub(super) fn has_size(&self, width: u32, height: u32) {
+        self.size.store(u64::from(width) << 32 | u64::from(height), Relaxed);
+    }
+
     #[cfg(test)]
     pub(super) fn released(&self, track: usize, presentation: Duration, at: Duration) {
         super::shared::lock(&self.releases).push(Release { track, presentation, at });
@@ -65,12 +74,14 @@ impl Counters {
 
     pub(super) fn stats(&self) -> PlayerStats {
         let latency = self.latency.load(Relaxed);
+        let size = self.size.load(Relaxed);
         PlayerStats {
             frames_decoded: self.frames_decoded.load(Relaxed),
             frames_dropped: self.frames_dropped.load(Relaxed),
             audio_buffers_decoded: self.audio_buffers_decoded.load(Relaxed),
             first_frame_at: self.first_frame_at.get().copied(),
             latency: (latency > 0).then(|| Duration::from_nanos(latency)),
+            size: (size > 0).then_some(((size >> 32) as u32, size as u32)),
         }
     }
 }

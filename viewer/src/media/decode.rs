@@ -12,6 +12,7 @@ use std::time::Duration;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
+use gstreamer_video as gst_video;
 use protocol::media::Kind;
 
 use super::codec::Codec;
@@ -109,6 +110,18 @@ pub(super) fn add(
         live: Mutex::default(),
         take: to.take,
     };
+    if codec.kind() == Kind::Video {
+        let (shared, caps) = (shared.clone(), gst::PadProbeType::EVENT_DOWNSTREAM);
+        pad(sink.upcast_ref(), "sink")?.add_probe(caps, move |_, info| {
+            if let Some(event) = info.event()
+                && let gst::EventView::Caps(caps) = event.view()
+                && let Ok(info) = gst_video::VideoInfo::from_caps(caps.caps())
+            {
+                shared.counters.has_size(info.width(), info.height());
+            }
+            gst::PadProbeReturn::Ok
+        });
+    }
     let ends = release.take.clone();
     sink.set_callbacks(
         gst_app::AppSinkCallbacks::builder()

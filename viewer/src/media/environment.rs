@@ -49,9 +49,6 @@ pub(crate) fn preload(outputs: &[Output]) {
         // Making the element runs its class's set-up too, which is most of the cost.
         let _ = gst::ElementFactory::make(name).build();
     }
-    if let (true, Ok(sink)) = (outputs.contains(&Output::Window), window::open()) {
-        close(&sink);
-    }
 }
 
 fn close(sink: &gst::Element) {
@@ -109,7 +106,15 @@ pub(crate) fn initialise() -> Result<(), PlayerError> {
 fn needed(outputs: &[Output]) -> impl Iterator<Item = &'static str> {
     let each = outputs.iter().flat_map(|output| {
         let sinks: &[&str] = match output {
-            Output::Window => &["videoconvert", "audioconvert", "audioresample", "autoaudiosink"],
+            Output::Window => &[
+                "videoconvert",
+                "videoscale",
+                "textoverlay",
+                "audioconvert",
+                "audioresample",
+                "volume",
+                "autoaudiosink",
+            ],
             Output::Null => &[],
             Output::Snapshot(_) => &["videoconvert", "jpegenc"],
             Output::Record(recording) if recording.parts().is_some() => {
@@ -139,14 +144,13 @@ pub(super) fn missing(name: &str) -> PlayerError {
 fn package(name: &str) -> &'static str {
     match name {
         "queue" | "capsfilter" | "fakesink" | "filesink" | "fdsink" => "libgstreamer1.0-0",
-        "appsrc" | "appsink" | "videoconvert" | "audioconvert" | "audioresample" | "opusdec" => {
-            "gstreamer1.0-plugins-base"
-        }
+        "appsrc" | "appsink" | "videoconvert" | "videoscale" | "audioconvert" | "audioresample"
+        | "volume" | "opusdec" => "gstreamer1.0-plugins-base",
         "h264parse" | "h265parse" | "vp9parse" | "av1parse" | "av1dec" | "mpegtsmux"
         | "opusparse" | "openh264dec" | "libde265dec" | "faad" | "waylandsink" | "srtsink" => {
             "gstreamer1.0-plugins-bad"
         }
-        "xvimagesink" => "gstreamer1.0-x",
+        "xvimagesink" | "textoverlay" => "gstreamer1.0-x",
         _ if name.starts_with("avdec_") => "gstreamer1.0-libav",
         _ => "gstreamer1.0-plugins-good",
     }

@@ -14,6 +14,7 @@ use super::environment::{check_tracks, initialise};
 use super::error::PlayerError;
 use super::mux::Muxer;
 use super::output::Output;
+use super::pane::Pane;
 use super::present::Presenter;
 use super::receive::{Destinations, Receiver};
 use super::shared::{Notice, Part, Shared, halt, lock, play};
@@ -35,6 +36,8 @@ pub struct Player {
     kinds: Vec<Kind>,
     /// The take under way, of a stored file.
     take: Option<Arc<Take>>,
+    /// The window, where there is one.
+    pane: Option<Arc<Pane>>,
     finished: Mutex<mpsc::Receiver<usize>>,
 }
 
@@ -47,11 +50,15 @@ impl Player {
         latency: Duration,
         events: Events,
     ) -> Result<Self, PlayerError> {
-        Self::start_with(None, tracks, outputs, latency, events, None)
+        let pane = match outputs.contains(&Output::Window) {
+            true => Some(Pane::open(events.clone())?),
+            false => None,
+        };
+        Self::start_with(None, tracks, outputs, latency, events, None, pane)
     }
 
     /// Starts playing, perhaps a take of a stored file. Running time is zero where the monotonic clock stands at
-    /// `base_time`, in nanoseconds.
+    /// `base_time`, in nanoseconds. `pane` is there where a window is among the outputs.
     pub(crate) fn start_at(
         base_time: u64,
         tracks: &[Format],
@@ -59,8 +66,9 @@ impl Player {
         latency: Duration,
         events: Events,
         take: Option<Arc<Take>>,
+        pane: Option<Arc<Pane>>,
     ) -> Result<Self, PlayerError> {
-        Self::start_with(Some(base_time), tracks, outputs, latency, events, take)
+        Self::start_with(Some(base_time), tracks, outputs, latency, events, take, pane)
     }
 
     fn start_with(
@@ -70,6 +78,7 @@ impl Player {
         latency: Duration,
         events: Events,
         take: Option<Arc<Take>>,
+        pane: Option<Arc<Pane>>,
     ) -> Result<Self, PlayerError> {
         initialise()?;
         let tracks = codec::tracks(tracks)?;
@@ -84,6 +93,7 @@ impl Player {
             muxers: muxers(&shared, &tracks, outputs),
             kinds: tracks.iter().map(|track| track.codec.kind()).collect(),
             take,
+            pane,
             shared,
             finished: Mutex::new(finished),
         };
@@ -165,13 +175,19 @@ impl Player {
 
     /// Shows that share of the file as played in the window's seek bar; no bar for `None`.
     pub fn show_bar(&self, share: Option<f64>) {
-        for (_, presenter) in &self.presenters {
-            let is_news = presenter.show_bar(share);
-            // Where nothing else is shown, what stands is drawn again.
-            if is_news && self.take.as_ref().is_some_and(|take| take.is_over()) {
-                presenter.redraw(self.shared.running_time().saturating_sub(self.shared.latency));
-            }
+        let Some(pane) = &self.pane else { return };
+        // Where nothing else is shown, what stands is drawn again.
+        if pane.show_bar(share) && self.take.as_ref().is_some_and(|take| take.is_over()) {
+            pane.redraw();
         }
+    }
+
+    /// Makes the window's sound so loud, in percent, or mutes it.
+    pub fn set_volume(&self, percent: u32, is_muted: bool) {
+        if let Some(pane) = &self.pane {
+            pane.set_volume(percent, is_muted);
+        }
+        self.presenters.iter().for_each(|(_, it)| it.set_volume((percent, is_muted)));
     }
 
     /// The take is complete: plays what there is of it.
@@ -238,7 +254,8 @@ impl Player {
         for output in shown {
             for (track, kind) in tracks.iter().map(|track| track.codec.kind()).enumerate() {
                 let part = Part::Presenter(self.presenters.len());
-                let presenter = Presenter::start(&self.shared, part, output, track, kind)?;
+                let presenter =
+                    Presenter::start(&self.shared, part, output, track, kind, self.pane.as_ref())?;
                 self.presenters.push((output.clone(), presenter));
             }
         }

@@ -1,8 +1,8 @@
 //! Showing one decoded track on one output, at its time: `appsrc ! sink` in a pipeline of its own,
 //! so that a window that breaks takes nothing else with it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gstreamer as gst;
@@ -10,12 +10,11 @@ use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use protocol::media::Kind;
 
-use super::bar::{self, Bar};
 use super::error::PlayerError;
 use super::output::Output;
-use super::shared::{Notice, Part, Shared, chain, clock_time, halt, lock, make, pad, play};
-use super::supervise::PlayerEvent;
-use super::{snapshot, window};
+use super::pane::Pane;
+use super::shared::{Notice, Part, Shared, chain, clock_time, halt, make, pad, play};
+use super::snapshot;
 
 /// Decoded pictures that may wait for their time. What comes later waits coded, which is smaller.
 const PICTURES_WAITING: u64 = 3;
@@ -38,16 +37,10 @@ pub(super) struct Presenter {
     source: gst_app::AppSrc,
     kind: Kind,
     halted: Arc<AtomicBool>,
-    /// What a window has besides.
-    window: Option<Arc<Window>>,
-}
-
-/// A window with pictures.
-#[derive(Debug, Default)]
-struct Window {
-    bar: Bar,
-    /// What went there last, to be drawn again.
-    last: Mutex<Option<gst::Sample>>,
+    /// The window that the pictures go to.
+    pane: Option<Arc<Pane>>,
+    /// What makes sound louder.
+    volume: Option<gst::Element>,
 }
 
 impl Presenter {
@@ -58,7 +51,16 @@ impl Presenter {
         output: &Output,
         track: usize,
         kind: Kind,
+        pane: Option<&Arc<Pane>>,
     ) -> Result<Self, PlayerError> {
+        if let (Output::Window, Kind::Video, Some(pane)) = (output, kind, pane) {
+            let (pipeline, source, sink) = pane.parts();
+            watch_release(shared, sink, track, kind)?;
+            pane.join(shared, part);
+            let (pipeline, source) = (pipeline.clone(), source.clone());
+            let (halted, pane) = (Arc::default(), Some(pane.clone()));
+            return Ok(Self { pipeline, source, kind, halted, pane, volume: None });
+        }
         let pipeline = shared.pipeline(part);
         // Given, and not asked of the elements: the sinks then add nothing of their own.
         pipeline.set_latency(clock_time(shared.latency));
@@ -66,6 +68,7 @@ impl Presenter {
             Kind::Video => PICTURES_WAITING,
             Kind::Audio => SOUNDS_WAITING,
         };
+        let mut volume = None;
         let source = gst_app::AppSrc::builder()
             .format(gst::Format::Time)
             .is_live(true)
@@ -74,9 +77,10 @@ impl Presenter {
             .block(true)
             .build();
         let (converters, sink) = match (output, kind) {
-            (Output::Window, Kind::Video) => (vec![make("videoconvert")?], window::open()?),
             (Output::Window, Kind::Audio) => {
-                (vec![make("audioconvert")?, make("audioresample")?], make("autoaudiosink")?)
+                let louder = volume.insert(make("volume")?).clone();
+                let converters = vec![make("audioconvert")?, make("audioresample")?, louder];
+                (converters, make("autoaudiosink")?)
             }
             (Output::Snapshot(snapshot), Kind::Video) => snapshot::elements(snapshot, &source)?,
             _ => (Vec::new(), make("fakesink")?),
@@ -89,14 +93,11 @@ impl Presenter {
         elements.push(sink.clone());
         chain(&pipeline, &elements.iter().collect::<Vec<_>>())?;
         watch_release(shared, &sink, track, kind)?;
-        let mut window = None;
-        if *output == Output::Window && kind == Kind::Video {
-            hear_input(shared, &source);
-            let opened = Arc::<Window>::default();
-            draw_bar(&source, &opened)?;
-            window = Some(opened);
+        let halted = Arc::default();
+        let presenter = Self { pipeline, source, kind, halted, pane: None, volume };
+        if let Some(pane) = pane {
+            presenter.set_volume(pane.volume());
         }
-        let presenter = Self { pipeline, source, kind, halted: Arc::default(), window };
         if *output == Output::Window && kind == Kind::Audio {
             // Looking for a sound device can take seconds, and the picture shouldn't wait.
             let (presenter, shared) = (presenter.clone(), shared.clone());
@@ -121,27 +122,18 @@ impl Presenter {
     /// Queues the sample for its time. Blocks while enough wait, until one is shown or the
     /// presenter halts.
     pub(super) fn present(&self, sample: &gst::Sample) {
-        if let Some(window) = &self.window {
-            *lock(&window.last) = Some(sample.clone());
+        match &self.pane {
+            Some(pane) => pane.present(sample),
+            None => drop(self.source.push_sample(sample)),
         }
-        let _ = self.source.push_sample(sample);
     }
 
-    /// Shows that share as played in a window's seek bar; no bar for `None`. True where it appears or goes.
-    pub(super) fn show_bar(&self, share: Option<f64>) -> bool {
-        self.window.as_ref().is_some_and(|window| window.bar.show(share))
-    }
-
-    /// Shows the last picture once more, at this running time.
-    pub(super) fn redraw(&self, at: Duration) {
-        let last = self.window.as_ref().and_then(|window| lock(&window.last).clone());
-        let Some(last) = last else { return };
-        let (Some(mut buffer), Some(caps)) = (last.buffer_owned(), last.caps_owned()) else {
-            return;
-        };
-        buffer.make_mut().set_pts(clock_time(at));
-        let _ =
-            self.source.push_sample(&gst::Sample::builder().buffer(&buffer).caps(&caps).build());
+    /// Makes sound so loud, in percent, or mutes it.
+    pub(super) fn set_volume(&self, (percent, is_muted): (u32, bool)) {
+        let Some(volume) = &self.volume else { return };
+        // As ears hear it.
+        volume.set_property("volume", (f64::from(percent) / 100.0).powi(3));
+        volume.set_property("mute", is_muted);
     }
 
     /// Throws away what waits for its time. What is shown stays.
@@ -161,51 +153,9 @@ impl Presenter {
     }
 }
 
-/// Draws the seek bar into pictures on their way.
-fn draw_bar(source: &gst_app::AppSrc, window: &Arc<Window>) -> Result<(), PlayerError> {
-    let window = window.clone();
-    pad(source.upcast_ref(), "src")?.add_probe(gst::PadProbeType::BUFFER, move |pad, info| {
-        if let (Some(caps), Some(buffer)) = (pad.current_caps(), info.buffer_mut()) {
-            window.bar.draw(buffer, &caps);
-        }
-        gst::PadProbeReturn::Ok
-    });
-    Ok(())
-}
-
-/// Tells of keys and clicks in the window, which come up from its sink.
-fn hear_input(shared: &Arc<Shared>, source: &gst_app::AppSrc) {
-    let Some(pad) = source.static_pad("src") else { return };
-    let shared = shared.clone();
-    pad.add_probe(gst::PadProbeType::EVENT_UPSTREAM, move |pad, info| {
-        let input = info.event().and_then(|event| event.structure());
-        if let Some(input) = input.filter(|input| input.name() == "application/x-gst-navigation")
-            && let Some(event) = of_input(pad, input)
-        {
-            shared.notify(Notice::Told(event));
-        }
-        gst::PadProbeReturn::Ok
-    });
-}
-
-fn of_input(pad: &gst::Pad, input: &gst::StructureRef) -> Option<PlayerEvent> {
-    match input.get::<&str>("event").ok()? {
-        "mouse-move" => Some(PlayerEvent::Motion),
-        "key-press" => Some(PlayerEvent::Key(input.get::<String>("key").ok()?)),
-        "mouse-button-press" => {
-            let caps = pad.current_caps()?;
-            let size = |side| caps.structure(0)?.get::<i32>(side).ok().map(f64::from);
-            let at = |axis| input.get::<f64>(axis).ok();
-            let (x, y) = (at("pointer_x")? / size("width")?, at("pointer_y")? / size("height")?);
-            (y >= 1.0 - bar::CLICKS).then_some(PlayerEvent::Bar(x.clamp(0.0, 1.0)))
-        }
-        _ => None,
-    }
-}
-
 /// Sets what the automatic sinks don't pass on to the sink that they chose: what is late has been
 /// dropped already, and the decoder must not leave out frames on the sink's word.
-fn prepare(element: &gst::Element, device: Duration) {
+pub(super) fn prepare(element: &gst::Element, device: Duration) {
     for (name, value) in [("async", false), ("qos", false)] {
         if element.has_property_with_type(name, bool::static_type()) {
             element.set_property(name, value);

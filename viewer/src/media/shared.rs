@@ -77,6 +77,11 @@ impl Shared {
         }
     }
 
+    /// The clock's time at running time zero.
+    pub(super) fn base_time(&self) -> gst::ClockTime {
+        self.base_time
+    }
+
     /// From now on, what is late by no more than that is shown, and told.
     pub(super) fn bear(&self, late: Duration) {
         self.borne.store(nanoseconds(late), Relaxed);

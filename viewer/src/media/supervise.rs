@@ -20,6 +20,8 @@ use super::shared::{Notice, Part};
 pub enum PlayerEvent {
     /// The first picture is ready; the first sound where the channel has no picture.
     FirstFrame,
+    /// The window is there, dark.
+    WindowOpened,
     /// The person watching closed the window.
     WindowClosed,
     /// A key was pressed in the window: its X name.

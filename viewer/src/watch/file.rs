@@ -158,7 +158,8 @@ impl Watcher {
             })
             .await;
         let (met, mut begun) = match met {
-            Ok(met) => met,
+            Ok(Some(met)) => met,
+            Ok(None) => return Ok(End::Closed),
             Err(failure) if again && is_passing(&failure) => {
                 // What was wanted when the path broke may be what is refused.
                 if failure.code != Code::Runtime
@@ -231,6 +232,9 @@ impl Watcher {
             (None, None) => Err(PlayerError::NoOutputLeft),
         })
         .map_err(Failure::runtime)?;
+        if let Some(captions) = self.printer.captions() {
+            captions.tracks(&formats);
+        }
         self.placed.clear();
         // The player took time to start, and the capture clock went on.
         let since = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -352,9 +356,11 @@ impl Watcher {
                             false
                         }
                         Some(PlayerEvent::Key(key)) => {
-                            file.bar_until = Some(Instant::now() + BAR);
                             wanted = Command::of_key(&key);
-                            false
+                            if wanted.is_some() {
+                                file.bar_until = Some(Instant::now() + BAR);
+                            }
+                            player_event(PlayerEvent::Key(key), printer)?
                         }
                         Some(PlayerEvent::Bar(share)) => {
                             file.bar_until = Some(Instant::now() + BAR);
@@ -362,7 +368,7 @@ impl Watcher {
                             wanted = to.map(Command::Seek);
                             false
                         }
-                        Some(event) => player_event(event)?,
+                        Some(event) => player_event(event, printer)?,
                         None => false,
                     };
                     if is_closed {
