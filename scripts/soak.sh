@@ -3,7 +3,7 @@
 # tests run, ten million simulated packets on each lossy path, five minutes of real programs on them, a
 # removal among a thousand viewers, a million hostile messages, routers that forget and change under running
 # streams, a stored file that stands still for an hour, an hour of viewers that join and leave each second, and
-# every fault twenty times.
+# every fault twenty times, and ten minutes from senders to every output.
 source "$(dirname "$0")/common.sh"
 
 scripts/install.sh build run test soak
@@ -32,3 +32,5 @@ say "an hour of viewers that join and leave"
 cargo run --locked --package tests --bin soak-joins
 say "every fault, twenty times each"
 cargo run --locked --package tests --bin soak-faults
+say "ten minutes pushed by RTMP, SRT and RTP, into every output"
+PUSHED_SECONDS=600 cargo test --locked --package tests --test pushed -- --nocapture

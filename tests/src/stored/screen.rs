@@ -58,7 +58,16 @@ impl Screen {
     ///
     /// Where Xvfb is not installed, or does not start.
     pub fn start() -> Result<Self> {
-        let screen = Self::start_one()?;
+        Self::start_sized(640, 480)
+    }
+
+    /// As [`Screen::start`], of so many pixels.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn start_sized(width: usize, height: usize) -> Result<Self> {
+        let screen = Self::start_one(width, height)?;
         let socket = format!("/tmp/.X11-unix/X{}", screen.display.trim_start_matches(':'));
         if UnixStream::connect(&socket).is_ok() {
             return Ok(screen);
@@ -66,10 +75,10 @@ impl Screen {
         // One that was killed left it behind, and nobody listens to it.
         drop(screen);
         fs::remove_file(&socket)?;
-        Self::start_one()
+        Self::start_one(width, height)
     }
 
-    fn start_one() -> Result<Self> {
+    fn start_one(width: usize, height: usize) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         // It chooses its name itself, and tells it once it is ready. It stays as it is where programs come and go.
         let mut child = Command::new("Xvfb")
@@ -78,7 +87,7 @@ impl Screen {
                 "1",
                 "-screen",
                 "0",
-                "640x480x24",
+                &format!("{width}x{height}x24"),
                 "-nolisten",
                 "tcp",
                 "-noreset",
@@ -130,6 +139,13 @@ impl Screen {
         let number = self.number_at(left, top)?;
         self.picture_at = Some((left, top));
         Some(number)
+    }
+
+    /// The number in a picture that fills the screen. None where there is none, or it is just being drawn.
+    pub fn number_of_all(&self) -> Option<u16> {
+        let (width, height) = (self.memory.width, self.memory.height);
+        let lines = self.memory.lines(0, MARK_LINES * height / HEIGHT).ok()?;
+        number_in(&lines, width, height, width)
     }
 
     /// A line of the picture that was seen last, in grey. None where none was seen.
