@@ -191,6 +191,14 @@ impl Steady {
         let bytes = buffer.map_readable().ok()?;
         let mut found = None;
         for packet in bytes.chunks_exact(PACKET) {
+            if let Some((pid, reference)) = reference(packet)
+                && *self.pid.get_or_insert(pid) == pid
+            {
+                let latest = self.latest.replace(reference).unwrap_or(reference);
+                let step = (reference - latest + WRAP / 2).rem_euclid(WRAP) - WRAP / 2;
+                // 27 MHz: a thousand nanoseconds are 27 of its steps.
+                found = Some(self.arrival.advance(step * 1_000 / 27, now));
+            }
             if !self.looked
                 && let (Some(latest), Some(time)) = (self.latest, decoding_time(packet))
             {
@@ -198,14 +206,6 @@ impl Steady {
                 let lead = (lead * 1_000 / 27).clamp(0, MOST_AHEAD);
                 self.lead = Some(self.lead.map_or(lead, |least| least.min(lead)));
             }
-            let Some((pid, reference)) = reference(packet) else { continue };
-            if *self.pid.get_or_insert(pid) != pid {
-                continue;
-            }
-            let latest = self.latest.replace(reference).unwrap_or(reference);
-            let step = (reference - latest + WRAP / 2).rem_euclid(WRAP) - WRAP / 2;
-            // 27 MHz: a thousand nanoseconds are 27 of its steps.
-            found = Some(self.arrival.advance(step * 1_000 / 27, now));
         }
         found
     }
