@@ -3,7 +3,8 @@
 # tests run, ten million simulated packets on each lossy path, five minutes of real programs on them, a
 # removal among a thousand viewers, a million hostile messages, routers that forget and change under running
 # streams, a stored file that stands still for an hour, an hour of viewers that join and leave each second,
-# every fault twenty times, and the packages on a fresh Debian and in a container.
+# every fault twenty times, ten minutes from senders to every output, and the packages on a fresh Debian and in a
+# container.
 source "$(dirname "$0")/common.sh"
 
 scripts/install.sh build run test soak
@@ -32,6 +33,8 @@ say "an hour of viewers that join and leave"
 cargo run --locked --package tests --bin soak-joins
 say "every fault, twenty times each"
 cargo run --locked --package tests --bin soak-faults
+say "ten minutes pushed by RTMP, SRT and RTP, into every output"
+PUSHED_SECONDS=600 cargo test --locked --package tests --test pushed -- --nocapture
 say "the packages on a fresh Debian, and in a container"
 scripts/deb.sh
 scripts/check-deb.sh

@@ -13,6 +13,10 @@ use std::time::Duration;
 /// The least delay is taken over this long.
 const WINDOW: Duration = Duration::from_secs(4);
 
+/// What a track's first packets show says nothing: a sender that packs much sound together sends the first of it late, and
+/// the last in time.
+const SETTLING: Duration = Duration::from_secs(1);
+
 /// Smaller errors are left alone: they are jitter.
 const TOLERANCE_US: i64 = 2_000;
 
@@ -52,6 +56,8 @@ struct TrackLine {
     captured_us: i64,
     /// (local time, arrival minus capture), with growing delays only: the front is the least.
     delays: VecDeque<(i64, i64)>,
+    /// Local time of the first of them.
+    observed_at: Option<i64>,
 }
 
 impl Timeline {
@@ -70,6 +76,7 @@ impl Timeline {
                 rtp_timestamp: track.rtp_timestamp,
                 captured_us: i64::try_from(track.captured_us).unwrap_or(i64::MAX),
                 delays: VecDeque::new(),
+                observed_at: None,
             })
             .collect();
         // Saturating, here and below: the admission may say anything.
@@ -109,7 +116,7 @@ impl Timeline {
         let Some(line) = self.tracks.get_mut(track) else { return };
         let delay = now.saturating_sub(line.captured_us(rtp_timestamp));
         line.observe(delay, now);
-        let slowest = self.tracks.iter().filter_map(TrackLine::least_delay).max();
+        let slowest = self.tracks.iter().filter_map(|line| line.least_delay(now)).max();
         let Some(target) = slowest else { return };
         let error = target.saturating_sub(self.offset_us);
         let elapsed = now - self.adjusted_at_us.replace(now).unwrap_or(now);
@@ -151,6 +158,7 @@ impl TrackLine {
     }
 
     fn observe(&mut self, delay: i64, now: i64) {
+        self.observed_at.get_or_insert(now);
         while self.delays.back().is_some_and(|&(_, other)| other >= delay) {
             self.delays.pop_back();
         }
@@ -161,7 +169,9 @@ impl TrackLine {
         }
     }
 
-    fn least_delay(&self) -> Option<i64> {
+    /// `None` until enough was seen of it.
+    fn least_delay(&self, now: i64) -> Option<i64> {
+        self.observed_at.filter(|at| now - at >= micros(SETTLING))?;
         self.delays.front().map(|&(_, delay)| delay)
     }
 }
@@ -257,6 +267,19 @@ mod tests {
         assert_eq!(video, audio, "lip sync");
         let error = video.as_secs_f64() - 180.030;
         assert!(error.abs() < 0.004, "{error}");
+    }
+
+    #[test]
+    fn sound_that_comes_in_pieces_moves_nothing() {
+        let mut timeline = timeline();
+        for at in (0..10_000u64).step_by(20) {
+            let video = (u32::MAX - 10).wrapping_add((at * 90) as u32);
+            timeline.observe(0, video, ms(120_005 + at));
+            // Of 400 ms each, sent when the last of it is there.
+            let audio = 7u32.wrapping_add((at * 48) as u32);
+            timeline.observe(1, audio, ms(120_005 + at / 400 * 400 + 380));
+            assert_eq!(timeline.place(0, video), Some(ms(120_005 + at)));
+        }
     }
 
     #[test]

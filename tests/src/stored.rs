@@ -18,7 +18,7 @@ mod units;
 
 pub use catalogue::{Codec, Container, Expect, Stored};
 pub use make::make;
-pub use mark::{HEIGHT, WIDTH, number_in};
+pub use mark::{HEIGHT, MARK_LINES, WIDTH, draw, number_in};
 pub use read::{beeps, flashes, lip_sync, numbers, try_numbers};
 pub use screen::Screen;
 pub use units::access_units;

@@ -305,7 +305,7 @@ fn listed(stats: &Stats, rates: Rates) -> String {
         ("bitrate", bitrate(rates.bits)),
         ("latency", time(stats.latency())),
         ("pictures", size),
-        ("rendition", "the only one".to_owned()),
+        ("rendition", stats.rendition.clone().unwrap_or_else(|| "the only one".to_owned())),
     ];
     let at = stats.playback.map(|playback| ("position", position(playback)));
     let lines: Vec<_> = lines.into_iter().chain(at).collect();

@@ -14,7 +14,7 @@ pub(super) const BLOCK: usize = 16;
 /// Blocks in a row.
 pub(super) const BLOCKS: usize = WIDTH / BLOCK;
 /// What the number takes of a picture, in lines.
-pub(super) const MARK_LINES: usize = 2 * BLOCK;
+pub const MARK_LINES: usize = 2 * BLOCK;
 
 /// The first row, its first block in the highest bit.
 const SYNC: u32 = 0b1110_0010_1101_0011_0101;
@@ -45,8 +45,8 @@ fn check(number: u16) -> u32 {
     rest & 0xf
 }
 
-/// Draws the number and the flashing block into the brightness of a picture.
-pub(super) fn draw(luma: &mut [u8], number: u16, flashes: bool) {
+/// Draws the number and the flashing block into the brightness of a picture of [`WIDTH`] by [`HEIGHT`].
+pub fn draw(luma: &mut [u8], number: u16, flashes: bool) {
     let bits = u32::from(number) << 4 | check(number);
     for (row, bits) in [SYNC, bits].into_iter().enumerate() {
         for column in 0..BLOCKS {

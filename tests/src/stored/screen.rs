@@ -141,6 +141,13 @@ impl Screen {
         Some(number)
     }
 
+    /// The number in a picture that fills the screen. None where there is none, or it is just being drawn.
+    pub fn number_of_all(&self) -> Option<u16> {
+        let (width, height) = (self.memory.width, self.memory.height);
+        let lines = self.memory.lines(0, MARK_LINES * height / HEIGHT).ok()?;
+        number_in(&lines, width, height, width)
+    }
+
     /// A line of the picture that was seen last, in grey. None where none was seen.
     pub fn line(&self, line: usize) -> Option<Vec<u8>> {
         let (left, top) = self.picture_at?;

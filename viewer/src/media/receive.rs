@@ -41,13 +41,64 @@ const UNCERTAINTY: Duration = Duration::from_millis(30);
 /// RTP's fixed header (RFC 3550, section 5.1).
 const RTP_HEADER: usize = 12;
 
+/// Where the timestamp is in there.
+const RTP_TIMESTAMP: usize = 4;
+
 /// The entrance of one track.
 #[derive(Debug)]
 pub(super) struct Receiver {
     source: gst_app::AppSrc,
     payload_type: u8,
     timeline: Mutex<Timeline>,
+    places: Arc<Mutex<Places>>,
     take: Option<(Arc<Take>, usize)>,
+}
+
+/// Where a track's packets were placed lately.
+#[derive(Debug)]
+struct Places {
+    clock_rate: u32,
+    /// An RTP timestamp and its running time.
+    last: Option<(u32, Duration)>,
+}
+
+impl Places {
+    /// The running time of a timestamp near the last one.
+    fn place(&self, timestamp: u32) -> Option<Duration> {
+        let (last, placed) = self.last?;
+        let ticks = timestamp.wrapping_sub(last).cast_signed();
+        let apart = Duration::from_secs(ticks.unsigned_abs().into()) / self.clock_rate.max(1);
+        if ticks < 0 { placed.checked_sub(apart) } else { placed.checked_add(apart) }
+    }
+}
+
+/// Gives packets that leave the jitter buffer the running times at which they were placed. Left to itself it evens them out
+/// once more, each track at a pace of its own.
+fn keep_places(pad: &gst::Pad, places: &Arc<Mutex<Places>>) {
+    let places = places.clone();
+    let what = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
+    pad.add_probe(what, move |_, info| {
+        let stamp = |packet: &mut gst::BufferRef| {
+            let mut timestamp = [0; 4];
+            if packet.copy_to_slice(RTP_TIMESTAMP, &mut timestamp).is_ok()
+                && let Some(placed) = lock(&places).place(u32::from_be_bytes(timestamp))
+            {
+                packet.set_pts(clock_time(placed));
+                packet.set_dts(clock_time(placed));
+            }
+        };
+        match &mut info.data {
+            Some(gst::PadProbeData::Buffer(packet)) => stamp(packet.make_mut()),
+            Some(gst::PadProbeData::BufferList(list)) => {
+                list.make_mut().foreach_mut(|mut packet, _| {
+                    stamp(packet.make_mut());
+                    std::ops::ControlFlow::Continue(Some(packet))
+                });
+            }
+            _ => {}
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Where a track's coded media goes.
@@ -87,6 +138,8 @@ impl Receiver {
             temporal_units::check(&pad(&depayloader, "sink")?);
             temporal_units::join(&pad(&depayloader, "src")?);
         }
+        let places = Arc::new(Mutex::new(Places { clock_rate: track.clock_rate, last: None }));
+        keep_places(&pad(&jitter_buffer, "src")?, &places);
         let mut elements = vec![source.clone().upcast(), jitter_buffer, depayloader];
         let caps = track.codec.access_units();
         elements.extend(caps.iter().map(capsfilter).collect::<Result<Vec<_>, _>>()?);
@@ -128,7 +181,7 @@ impl Receiver {
             last.link(&end).map_err(|e| PlayerError::Refused { what: format!("to end: {e}") })?;
         }
         let timeline = Mutex::new(Timeline::new(track.clock_rate, shared.latency));
-        Ok(Self { source, payload_type: track.payload_type, timeline, take })
+        Ok(Self { source, payload_type: track.payload_type, timeline, places, take })
     }
 
     /// Takes one RTP packet. What isn't one of this track's is dropped.
@@ -144,6 +197,7 @@ impl Receiver {
         if let Some((take, track)) = &self.take {
             take.note(*track, timestamp, placed);
         }
+        lock(&self.places).last = Some((timestamp, placed));
         let mut buffer = gst::Buffer::from_slice(packet);
         if let Some(buffer) = buffer.get_mut() {
             let time = clock_time(placed);

@@ -10,6 +10,9 @@ use std::time::Duration;
 
 use super::hls::Hls;
 
+/// No segment lasts less: players complain of one that takes no time.
+const SHORTEST: Duration = Duration::from_millis(1);
+
 /// What a file is called while it is written.
 const UNFINISHED: &str = ".unfinished";
 
@@ -201,6 +204,8 @@ impl Playlist {
             if *is_discontinuity {
                 text.push_str("#EXT-X-DISCONTINUITY\n");
             }
+            // What one picture lasts that is the last is not known.
+            let duration = (*duration).max(SHORTEST);
             let (seconds, name) = (duration.as_secs_f64(), name(*number));
             // Writing into a text does not fail.
             let _ = writeln!(text, "#EXTINF:{seconds:.6},\n{}", name.display());

@@ -1,7 +1,7 @@
 //! The pipeline of one muxed output: a source for each track, the muxer, and a file, a UDP
 //! receiver or standard output behind it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
@@ -43,6 +43,8 @@ pub(super) struct Mux {
     muxer: gst::Element,
     container: Container,
     sources: BTreeMap<usize, gst_app::AppSrc>,
+    /// Tracks of which something was queued.
+    begun: BTreeSet<usize>,
     /// Taken off all times: files begin at zero, what is paced keeps the running time.
     origin: Duration,
     /// Whether `muxer` writes several files, with a muxer inside.
@@ -135,7 +137,16 @@ impl Mux {
             muxer
         };
         let origin = if paced(output) { Duration::ZERO } else { begins_at };
-        Ok(Self { pipeline, muxer, container, sources: BTreeMap::new(), origin, is_parted, cuts })
+        Ok(Self {
+            pipeline,
+            muxer,
+            container,
+            sources: BTreeMap::new(),
+            begun: BTreeSet::new(),
+            origin,
+            is_parted,
+            cuts,
+        })
     }
 
     /// Starts the pipeline, with the tracks added so far.
@@ -205,6 +216,14 @@ impl Mux {
         if let Some(buffer) = buffer.get_mut() {
             buffer.set_pts(buffer.pts().map(shift));
             buffer.set_dts(buffer.dts().map(shift));
+            if self.container == Container::Mp4 && self.begun.insert(track) {
+                // A fragmented file does not say when a track begins: its first piece lasts up to the second.
+                let is_sound = caps.structure(0).is_some_and(|s| s.name().starts_with("audio/"));
+                if is_sound {
+                    buffer.set_pts(gst::ClockTime::ZERO);
+                    buffer.set_dts(gst::ClockTime::ZERO);
+                }
+            }
         }
         if self.cuts.as_mut().is_some_and(|cuts| cuts.is_due(track, &buffer)) {
             // The muxer repeats its tables in front of that picture, and passes this on before.

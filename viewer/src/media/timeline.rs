@@ -18,8 +18,12 @@ const JUMP: i64 = SECOND;
 /// RTP timestamps that step back further than this are a new count, not a late packet.
 const STEP_BACK: i64 = 10 * SECOND;
 
-/// The most that one packet moves its track's place: about 10 ms a second, neither heard nor seen.
-const SLEW: i64 = 100_000;
+/// A track's place moves by this part of the time that passes at most: 10 ms a second, neither heard nor seen. By time and
+/// not by packets, or tracks that have few of them would follow later than the others, and sound leave its picture.
+const SLEW: i64 = 100;
+
+/// No more time than this has passed since the last packet, for that.
+const LONGEST_STEP: i64 = SECOND / 10;
 
 const SECOND: i64 = 1_000_000_000;
 
@@ -35,6 +39,8 @@ pub(super) struct Timeline {
     /// Arrivals with their offsets, both rising: the front is the quickest in the window.
     window: VecDeque<(i64, i64)>,
     window_began_at: i64,
+    /// Up to which arrival the offset has moved.
+    moved_at: i64,
 }
 
 #[derive(Debug)]
@@ -55,6 +61,7 @@ impl Timeline {
             offset: 0,
             window: VecDeque::new(),
             window_began_at: 0,
+            moved_at: 0,
         }
     }
 
@@ -77,6 +84,7 @@ impl Timeline {
             self.offset = seen;
             self.window.clear();
             self.window_began_at = arrival;
+            self.moved_at = arrival;
         }
         let highest = if first || jumped { extended } else { highest.max(extended) };
         self.last = Some(Last { timestamp, extended, highest });
@@ -93,6 +101,7 @@ impl Timeline {
             *seen += by;
         }
         self.window_began_at += by;
+        self.moved_at += by;
     }
 
     /// Moves the offset towards the quickest packet of the window.
@@ -106,11 +115,13 @@ impl Timeline {
         }
         let quickest = self.window.front().map_or(seen, |&(_, offset)| offset);
         let change = quickest - self.offset;
+        let most = (arrival - self.moved_at).clamp(0, LONGEST_STEP) / SLEW;
+        self.moved_at = self.moved_at.max(arrival);
         let whole = arrival - self.window_began_at >= WINDOW;
         if whole && change > self.budget {
             self.offset = quickest;
         } else if whole || change < 0 {
-            self.offset += change.clamp(-SLEW, SLEW);
+            self.offset += change.clamp(-most, most);
         }
     }
 

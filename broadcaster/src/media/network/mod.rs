@@ -1,10 +1,12 @@
 //! Sources that come over the network: cameras that are asked, and senders that come by themselves.
 //! Coded tracks go on as they are.
 
+mod arrival;
 mod rtmp;
 mod rtp;
 mod rtsp;
 mod srt;
+mod steady;
 #[cfg(test)]
 mod tests;
 mod url;

@@ -10,8 +10,8 @@ use super::super::elements::{caps_filter, make};
 use super::super::error::MediaError;
 use super::super::fragment;
 use super::super::track::{Live, Timing, cannot_build};
-use super::REORDERING;
 use super::url::{Payload, Rtp};
+use super::{REORDERING, steady};
 
 /// The kernel's room for datagrams, in bytes: a keyframe comes at once.
 const RECEIVE_BUFFER: &str = "2097152";
@@ -107,6 +107,7 @@ fn attach_transport_stream(live: &Arc<Live>, source: &gst::Element) -> Result<()
         before.link(element).map_err(cannot_build)?;
         before = element;
     }
+    steady::steady(live, before)?;
     fragment::attach_late(live, &[before], Timing::Network);
     Ok(())
 }

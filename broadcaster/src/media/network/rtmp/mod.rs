@@ -5,7 +5,6 @@
 //! port ── peer ── app and key? ── one publisher ── FLV tags ── tracks ── appsrc…
 //! ```
 
-mod arrival;
 mod flv;
 mod tracks;
 

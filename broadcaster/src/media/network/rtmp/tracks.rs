@@ -12,7 +12,7 @@ use protocol::media::Kind;
 use super::super::super::error::MediaError;
 use super::super::super::plan::Codec;
 use super::super::super::track::{Live, Timing, cannot_build};
-use super::arrival::Arrival;
+use super::super::arrival::Arrival;
 use super::flv::{Content, Tag};
 
 /// How long the second track is waited for once the first is known.

@@ -1,4 +1,4 @@
-//! A publisher's timestamps on our clock. They tell how its pictures and its sound lie to each other; when all of it
+//! A sender's timestamps on our clock. They tell how its pictures and its sound lie to each other; when all of it
 //! happened, the quickest messages tell, for those were held up least.
 
 /// How long the quickest message is looked for, in nanoseconds. Two clocks drift apart by a millisecond meanwhile at most.
@@ -7,17 +7,17 @@ const WINDOW: i64 = 10_000_000_000;
 /// What comes later than this has other timestamps than what was before, in nanoseconds.
 const FARTHEST: i64 = 3_000_000_000;
 
-/// Where a publisher's time lies.
+/// Where a sender's time lies.
 #[derive(Debug, Default)]
 pub(super) struct Arrival {
     anchor: Option<Anchor>,
+    /// The latest timestamp, in milliseconds.
+    timestamp: u32,
 }
 
 #[derive(Debug)]
 struct Anchor {
-    /// The latest timestamp.
-    timestamp: u32,
-    /// The same in nanoseconds, since the first one.
+    /// The sender's time of the latest message, in nanoseconds since the first one.
     time: i64,
     /// Running time at `time` zero, in nanoseconds.
     offset: i64,
@@ -30,17 +30,21 @@ impl Arrival {
     /// Running time of what has this timestamp, in milliseconds, and came now, at this running time. Both running times
     /// are in nanoseconds. The result is never later than now.
     pub(super) fn place(&mut self, timestamp: u32, now: i64) -> i64 {
-        let anchor = self.anchor.get_or_insert(Anchor {
-            timestamp,
-            time: 0,
-            offset: now,
-            least: i64::MAX,
-            began: now,
-        });
         // Timestamps wrap around, and those of pictures and sound overtake each other.
-        let step = timestamp.wrapping_sub(anchor.timestamp).cast_signed();
-        anchor.timestamp = timestamp;
-        anchor.time = anchor.time.saturating_add(i64::from(step) * 1_000_000);
+        let step = timestamp.wrapping_sub(self.timestamp).cast_signed();
+        self.timestamp = timestamp;
+        let time = self.advance(i64::from(step) * 1_000_000, now);
+        self.at(time)
+    }
+
+    /// Takes what is later by this than what came before, by the sender's clock, and came now. Returns the sender's time
+    /// since the first that came. All in nanoseconds.
+    pub(super) fn advance(&mut self, step: i64, now: i64) -> i64 {
+        let Some(anchor) = &mut self.anchor else {
+            self.anchor = Some(Anchor { time: 0, offset: now, least: 0, began: now });
+            return 0;
+        };
+        anchor.time = anchor.time.saturating_add(step);
         let late = now - anchor.time.saturating_add(anchor.offset);
         if !(0..=FARTHEST).contains(&late) {
             anchor.offset += late;
@@ -52,7 +56,12 @@ impl Arrival {
                 (anchor.least, anchor.began) = (i64::MAX, now);
             }
         }
-        anchor.time + anchor.offset
+        anchor.time
+    }
+
+    /// Running time of the sender's time, as far as is known, in nanoseconds.
+    pub(super) fn at(&self, time: i64) -> i64 {
+        self.anchor.as_ref().map_or(time, |anchor| time.saturating_add(anchor.offset))
     }
 }
 
