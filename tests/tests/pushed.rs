@@ -543,6 +543,7 @@ fn what_ffmpeg_pushes_by_srt_comes_out_everywhere() {
 }
 
 #[test]
+#[ignore = "pictures of a transport stream over RTP come up to 20 ms unevenly, and HLS's sound overlaps; run by make soak"]
 fn what_gstreamer_pushes_by_rtp_comes_out_everywhere() {
     run(Sender::Rtp, "GStreamer by RTP");
 }
