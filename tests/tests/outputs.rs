@@ -232,6 +232,70 @@ fn srt_calls_and_is_called() {
     }
 }
 
+/// ffmpeg as a server that is published to by RTMP, once.
+fn rtmp_server(port: u16, media: PathBuf) -> Receiver {
+    let mut ffmpeg = ffmpeg();
+    ffmpeg.args(["-listen", "1", "-i", &format!("rtmp://127.0.0.1:{port}/live/secret-key")]);
+    // What else comes is the muxer's description.
+    ffmpeg.args(["-map", "0:v", "-map", "0:a", "-c", "copy", "-copyts"]);
+    ffmpeg.arg(&media).stderr(Stdio::null());
+    let receiver = Receiver { child: ffmpeg.spawn().expect("ffmpeg starts"), media };
+    let listens = || {
+        let open = fs::read_to_string("/proc/net/tcp").expect("Linux says so");
+        let at = format!(":{port:04X} 00000000:0000 0A");
+        open.lines().any(|line| line.contains(&at))
+    };
+    wait_until("ffmpeg listens", listens);
+    receiver
+}
+
+#[test]
+fn an_rtmp_server_is_published_to_and_again_when_it_comes_back() {
+    let broadcast = Broadcast::start();
+    let port = free_port();
+    let mut before = rtmp_server(port, broadcast.path("before.flv"));
+    let to = format!("rtmp://127.0.0.1:{port}/live/secret-key");
+    let recording = broadcast.path("beside.mkv");
+    let record = format!("record:{}", recording.display());
+    let mut viewer = broadcast.watch(&[&to, &record], "18s");
+    viewer.stderr(Stdio::piped());
+    let mut viewer = viewer.spawn().expect("it starts");
+    let size = |path: &Path| fs::metadata(path).map_or(0, |file| file.len());
+    wait_until("some of the film is there", || size(&before.media) > 200_000);
+    before.child.kill().expect("it runs");
+    before.child.wait().expect("it is gone");
+    let mut after = rtmp_server(port, broadcast.path("after.flv"));
+    wait_until("the film goes on", || size(&after.media) > 0);
+    wait_until("the viewer ends", || viewer.try_wait().expect("a child").is_some());
+    let ended = viewer.wait_with_output().expect("it ended");
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{said}");
+    assert!(said.contains("trying again in 1 s") && !said.contains("secret-key"), "{said}");
+    after.end();
+    broadcast.check_but(1, &after.media);
+    broadcast.check(&recording);
+}
+
+#[test]
+fn sound_that_rtmp_does_not_know_is_encoded_anew() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_rendezvous, at) = local::rendezvous();
+    let (_broadcaster, link) = local::broadcaster(at, folder.path(), "test", &[]);
+    let port = free_port();
+    let mut server = rtmp_server(port, folder.path().join("test.flv"));
+    let to = format!("rtmp://127.0.0.1:{port}/live/secret-key");
+    let ended = local::watch(&link, &["--output", &to, "--for", "8s"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    server.end();
+    assert_eq!(codecs(&server.media), ["h264", "aac"]);
+    for stream in ["v:0", "a:0"] {
+        let times = clip::times(&server.media, stream);
+        let length = times[times.len() - 1] - times[0];
+        assert!(times.is_sorted() && length > 4.0, "{stream}: {length} s");
+        assert!(clip::longest_gap(&times) < 0.07, "{stream}: {times:?}");
+    }
+}
+
 /// Segments that a playlist lists, in order.
 fn listed(playlist: &str) -> Vec<&str> {
     playlist.lines().filter(|line| !line.starts_with('#')).collect()

@@ -107,7 +107,7 @@ pub struct WatchArgs {
 #[derive(Debug, clap::Args)]
 pub struct WatchFlags {
     /// Where picture and sound go; may be given several times: window (the default where a display
-    /// exists), null, record:PATH (.mkv, .mp4, .ts), udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, hls:DIR, snapshot:PATH.jpg,
+    /// exists), null, record:PATH (.mkv, .mp4, .ts), udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, rtmp://HOST/APP/KEY, hls:DIR, snapshot:PATH.jpg,
     /// stdout.
     #[arg(long, value_name = "OUTPUT")]
     pub output: Vec<Output>,

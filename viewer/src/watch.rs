@@ -111,6 +111,7 @@ async fn check_names(outputs: &[Output]) -> Result<(), Failure> {
         let receiver = match output {
             Output::Udp { host, port } => Some((host.as_str(), *port)),
             Output::Srt(srt) => srt.host().map(|host| (host, srt.port())),
+            Output::Rtmp(rtmp) => Some((rtmp.host(), rtmp.port())),
             _ => None,
         };
         let Some(receiver) = receiver else { continue };

@@ -150,8 +150,9 @@ fn without_x32() -> BpfProgram {
 /// Which sockets the outputs need: of the network where one of them goes there, or the display or the sound server is
 /// another machine's.
 fn families(outputs: &[Output]) -> &'static [libc::c_int] {
-    let is_sent =
-        outputs.iter().any(|output| matches!(output, Output::Udp { .. } | Output::Srt(_)));
+    let is_sent = outputs
+        .iter()
+        .any(|output| matches!(output, Output::Udp { .. } | Output::Srt(_) | Output::Rtmp(_)));
     let has_window = outputs.contains(&Output::Window);
     let display = env::var("DISPLAY").unwrap_or_default();
     let sound = env::var("PULSE_SERVER").unwrap_or_default();

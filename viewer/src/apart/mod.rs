@@ -361,6 +361,8 @@ impl Process {
     ) -> std::io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new(THIS_PROGRAM);
+        // Libraries that look up proxies would write to the user's settings, which it may not.
+        command.env("GSETTINGS_BACKEND", "memory");
         command.arg0("punchcast-viewer").args(["--log-format", log_format.as_str(), "play"]);
         for output in &outputs {
             command.arg("--output").arg(output.to_string());

@@ -124,9 +124,12 @@ fn bound_files(outputs: &[Output]) -> Result<bool, Box<dyn std::error::Error>> {
         Output::Record(recording) => Some((folder(recording.path()), shared)),
         Output::Hls(hls) => Some((hls.folder().to_owned(), shared)),
         Output::Snapshot(snapshot) => Some((folder(snapshot.path()), shared)),
-        Output::Window | Output::Null | Output::Udp { .. } | Output::Srt(_) | Output::Stdout => {
-            None
-        }
+        Output::Window
+        | Output::Null
+        | Output::Udp { .. }
+        | Output::Srt(_)
+        | Output::Rtmp(_)
+        | Output::Stdout => None,
     });
     let mut rules = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.create()?;
     for (path, access) in readable.chain(rest).chain(recordings) {

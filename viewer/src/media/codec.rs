@@ -132,12 +132,25 @@ impl Codec {
         )
     }
 
+    /// What encodes it anew for a container that knows another format only, in order; nothing where it stays as it is.
+    pub(super) fn encoded_for(self, container: Container) -> &'static [&'static str] {
+        match (self, container) {
+            (Self::Opus, Container::Flv) => {
+                &["opusdec", "audioconvert", "audioresample", "avenc_aac", "aacparse"]
+            }
+            _ => &[],
+        }
+    }
+
     /// What to use instead if the container can't hold this format.
     pub(super) fn unsuitable(self, container: Container) -> Option<&'static str> {
         match (self, container) {
             // mp4mux of GStreamer 1.22 crashes on some VP9 streams, and knows no VP8.
             (Self::Vp8 | Self::Vp9, Container::Mp4 | Container::MpegTs) => {
                 Some("record to a .mkv file instead")
+            }
+            (Self::H265 | Self::Vp8 | Self::Vp9 | Self::Av1, Container::Flv) => {
+                Some("RTMP carries H.264 alone; use srt:// or another encoder at the broadcaster")
             }
             // No transport stream that GStreamer 1.22 writes holds AV1.
             (Self::Av1, Container::MpegTs) => Some("record to a .mkv or .mp4 file instead"),

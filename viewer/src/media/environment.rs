@@ -70,6 +70,13 @@ pub(super) fn check_tracks(tracks: &[Track], outputs: &[Output]) -> Result<(), P
         }
         for output in outputs {
             let advice = output.container().and_then(|c| track.codec.unsuitable(c));
+            if let Some(container) = output.container() {
+                track
+                    .codec
+                    .encoded_for(container)
+                    .iter()
+                    .try_for_each(|name| check_element(name))?;
+            }
             if let Some(advice) = advice {
                 let (output, encoding) = (output.clone(), track.codec.name());
                 return Err(PlayerError::Unsuitable { output, encoding, advice });
@@ -91,6 +98,7 @@ pub(super) fn muxer(container: Container) -> &'static str {
         Container::Matroska => "matroskamux",
         Container::Mp4 => "mp4mux",
         Container::MpegTs => "mpegtsmux",
+        Container::Flv => "flvmux",
     }
 }
 
@@ -123,6 +131,7 @@ fn needed(outputs: &[Output]) -> impl Iterator<Item = &'static str> {
             Output::Record(_) => &["filesink"],
             Output::Udp { .. } => &["udpsink"],
             Output::Srt(_) => &["srtsink"],
+            Output::Rtmp(_) => &["rtmp2sink"],
             Output::Hls(_) => &[],
             Output::Stdout => &["fdsink"],
         };
@@ -147,11 +156,10 @@ fn package(name: &str) -> &'static str {
         "appsrc" | "appsink" | "videoconvert" | "videoscale" | "audioconvert" | "audioresample"
         | "volume" | "opusdec" => "gstreamer1.0-plugins-base",
         "h264parse" | "h265parse" | "vp9parse" | "av1parse" | "av1dec" | "mpegtsmux"
-        | "opusparse" | "openh264dec" | "libde265dec" | "faad" | "waylandsink" | "srtsink" => {
-            "gstreamer1.0-plugins-bad"
-        }
+        | "opusparse" | "openh264dec" | "libde265dec" | "faad" | "waylandsink" | "srtsink"
+        | "rtmp2sink" => "gstreamer1.0-plugins-bad",
         "xvimagesink" | "textoverlay" => "gstreamer1.0-x",
-        _ if name.starts_with("avdec_") => "gstreamer1.0-libav",
+        _ if name.starts_with("avdec_") || name.starts_with("avenc_") => "gstreamer1.0-libav",
         _ => "gstreamer1.0-plugins-good",
     }
 }

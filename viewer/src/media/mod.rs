@@ -32,6 +32,7 @@ mod player;
 mod present;
 mod receive;
 mod reorder;
+mod rtmp;
 mod segments;
 mod shared;
 mod sink;
@@ -54,6 +55,7 @@ pub(crate) use pane::Pane;
 pub use parts::Parts;
 pub use player::Player;
 pub(crate) use receive::patience;
+pub use rtmp::Rtmp;
 #[cfg(test)]
 pub(crate) use shared::clock;
 pub(crate) use shared::{BASE, nanoseconds};

@@ -34,6 +34,11 @@ const SILENCE: Duration = Duration::from_millis(500);
 /// A file's muxer can't go past a track without closing it, so it waits this long before it does.
 const LOST_FOR_GOOD: Duration = Duration::from_secs(10);
 
+/// From breaking to beginning anew: at first and at most. What lasted so long was well.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(15);
+const LASTING: Duration = Duration::from_secs(30);
+
 /// Media waiting for a slow disk or pipe, in bytes; half a minute at 16 Mbit/s. Beyond it media is
 /// left out up to the next keyframe.
 const MOST_WAITING: u64 = 64 << 20;
@@ -54,6 +59,9 @@ pub(super) struct Muxer {
 struct State {
     stage: Stage,
     tracks: Vec<Progress>,
+    /// How long it rests where it breaks, and when it began last.
+    rest: Duration,
+    began_at: Duration,
 }
 
 #[derive(Debug)]
@@ -64,6 +72,10 @@ enum Stage {
         since: Option<Duration>,
     },
     Running(Mux),
+    /// It broke, and is begun anew at a keyframe from then on, in running time.
+    Away {
+        until: Duration,
+    },
     Over,
 }
 
@@ -88,7 +100,8 @@ impl Muxer {
     ) -> Self {
         let tracks = vec![Progress::default(); codecs.len()];
         let stage = Stage::Gathering { kept: VecDeque::new(), since: None };
-        let state = Mutex::new(State { stage, tracks });
+        let (rest, began_at) = (FIRST_REST, Duration::ZERO);
+        let state = Mutex::new(State { stage, tracks, rest, began_at });
         let splice = Mutex::new(Splice::new(codecs.len(), paced(&output)));
         Self { shared, part, output, container, codecs, state, splice }
     }
@@ -126,12 +139,21 @@ impl Muxer {
         let Some(time) = buffer.pts().map(Duration::from) else { return };
         let now = self.shared.running_time();
         let mut state = lock(&self.state);
+        if let Stage::Away { until } = state.stage {
+            let begins = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT)
+                && (self.codecs[track].kind() == Kind::Video || !self.has_pictures());
+            if now < until || !begins {
+                return;
+            }
+            state.tracks.fill(Progress::default());
+            state.stage = Stage::Gathering { kept: VecDeque::new(), since: None };
+        }
         if let Some(progress) = state.tracks.get_mut(track) {
             progress.reached = Some(progress.reached.map_or(time, |reached| reached.max(time)));
             progress.behind_since = None;
         }
         match &mut state.stage {
-            Stage::Over => {}
+            Stage::Over | Stage::Away { .. } => {}
             Stage::Gathering { kept, since } => {
                 kept.push_back((track, caps.clone(), buffer.clone()));
                 let since = *since.get_or_insert(now);
@@ -168,6 +190,31 @@ impl Muxer {
     /// Whether nothing is written any more, because it broke or there was nothing to write.
     pub(super) fn is_over(&self) -> bool {
         matches!(lock(&self.state).stage, Stage::Over)
+    }
+
+    /// It broke: stops the pipeline, and begins anew after a rest, which is longer each time that it breaks soon. Returns
+    /// how long that is; `None` where it rests already, as what broke was told more than once.
+    pub(super) fn rest(&self) -> Option<Duration> {
+        let now = self.shared.running_time();
+        let mut state = lock(&self.state);
+        if matches!(state.stage, Stage::Away { .. } | Stage::Gathering { .. }) {
+            return None;
+        }
+        if now >= state.began_at + LASTING {
+            state.rest = FIRST_REST;
+        }
+        let rest = state.rest;
+        state.rest = (rest * 2).min(LONGEST_REST);
+        let before = std::mem::replace(&mut state.stage, Stage::Away { until: now + rest });
+        drop(state);
+        if let Stage::Running(mux) = before {
+            halt(mux.pipeline());
+        }
+        Some(rest)
+    }
+
+    fn has_pictures(&self) -> bool {
+        self.codecs.iter().any(|codec| codec.kind() == Kind::Video)
     }
 
     /// Stops the pipeline, whatever state its file is in.
@@ -208,6 +255,7 @@ impl Muxer {
             state.stage = Stage::Over;
             return;
         };
+        state.began_at = self.shared.running_time();
         let mux = Mux::build(&self.shared, self.part, &self.output, self.container, begins_at)
             .and_then(|mut mux| {
                 for (track, codec) in self.codecs.iter().enumerate() {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::hls::Hls;
 use super::options::{OptionError, Options, print, words};
 use super::parts::Parts;
+use super::rtmp::Rtmp;
 use super::snapshot::Snapshot;
 use super::srt::Srt;
 
@@ -37,6 +38,8 @@ pub enum Output {
     },
     /// MPEG-TS over SRT, paced as for UDP.
     Srt(Box<Srt>),
+    /// H.264 and AAC to an RTMP server, paced as for UDP. Other sound is encoded anew.
+    Rtmp(Box<Rtmp>),
     /// MPEG-TS in segments, with a playlist, for a web server.
     Hls(Hls),
     /// MPEG-TS on standard output, as it comes.
@@ -60,6 +63,8 @@ pub enum Container {
     Mp4,
     /// MPEG transport stream, `.ts`.
     MpegTs,
+    /// Flash video, as RTMP carries it.
+    Flv,
 }
 
 impl Recording {
@@ -123,13 +128,20 @@ impl Output {
             Self::Udp { .. } | Self::Srt(_) | Self::Hls(_) | Self::Stdout => {
                 Some(Container::MpegTs)
             }
+            Self::Rtmp(_) => Some(Container::Flv),
         }
+    }
+
+    /// Whether it is begun anew where it breaks, as others may come back.
+    pub(super) fn is_tried_again(&self) -> bool {
+        matches!(self, Self::Rtmp(_))
     }
 
     /// As it was asked for, with secrets, which [`Display`](fmt::Display) leaves out.
     pub(crate) fn in_full(&self) -> String {
         match self {
             Self::Srt(srt) => srt.in_full(),
+            Self::Rtmp(rtmp) => rtmp.in_full(),
             other => other.to_string(),
         }
     }
@@ -152,6 +164,7 @@ impl fmt::Display for Output {
                 print_host_and_port(f, host, *port)
             }
             Self::Srt(srt) => srt.fmt(f),
+            Self::Rtmp(rtmp) => rtmp.fmt(f),
             Self::Hls(hls) => hls.fmt(f),
             Self::Snapshot(snapshot) => snapshot.fmt(f),
             Self::Stdout => f.write_str("stdout"),
@@ -179,6 +192,10 @@ impl FromStr for Output {
         if let Some(address) = text.strip_prefix("srt://") {
             let found = Srt::parse(address)?.map(|srt| Self::Srt(Box::new(srt)));
             return found.ok_or(OutputError::Srt);
+        }
+        if let Some(server) = text.strip_prefix("rtmp://") {
+            let found = Rtmp::parse(server).map(|rtmp| Self::Rtmp(Box::new(rtmp)));
+            return found.ok_or(OutputError::Rtmp);
         }
         if let Some(folder) = text.strip_prefix("hls:") {
             return Ok(Self::Hls(Hls::parse(folder)?));
@@ -217,8 +234,8 @@ pub(super) fn print_host_and_port(
 pub enum OutputError {
     /// Not one of the words.
     #[error(
-        "expected window, null, record:PATH, udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, hls:DIR, \
-         snapshot:PATH.jpg or stdout as the output, got {0:?}"
+        "expected window, null, record:PATH, udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, \
+         rtmp://HOST/APP/KEY, hls:DIR, snapshot:PATH.jpg or stdout as the output, got {0:?}"
     )]
     Unknown(String),
     /// The extension chooses the container, and this one chooses none.
@@ -235,6 +252,11 @@ pub enum OutputError {
         "expected srt://HOST:PORT to call, or srt://:PORT to be called, with an IPv6 address in brackets"
     )]
     Srt,
+    /// Not a server and a stream. It isn't repeated, as it may hold a key.
+    #[error(
+        "expected rtmp://HOST/APP/KEY, perhaps with :PORT behind the host, and an IPv6 address in brackets"
+    )]
+    Rtmp,
     /// What follows the question mark.
     #[error(transparent)]
     Option(#[from] OptionError),
@@ -263,6 +285,7 @@ mod tests {
             "srt://127.0.0.1:9000",
             "srt://:9000",
             "srt://[::1]:9000?latency=200ms&streamid=a/b%26c",
+            "rtmp://live.example:1935/app/**********",
             "hls:/srv/www/live",
             "hls:live?segment=4s&keep=10",
             "snapshot:/srv/www/now.jpg",
@@ -297,6 +320,8 @@ mod tests {
             ("srt://h:5?passphrase=short", "10 to 79"),
             ("srt://h:5?mode=caller", "streamid"),
             ("srt://h:5?latency=1h", "30s"),
+            ("rtmp://h/key", "rtmp://HOST/APP/KEY"),
+            ("rtmp://::1/app/key", "brackets"),
             ("hls:", "folder"),
             ("hls:a?segment=0s", "500ms"),
             ("hls:a?keep=1", "from 3"),

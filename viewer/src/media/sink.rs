@@ -18,6 +18,7 @@ use super::error::PlayerError;
 use super::hls::Hls;
 use super::output::{Container, Output};
 use super::parts;
+use super::rtmp::Rtmp;
 use super::segments::Segments;
 use super::shared::{Part, Shared, chain, clock_time, lock, make, nanoseconds, pad, play};
 use super::srt::Srt;
@@ -106,6 +107,7 @@ impl Mux {
             Container::Mp4 => {
                 muxer.set_property("fragment-duration", FRAGMENT);
             }
+            Container::Flv => muxer.set_property("streamable", true),
             Container::MpegTs => {
                 // Segments are cut between buffers: for them, each holds what belongs to one picture.
                 let is_cut = matches!(output, Output::Hls(_));
@@ -185,6 +187,9 @@ impl Mux {
             parser.set_property("config-interval", -1);
             elements.extend([parser, filter]);
         }
+        for name in codec.encoded_for(self.container) {
+            elements.push(make(name)?);
+        }
         chain(&self.pipeline, &elements.iter().collect::<Vec<_>>())?;
         let template = match self.container {
             _ if self.is_parted => match codec.kind() {
@@ -192,6 +197,7 @@ impl Mux {
                 Kind::Audio => "audio_%u".to_owned(),
             },
             Container::MpegTs => "sink_%d".to_owned(),
+            Container::Flv => codec.kind().to_string(),
             _ => format!("{}_%u", codec.kind()),
         };
         let into = self.muxer.request_pad_simple(&template).ok_or_else(|| refused("a track"))?;
@@ -278,7 +284,7 @@ fn keep_description(pad: &gst::Pad) {
 
 /// Whether the output sends in real time.
 pub(super) fn paced(output: &Output) -> bool {
-    matches!(output, Output::Udp { .. } | Output::Srt(_))
+    matches!(output, Output::Udp { .. } | Output::Srt(_) | Output::Rtmp(_))
 }
 
 /// A sink that cuts the stream into files.
@@ -362,6 +368,16 @@ fn srt_sink(srt: &Srt) -> Result<gst::Element, PlayerError> {
     Ok(sink)
 }
 
+/// A sink that publishes.
+fn rtmp_sink(rtmp: &Rtmp) -> Result<gst::Element, PlayerError> {
+    let sink = make("rtmp2sink")?;
+    sink.set_property("host", rtmp.host());
+    sink.set_property("port", i32::from(rtmp.port()));
+    sink.set_property("application", rtmp.application());
+    sink.set_property("stream", rtmp.key());
+    Ok(sink)
+}
+
 /// The last element.
 fn end(output: &Output, latency: Duration) -> Result<gst::Element, PlayerError> {
     match output {
@@ -381,6 +397,11 @@ fn end(output: &Output, latency: Duration) -> Result<gst::Element, PlayerError> 
         }
         Output::Srt(srt) => {
             let sink = srt_sink(srt)?;
+            pace(&sink, latency);
+            Ok(sink)
+        }
+        Output::Rtmp(rtmp) => {
+            let sink = rtmp_sink(rtmp)?;
             pace(&sink, latency);
             Ok(sink)
         }

@@ -131,6 +131,13 @@ impl Supervisor {
                 let Some(output) = self.muxers.get(index).map(|m| m.output().clone()) else {
                     return;
                 };
+                if output.is_tried_again() {
+                    if let Some(rest) = self.muxers[index].rest() {
+                        let seconds = rest.as_secs();
+                        tracing::warn!(%output, %error, "broken; trying again in {seconds} s");
+                    }
+                    return;
+                }
                 self.halt(part);
                 self.lose(output, error, false);
             }
