@@ -45,6 +45,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// No viewer has more latency to spend than this, whatever it says.
 pub(crate) const MOST_LATENCY: Duration = Duration::from_secs(60);
 
+/// Events that wait for the next look, at most.
+const MOST_HAPPENED: usize = 1000;
+
 /// Notices waiting for one viewer, at most.
 const MOST_NOTICES: usize = 16;
 
@@ -59,6 +62,8 @@ pub(crate) struct Audience {
     is_uplink_full: AtomicBool,
     /// What the times of words count from.
     began_at: Instant,
+    /// What is to be told at the next look.
+    happened: Mutex<Vec<Event>>,
 }
 
 /// One admitted viewer: what the receiving task, its session and the metrics know of it in common.
@@ -119,6 +124,7 @@ impl Audience {
             seats: DashMap::new(),
             metrics,
             is_uplink_full: AtomicBool::new(false),
+            happened: Mutex::default(),
             began_at: Instant::now(),
         }
     }
@@ -216,7 +222,11 @@ impl Audience {
     pub(crate) fn switched(&self, moved: Moved) {
         let seat = self.seats.get(&moved.viewer).map(|seat| Arc::clone(&seat));
         if let Some(event) = seat.and_then(|seat| seat.switched(moved)) {
-            self.metrics.events.record(event);
+            // Whoever reads the log may stand still, and media shall not.
+            let mut happened = self.happened.lock().unwrap_or_else(PoisonError::into_inner);
+            if happened.len() < MOST_HAPPENED {
+                happened.push(event);
+            }
         }
     }
 
@@ -299,7 +309,10 @@ impl Audience {
     /// Looks at how every viewer receives. Each second.
     pub(crate) fn look(&self) {
         let now = Instant::now();
-        let (mut lossy, mut turns) = (0, Vec::new());
+        let happened = &self.happened;
+        let mut turns =
+            std::mem::take(&mut *happened.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut lossy = 0;
         for seat in &self.seats {
             let (is_lossy, turn) = seat.look(&self.metrics, now);
             lossy += i64::from(is_lossy);
@@ -384,7 +397,7 @@ impl Seat {
                     // Before the state is free: whoever applies it as well must not overtake this.
                     self.channel.fan_out.limit(self.viewer, limit_of(carries));
                 }
-                let next = state.choice.report(carries, times.carried, now);
+                let next = state.choice.report(carries, times.carried, is_uplink_full, now);
                 drop(state);
                 if let Some(next) = next {
                     self.channel.fan_out.switch(self.viewer, next);

@@ -1,7 +1,7 @@
 //! From the running source to the channel: starts the channel once the tracks are known, then feeds
 //! its fan-out. A source that fails is started again, and goes on in the same channel.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -80,8 +80,16 @@ const LASTING: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Source {
     running: Mutex<Option<Arc<Apart>>>,
-    /// The renditions that are to be encoded, as bits, once that is known.
-    wanted: OnceLock<AtomicU32>,
+    encoding: Mutex<Encoding>,
+}
+
+/// Which renditions are to be encoded.
+#[derive(Default)]
+struct Encoding {
+    /// As bits, once that is known.
+    wanted: Option<u32>,
+    /// Whether the source that runs has described all of them: until then it must make them all.
+    is_described: bool,
 }
 
 impl Source {
@@ -92,14 +100,31 @@ impl Source {
 
     /// Encodes those renditions whose bits are set, and no others: with the source that runs, and with those to come.
     pub(crate) fn encode(&self, wanted: u32) {
-        self.wanted.get_or_init(AtomicU32::default).store(wanted, Ordering::Release);
-        if let Some(producer) = self.get() {
+        let mut encoding = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
+        encoding.wanted = Some(wanted);
+        if encoding.is_described
+            && let Some(producer) = self.get()
+        {
+            producer.encode(wanted);
+        }
+    }
+
+    /// The source that runs has described all that it makes.
+    fn described(&self) {
+        let mut encoding = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
+        encoding.is_described = true;
+        if let (Some(wanted), Some(producer)) = (encoding.wanted, self.get()) {
             producer.encode(wanted);
         }
     }
 
     /// Another one runs, or none. Blocks until the one before is gone.
     pub(crate) fn set(&self, producer: Option<Apart>) {
+        // One that begins has described nothing, and says so no sooner than it is here.
+        if producer.is_none() {
+            let mut encoding = self.encoding.lock().unwrap_or_else(PoisonError::into_inner);
+            encoding.is_described = false;
+        }
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *running, producer.map(Arc::new));
         drop(running);
@@ -160,10 +185,7 @@ impl Source {
                 }
                 Some(Turn::Runs) => {
                     runs_since = Some(Instant::now());
-                    // Not before it has described all of them.
-                    if let Some(wanted) = self.wanted.get() {
-                        self.encode(wanted.load(Ordering::Acquire));
-                    }
+                    self.described();
                     if let Some(at) = lost_at.take() {
                         events.record(Happened::SourceBack { lasted: at.elapsed() });
                     }

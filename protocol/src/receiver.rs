@@ -199,7 +199,8 @@ impl Receiver {
         let receiving = Receiving::new(track, self.patience, now);
         match self.tracks.get_mut(number) {
             Some(known) => {
-                let known = std::mem::replace(known, receiving);
+                let mut known = std::mem::replace(known, receiving);
+                known.reception.settle();
                 self.former = [&self.former, known.reception.totals()].into_iter().sum();
             }
             None => self.tracks.push(receiving),
@@ -353,8 +354,10 @@ impl Receiver {
                 Err(_) => false,
             };
             if !is_of_then {
-                self.hold(sealed.clone(), came, now);
-                return Ok(());
+                // As if it were not known yet.
+                packet.copy_from_slice(sealed);
+                let ssrc = Header::parse(packet)?.ssrc;
+                return Err(OpenError::UnknownStream { ssrc });
             }
         }
         let (track, base) = match opened? {
@@ -501,7 +504,9 @@ impl Receiver {
     }
 
     fn recent(&self) -> (f64, f64) {
-        let sum = self.tracks.iter().map(|track| track.reception.recent());
+        // What was lost of one that is over says nothing of now.
+        let tracks = self.tracks.iter().filter(|track| !track.reception.is_over());
+        let sum = tracks.map(|track| track.reception.recent());
         sum.fold((0.0, 0.0), |(a, b), (c, d)| (a + c, b + d))
     }
 

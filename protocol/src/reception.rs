@@ -474,7 +474,7 @@ impl Reception {
 
     /// These packets are not sent to us, as the path does not carry them: nothing is missing.
     pub fn left_out(&mut self, packets: std::ops::Range<PacketIndex>) {
-        if packets.end > self.next + MOST_LEFT_OUT {
+        if packets.end > self.next.saturating_add(MOST_LEFT_OUT) {
             return;
         }
         let missing: Vec<_> = self.missing_of(packets.clone()).collect();
@@ -503,10 +503,27 @@ impl Reception {
 
     /// Nothing comes from this index on; what is missing in front of it is still waited for.
     pub fn end_at(&mut self, end: PacketIndex, now: Instant) {
-        if end <= self.next + MOST_LEFT_OUT {
+        if end <= self.next.saturating_add(MOST_LEFT_OUT) {
             self.expect(end, now);
         }
         self.is_over = true;
+    }
+
+    /// Counts what is not settled: what is missing is lost.
+    pub(crate) fn settle(&mut self) {
+        for Recovered { is_rebuilt, .. } in std::mem::take(&mut self.recovered).into_values() {
+            self.totals.lost += 1;
+            let recovered = match is_rebuilt {
+                true => &mut self.totals.recovered_fec,
+                false => &mut self.totals.recovered_nack,
+            };
+            *recovered += 1;
+        }
+        let large =
+            std::mem::take(&mut self.large).into_iter().map(|(hole, _)| hole.end - hole.start);
+        let missing = std::mem::take(&mut self.missing).len() as u64 + large.sum::<u64>();
+        self.totals.lost += missing;
+        self.totals.unrecovered += missing;
     }
 
     /// Whether nothing more comes.

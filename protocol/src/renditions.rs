@@ -61,12 +61,14 @@ impl Choice {
         self.tries.fill(Try { not_before: None, wait: FIRST_WAIT });
     }
 
-    /// Takes what the path carries, and how fast it brought what was sent at once of late, if that is known. The
-    /// rendition to go on with, where that is another one.
+    /// Takes what the path carries, and how fast it brought what was sent at once of late, if that is known. `is_ours` says
+    /// that it is the sender's uplink that is full: then nobody gets more. The rendition to go on with, where that is
+    /// another one.
     pub fn report(
         &mut self,
         carries: Carries,
         brought: Option<Bitrate>,
+        is_ours: bool,
         now: Instant,
     ) -> Option<usize> {
         let next = match carries {
@@ -75,6 +77,7 @@ impl Choice {
                 let last = self.needs.len().checked_sub(1)?;
                 self.needs.iter().position(|needs| *needs <= rate).unwrap_or(last)
             }
+            Carries::Everything if is_ours => return None,
             Carries::Everything => self.better(brought, now)?,
         };
         let is_down = next > self.current;
@@ -140,8 +143,8 @@ mod tests {
         for (brings, expected) in [(1_000, 2), (3_000, 1), (8_000, 0), (5_000, 1), (100_000, 0)] {
             let mut choice = choice();
             let now = Instant::now();
-            choice.report(Carries::Everything, None, now);
-            choice.report(Carries::Everything, Some(rate(brings)), now);
+            choice.report(Carries::Everything, None, false, now);
+            choice.report(Carries::Everything, Some(rate(brings)), false, now);
             assert_eq!(choice.current(), expected, "{brings}");
         }
     }
@@ -150,14 +153,22 @@ mod tests {
     fn a_path_that_becomes_narrow_or_wide_is_followed() {
         let mut choice = choice();
         let mut now = Instant::now();
-        assert_eq!(choice.report(Carries::Everything, Some(rate(8_000)), now), Some(0));
+        assert_eq!(choice.report(Carries::Everything, Some(rate(8_000)), false, now), Some(0));
         now += 60 * S;
-        assert_eq!(choice.report(Carries::Only(rate(900)), Some(rate(8_000)), now), Some(2));
-        assert_eq!(choice.report(Carries::Everything, Some(rate(1_000)), now + S), None);
-        assert_eq!(choice.report(Carries::Everything, Some(rate(8_000)), now + S), None, "rest");
+        assert_eq!(choice.report(Carries::Only(rate(900)), Some(rate(8_000)), false, now), Some(2));
+        assert_eq!(choice.report(Carries::Everything, Some(rate(1_000)), false, now + S), None);
+        assert_eq!(
+            choice.report(Carries::Everything, Some(rate(8_000)), false, now + S),
+            None,
+            "rest"
+        );
         now += 3 * S;
-        assert_eq!(choice.report(Carries::Everything, Some(rate(8_000)), now), Some(0), "sound");
-        assert_eq!(choice.report(Carries::Nothing, None, now), None);
+        assert_eq!(
+            choice.report(Carries::Everything, Some(rate(8_000)), false, now),
+            Some(0),
+            "sound"
+        );
+        assert_eq!(choice.report(Carries::Nothing, None, false, now), None);
     }
 
     #[test]
@@ -173,7 +184,7 @@ mod tests {
             } else {
                 Carries::Everything
             };
-            if choice.report(carries, Some(rate(50_000)), now) == Some(0) {
+            if choice.report(carries, Some(rate(50_000)), false, now) == Some(0) {
                 tries.push(second);
             }
         }
@@ -181,17 +192,17 @@ mod tests {
         choice.moved();
         assert_eq!(choice.current(), 1);
         let now = began + 300 * S;
-        assert_eq!(choice.report(Carries::Everything, Some(rate(50_000)), now), Some(0));
+        assert_eq!(choice.report(Carries::Everything, Some(rate(50_000)), false, now), Some(0));
     }
 
     #[test]
     fn where_nothing_is_seen_of_what_a_path_brings_it_goes_up_slowly() {
         let mut choice = choice();
         let now = Instant::now();
-        assert_eq!(choice.report(Carries::Everything, None, now), None);
-        choice.report(Carries::Everything, Some(rate(3_000)), now);
-        assert_eq!(choice.report(Carries::Everything, None, now + 14 * S), None);
-        assert_eq!(choice.report(Carries::Everything, None, now + 15 * S), Some(0));
+        assert_eq!(choice.report(Carries::Everything, None, false, now), None);
+        choice.report(Carries::Everything, Some(rate(3_000)), false, now);
+        assert_eq!(choice.report(Carries::Everything, None, false, now + 14 * S), None);
+        assert_eq!(choice.report(Carries::Everything, None, false, now + 15 * S), Some(0));
     }
 
     #[test]
@@ -199,8 +210,8 @@ mod tests {
         for needs in [vec![], vec![rate(500)]] {
             let mut choice = Choice::new(needs.into(), Instant::now());
             let now = Instant::now();
-            assert_eq!(choice.report(Carries::Everything, Some(rate(100_000)), now), None);
-            assert_eq!(choice.report(Carries::Only(rate(1)), None, now), None);
+            assert_eq!(choice.report(Carries::Everything, Some(rate(100_000)), false, now), None);
+            assert_eq!(choice.report(Carries::Only(rate(1)), None, false, now), None);
         }
     }
 }

@@ -49,6 +49,9 @@ struct Scene {
     came: BTreeMap<(u32, u64), u32>,
     /// From which frame on which rendition was watched.
     watched: Vec<(u32, usize)>,
+    /// Where each track that was watched before ended, and where the one behind it began.
+    ends: Vec<(u32, u64)>,
+    begins: Vec<(u32, u64)>,
 }
 
 fn key() -> MasterKey {
@@ -92,6 +95,8 @@ impl Scene {
             told: Vec::new(),
             came: BTreeMap::new(),
             watched: Vec::new(),
+            ends: Vec::new(),
+            begins: Vec::new(),
         };
         (0..FIRST + 3).for_each(|_| scene.frame());
         let positions = scene.channel.join_rendition(VIEWER, 2, scene.now).expect("a GOP is there");
@@ -133,6 +138,8 @@ impl Scene {
         while let Some(switched) = self.channel.poll_switched() {
             assert_eq!(switched.position, end - 1);
             self.watched.push((self.frame, switched.rendition));
+            self.ends.push((SSRCS[switched.before.0], switched.before.1));
+            self.begins.push((SSRCS[switched.after.0], switched.after.1));
             let hears = self.now + Duration::from_millis(self.rng.random_range(0..60));
             self.told.push((hears, switched));
         }
@@ -212,6 +219,16 @@ impl Scene {
         }
     }
 
+    /// Nothing came of a rendition between its end and where it goes on.
+    fn assert_nothing_else_came(&self) {
+        for (ssrc, end) in &self.ends {
+            let goes_on = self.begins.iter().filter(|(of, first)| of == ssrc && first >= end);
+            let goes_on = goes_on.map(|(_, first)| *first).min().unwrap_or(u64::MAX);
+            let between = self.came.range((*ssrc, *end)..(*ssrc, goes_on)).next();
+            assert_eq!(between, None, "behind {end} of {ssrc}");
+        }
+    }
+
     /// Pictures of each frame that came whole, by rendition.
     fn whole(&self, rendition: usize) -> Vec<u32> {
         let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
@@ -240,6 +257,7 @@ fn each_picture_of_what_is_watched_and_all_sound_comes_once() {
         let totals = scene.receiver.totals();
         assert_eq!(totals.unrecovered, 0, "{loss}: {totals:?}");
         assert_eq!(totals.corrupt, 0);
+        scene.assert_nothing_else_came();
         let mut watched = scene.watched.clone();
         assert_eq!(watched.len(), 8, "{watched:?}");
         watched.push((last, usize::MAX));
@@ -273,6 +291,7 @@ fn what_nobody_was_sent_for_a_while_goes_on_where_it_is() {
     scene.receiver.poll_wish(RTT, scene.now);
     let totals = scene.receiver.totals();
     assert_eq!((totals.unrecovered, totals.corrupt), (0, 0), "{totals:?}");
+    scene.assert_nothing_else_came();
     let last = scene.frame;
     let whole = scene.whole(1);
     assert!((last - 50..last - 1).all(|frame| whole.contains(&frame)));
@@ -318,6 +337,7 @@ fn an_old_rendition_holds_no_history_back() {
     let mut scene = Scene::new(11, 0.0);
     (0..50).for_each(|_| scene.frame());
     scene.made = [false, false, true];
+    (0..2).for_each(|rendition| scene.channel.stops(rendition));
     (0..500).for_each(|_| scene.frame());
     // Keyframes each 4 s, and 2 s for repair.
     let (start, end) = (scene.channel.history().start(), scene.channel.history().end());

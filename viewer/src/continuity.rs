@@ -58,7 +58,11 @@ impl Continuity {
     /// Another rendition takes over at its packet `first`; packets of the one before come up to `end`. Both have one
     /// clock.
     pub(crate) fn go_over(&mut self, end: PacketIndex, first: PacketIndex) {
-        self.next_sequence = (end as u16).wrapping_add(self.sequence_shift);
+        let end = (end as u16).wrapping_add(self.sequence_shift);
+        // Numbers that were written are not written again, whatever the end is said to be.
+        if end.wrapping_sub(self.next_sequence) < 0x8000 {
+            self.next_sequence = end;
+        }
         self.sequence_shift = self.next_sequence.wrapping_sub(first as u16);
     }
 

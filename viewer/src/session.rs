@@ -73,6 +73,8 @@ pub(crate) struct Session {
     holds: Vec<Hold>,
     receiver: Receiver,
     slots: Slots,
+    /// What the player was told of each of its tracks.
+    formats: Vec<Format>,
     /// Which rendition of the picture comes, where there are several.
     rendition: Option<String>,
     /// How fast the path brings pictures.
@@ -150,6 +152,7 @@ impl Session {
         let rendition = renditions.find_map(Option::clone);
         Self {
             slots: Slots::new(admission.tracks.len()),
+            formats: admission.tracks.iter().map(|track| track.format.clone()).collect(),
             rendition,
             trains: Trains::default(),
             tags,
@@ -601,6 +604,16 @@ impl Session {
     ) {
         let receiving = Track::from(track);
         let now = Instant::now();
+        let place = placed.iter().position(|placed| placed.ssrc == before);
+        let known = place.and_then(|place| self.formats.get(place));
+        let is_like = |known: &Format| {
+            let of = |format: &Format| (format.kind, format.clock_rate);
+            of(known) == of(&track.format) && known.encoding_name == track.format.encoding_name
+        };
+        if !known.is_some_and(is_like) {
+            tracing::debug!(before, "a rendition that the player cannot go on with");
+            return;
+        }
         let Some(received) = self.receiver.switch(before, end, &receiving, now) else {
             tracing::debug!(before, "a rendition in the place of none");
             return;

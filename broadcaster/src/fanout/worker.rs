@@ -292,7 +292,10 @@ impl Worker {
         let now = Instant::now();
         let of = self.channel.rendition_of(track);
         let is_picture = self.reference == Some(track);
-        self.metrics.published((packets.bytes(), packets.len()), is_picture, keyframe, now);
+        // What who watches the best gets.
+        let is_counted = is_picture || of.is_none();
+        let size = (packets.bytes(), packets.len());
+        self.metrics.published(size, (is_picture, is_counted), keyframe, now);
         let sealed = match self.channel.publish(track, keyframe, captured_at, packets, now) {
             Ok(sealed) => sealed,
             Err(error) => {
@@ -364,9 +367,12 @@ impl Worker {
             let bursts = bursts.iter().filter(|rider| rider.position >= from);
             bursts.map(|rider| Part::from(&rider.burst)).collect()
         };
+        let has_others = self.groups.len() > 1;
         let group = &mut self.groups[rendition];
         let viewers = group.live.len();
-        for Rider { burst, position } in &bursts {
+        // Of a group without anybody nothing has left, though others may have some of it to come.
+        let bursts_left = if has_others && viewers == 0 { &[][..] } else { &bursts[..] };
+        for Rider { burst, position } in bursts_left {
             // What the uplink needs for all of them.
             let bytes = burst.bytes().len() * viewers;
             let spread =
@@ -486,7 +492,13 @@ impl Worker {
             rtp_timestamp: latest.map_or(0, |latest| latest.rtp_timestamp),
             captured: latest.map(|latest| self.on_capture_clock(latest.captured_at)),
         });
-        let lags = self.latest.iter().flatten().map(|latest| latest.lag);
+        // Of what is not encoded any more that says nothing.
+        let is_made = |track: &usize| {
+            let (of, encoded) = (self.channel.rendition_of(*track), self.encoded);
+            of.zip(encoded).is_none_or(|(of, encoded)| encoded & (1 << of) != 0)
+        };
+        let made = (0..self.latest.len()).filter(is_made);
+        let lags = made.filter_map(|track| self.latest[track]).map(|latest| latest.lag);
         Joined {
             tracks: tracks.collect(),
             capture_now: self.on_capture_clock(now),
@@ -533,6 +545,11 @@ impl Worker {
 
     fn encode(&mut self, wanted: u32) {
         (self.encoded, self.stops_at) = (Some(wanted), None);
+        for rendition in 0..self.groups.len() {
+            if wanted & (1 << rendition) == 0 {
+                self.channel.stops(rendition);
+            }
+        }
         self.metrics.encoded.store(wanted, Ordering::Relaxed);
         (self.tell)(Event::Encode { wanted });
         // What is measured is what is made.
@@ -543,7 +560,9 @@ impl Worker {
     fn observe(&mut self) {
         self.tell_what_is_wanted(Instant::now());
         for rendition in 0..self.groups.len() {
-            let rate = self.channel.live_rate_of(rendition);
+            let is_encoded = self.encoded.is_none_or(|encoded| encoded & (1 << rendition) != 0);
+            let nothing = Bitrate::bits_per_second(0);
+            let rate = if is_encoded { self.channel.live_rate_of(rendition) } else { nothing };
             self.metrics.set_rate(rendition, rate);
         }
         self.metrics.history_bytes.set(self.channel.history().bytes() as i64);

@@ -209,7 +209,8 @@ impl Reading {
         };
         let media = MediaConfig {
             source: SourceSpec::File(config.location.clone()),
-            video: config.video.clone(),
+            // A take is for one viewer.
+            video: VideoConfig { renditions: Vec::new(), ..config.video.clone() },
             audio: config.audio.clone(),
         };
         let gate =

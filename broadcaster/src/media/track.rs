@@ -64,6 +64,8 @@ pub(super) struct Live {
     began: OnceLock<i64>,
     /// What makes pictures.
     encoded: Mutex<Vec<Encoded>>,
+    /// Whether some come in several renditions.
+    renders: AtomicBool,
 }
 
 /// A track of pictures.
@@ -99,6 +101,7 @@ impl Live {
             epoch,
             began: OnceLock::new(),
             encoded: Mutex::default(),
+            renders: AtomicBool::new(false),
         }
     }
 
@@ -268,7 +271,9 @@ impl Live {
                 (chain, codec, None)
             }
             Plan::Encode(Kind::Video) => {
-                if !self.config.video.renditions.is_empty() && self.is_first() {
+                let is_rendered = !self.config.video.renditions.is_empty();
+                // The first pictures, of several.
+                if is_rendered && !self.renders.swap(true, Ordering::AcqRel) {
                     return self.render(pad, caps, slot, pace()?);
                 }
                 let mut chain = encode::tidy(caps, &self.config.video, pace()?)?;
@@ -334,11 +339,6 @@ impl Live {
 
     fn encoded(&self) -> MutexGuard<'_, Vec<Encoded>> {
         self.encoded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether there are no pictures so far.
-    fn is_first(&self) -> bool {
-        self.encoded().is_empty()
     }
 
     /// Makes a track of each rendition of a pad's raw pictures. Pictures go to those that are wanted; the others cost

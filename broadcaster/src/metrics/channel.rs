@@ -230,12 +230,12 @@ impl ChannelMetrics {
         }
     }
 
-    /// Notes an access unit of so many bytes and packets: whether it is of the track whose GOPs are measured,
-    /// and a keyframe.
+    /// Notes an access unit of so many bytes and packets: whether it is of the track whose GOPs are measured, or counts
+    /// with them, and whether it is a keyframe.
     pub fn published(
         &self,
         (bytes, packets): (usize, usize),
-        is_picture: bool,
+        (is_picture, is_counted): (bool, bool),
         keyframe: bool,
         now: Instant,
     ) {
@@ -244,7 +244,9 @@ impl ChannelMetrics {
         self.published_packets.fetch_add(packets as u64, Ordering::Relaxed);
         let mut latest = self.gop.latest.lock().unwrap_or_else(PoisonError::into_inner);
         match latest.as_mut() {
-            Some(Latest { sum, .. }) if !(is_picture && keyframe) => *sum += bytes,
+            Some(Latest { sum, .. }) if !(is_picture && keyframe) => {
+                *sum += if is_counted { bytes } else { 0 };
+            }
             Some(Latest { at, sum, is_keyframe }) => {
                 if *is_keyframe {
                     self.gop.seconds.set(now.saturating_duration_since(*at).as_secs_f64());

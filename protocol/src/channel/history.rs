@@ -39,8 +39,6 @@ pub struct History {
 struct Pictures {
     /// Position of the last keyframe, if it is still here.
     keyframe: Option<u64>,
-    /// When the last picture came.
-    latest_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -80,6 +78,18 @@ impl History {
         self.renditions = vec![Pictures::default(); count];
     }
 
+    /// A rendition is not made any more: nobody joins at what there was of it.
+    pub(super) fn stops(&mut self, rendition: usize) {
+        if let Some(pictures) = self.renditions.get_mut(rendition) {
+            pictures.keyframe = None;
+        }
+    }
+
+    /// The latest burst of a track that is here.
+    pub(super) fn latest_of(&self, track: usize) -> Option<&Arc<SealedBurst>> {
+        self.bursts.iter().rev().map(|kept| &kept.burst).find(|burst| burst.track == track)
+    }
+
     /// Which rendition a track is, if it is not for everybody.
     pub(super) fn rendition_of(&self, track: usize) -> Option<usize> {
         self.of_track.get(track).copied().flatten()
@@ -106,14 +116,6 @@ impl History {
         for (number, pictures) in self.renditions.iter_mut().enumerate() {
             if of.is_none_or(|of| of == number) && burst.keyframe {
                 pictures.keyframe = Some(end);
-            }
-            if of == Some(number) {
-                pictures.latest_at = Some(now);
-            }
-            // A rendition that nobody watches is not made any more: nobody joins at what there was of it.
-            if pictures.latest_at.is_some_and(|at| now.saturating_duration_since(at) > self.window)
-            {
-                pictures.keyframe = None;
             }
         }
         self.bytes += burst.bytes().len();

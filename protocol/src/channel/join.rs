@@ -31,7 +31,8 @@ impl Beginnings {
         while self.0.front().is_some_and(|(_, until)| *until <= now) {
             self.0.pop_front();
         }
-        self.0.front().map(|(position, _)| *position)
+        // Of several renditions one may have begun before the other that a viewer joined first.
+        self.0.iter().map(|(position, _)| *position).min()
     }
 }
 

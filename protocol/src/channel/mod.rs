@@ -287,8 +287,8 @@ impl Channel {
         self.was_joined = true;
         self.watched.set(viewer, rendition);
         let last = self.history.keyframe(rendition);
-        let is_near =
-            |start: &u64| self.catch_up_time(*start, rendition) <= self.longest_catch_up();
+        let longest = self.longest_catch_up(rendition, now);
+        let is_near = |start: &u64| self.catch_up_time(*start, rendition) <= longest;
         let start = last.filter(|start| self.is_recorded || is_near(start));
         // Of several renditions, one that nobody watched begins at a keyframe once it is made.
         if start.is_none() && (last.is_some() || self.history.renditions() > 1) {
@@ -358,6 +358,10 @@ impl Channel {
         if let Some(at) = joining {
             self.joiners.remove(at);
         }
+        if let Some(rendition) = self.watched.awaits(viewer) {
+            // Of one that joined, the keyframe may have gone by.
+            self.want_keyframe(rendition);
+        }
         let reached = self.reached(next);
         let thinned = Thinned::new((viewer, self.rendition(viewer)), rate, next, reached);
         self.repairs.limit(viewer, thinned.repair_rate(self.allowance(viewer)), now);
@@ -403,6 +407,11 @@ impl Channel {
         burst: &SealedBurst,
         packet: usize,
     ) -> bool {
+        let index = burst.first_index + packet as u64;
+        let is_watched = self.history.is_for(burst.track, self.rendition(viewer));
+        if !is_watched && !self.watched.had(viewer, burst.track, index) {
+            return false;
+        }
         if let Some(joiner) = self.joiners.iter().find(|joiner| joiner.viewer == viewer) {
             return joiner.has_sent(position, packet);
         }

@@ -43,6 +43,8 @@ pub(super) struct Watched {
     /// Those that do not watch the first.
     now: HashMap<ViewerId, usize>,
     soon: BTreeMap<ViewerId, usize>,
+    /// The track that each was sent before, and the index behind its last packet.
+    before: HashMap<ViewerId, (usize, PacketIndex)>,
     switched: VecDeque<Switched>,
 }
 
@@ -62,6 +64,17 @@ impl Watched {
     pub(super) fn leave(&mut self, viewer: ViewerId) {
         self.now.remove(&viewer);
         self.soon.remove(&viewer);
+        self.before.remove(&viewer);
+    }
+
+    /// Whether a viewer was sent this packet of what it watched before.
+    pub(super) fn had(&self, viewer: ViewerId, track: usize, index: PacketIndex) -> bool {
+        self.before.get(&viewer).is_some_and(|(of, end)| *of == track && index < *end)
+    }
+
+    /// The rendition that a viewer is to go on with.
+    pub(super) fn awaits(&self, viewer: ViewerId) -> Option<usize> {
+        self.soon.get(&viewer).copied()
     }
 }
 
@@ -133,6 +146,14 @@ impl Channel {
         self.want_keyframe(rendition);
     }
 
+    /// A rendition is not made any more, as nobody watches it: who comes back to it begins at another keyframe.
+    pub fn stops(&mut self, rendition: usize) {
+        self.history.stops(rendition);
+        if let Some(rate) = self.live_rates.get_mut(rendition) {
+            *rate = RateMeter::default();
+        }
+    }
+
     /// A viewer that goes on with another rendition at the keyframe that was published last. It must be moved before
     /// that is sent to anybody.
     pub fn poll_switched(&mut self) -> Option<Switched> {
@@ -151,9 +172,14 @@ impl Channel {
     }
 
     /// How long a viewer may take to reach the live edge before a keyframe is the cheaper way: where there are several
-    /// renditions, they are encoded here, and one comes at once.
-    pub(super) fn longest_catch_up(&self) -> Duration {
-        if self.history.renditions() < 2 { LONGEST_CATCH_UP } else { SOON }
+    /// renditions, they are encoded here, and one comes as soon as it may be asked for.
+    pub(super) fn longest_catch_up(&self, rendition: usize, now: Instant) -> Duration {
+        if self.history.renditions() < 2 {
+            return LONGEST_CATCH_UP;
+        }
+        let requested_at = self.keyframes.get(rendition).and_then(|keyframe| keyframe.requested_at);
+        let next = requested_at.map(|at| (at + KEYFRAME_INTERVAL).saturating_duration_since(now));
+        next.unwrap_or_default().max(SOON)
     }
 
     /// What a viewer's stream has needed lately.
@@ -163,7 +189,7 @@ impl Channel {
 
     /// A viewer is at the live edge, and may go on with what it waits for.
     pub(super) fn caught_up(&mut self, viewer: ViewerId) -> Step {
-        if let Some(rendition) = self.watched.soon.get(&viewer).copied() {
+        if let Some(rendition) = self.watched.awaits(viewer) {
             self.want_keyframe(rendition);
         }
         Step::CaughtUp { viewer }
@@ -177,10 +203,16 @@ impl Channel {
         let viewers: Vec<_> =
             waiting.map(|(viewer, _)| *viewer).filter(|viewer| !joins(viewer)).collect();
         for viewer in viewers {
+            let Some(before) = self.history.track_of(self.watched.of(viewer)) else { continue };
+            let shown = self.history.latest_of(before).map(|burst| burst.rtp_timestamp);
+            if shown.is_some_and(|shown| burst.rtp_timestamp.wrapping_sub(shown).cast_signed() < 0)
+            {
+                // An encoder that is slower by a picture: time would go backwards.
+                self.want_keyframe(rendition);
+                continue;
+            }
             self.watched.soon.remove(&viewer);
-            let before = self.history.track_of(self.watched.of(viewer));
             self.watched.set(viewer, rendition);
-            let Some(before) = before else { continue };
             let after = (burst.track, burst.first_index);
             let mut switched = Switched {
                 viewer,
@@ -200,6 +232,7 @@ impl Channel {
                 switched.before.1 = end.unwrap_or(switched.before.1);
                 (switched.left_out, switched.is_limited) = (left_out, true);
             }
+            self.watched.before.insert(viewer, switched.before);
             self.watched.switched.push_back(switched);
         }
     }
