@@ -37,7 +37,8 @@ pub(crate) struct Arriving<'a> {
     pub(crate) slots: &'a Slots,
     pub(crate) holds: &'a mut [Hold],
     pub(crate) bursts: &'a mut Bursts,
-    pub(crate) trains: &'a mut Trains,
+    /// Where the picture comes in one size only, nobody wants to know.
+    pub(crate) trains: Option<&'a mut Trains>,
     pub(crate) stats: &'a mut Stats,
 }
 
@@ -62,8 +63,8 @@ impl Arriving<'_> {
             if self.is_stored && is_newest && !is_live {
                 self.bursts.arrived(bytes, hole, at);
             }
-            if is_newest && !self.is_stored {
-                self.trains.arrived((track, timestamp), rtp.len() as u64, at);
+            if is_newest && let Some(trains) = &mut self.trains {
+                trains.arrived((track, timestamp), rtp.len() as u64, at);
             }
             // Renditions have one clock.
             let track = self.slots.of(track);

@@ -33,8 +33,7 @@ use crate::media::patience;
 use crate::meeting::{Datagram, Met};
 use crate::outage::{Outage, Step};
 use crate::renewal::Renewed;
-pub(crate) use crate::slots::Placed;
-use crate::slots::Slots;
+use crate::slots::{Placed, Slots};
 use crate::stats::{State, Stats};
 use crate::trains::Trains;
 
@@ -358,7 +357,7 @@ impl Session {
             slots: &self.slots,
             holds: &mut self.holds,
             bursts: &mut self.bursts,
-            trains: &mut self.trains,
+            trains: self.rendition.is_some().then_some(&mut self.trains),
             stats,
         };
         (&mut self.receiver, &self.tags, arriving)

@@ -22,7 +22,8 @@ use crate::media::{Output, PlayerError, PlayerEvent};
 use crate::meeting::{Datagram, Met, Step, Viewer};
 use crate::metrics::Metrics;
 use crate::printer::Printer;
-use crate::session::{Placed, Session};
+use crate::session::Session;
+use crate::slots::Placed;
 use crate::stats::{State, Stats};
 use crate::terminal::{self, Board};
 

@@ -241,7 +241,7 @@ impl Muxer {
         if tracks.iter().all(|progress| progress.reached.is_some()) {
             return true;
         }
-        let pictures = self.codecs.iter().any(|codec| codec.kind() == Kind::Video);
+        let pictures = self.has_pictures();
         let keyframe =
             of_kind.any(|(track, codec)| codec.kind() == Kind::Video && track.reached.is_some());
         waited >= if pictures && !keyframe { KEYFRAME_TIMEOUT } else { OTHERS_TIMEOUT }
