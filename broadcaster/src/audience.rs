@@ -230,10 +230,10 @@ impl Audience {
         }
     }
 
-    /// How many watch each rendition, by number.
-    pub(crate) fn watching(&self, renditions: usize) -> Vec<usize> {
+    /// How many watch each rendition of this live channel, by number.
+    pub(crate) fn watching(&self, name: &str, renditions: usize) -> Vec<usize> {
         let mut watching = vec![0; renditions];
-        for seat in self.seats.iter().filter(|seat| !seat.channel.renditions.is_empty()) {
+        for seat in self.seats.iter().filter(|seat| renditions > 0 && seat.watches(name)) {
             if let Some(count) = watching.get_mut(seat.rendition()) {
                 *count += 1;
             }
@@ -246,11 +246,11 @@ impl Audience {
         self.seats.iter().for_each(|seat| seat.tell(notice.clone()));
     }
 
-    /// Tells every viewer of the live channel.
-    pub(crate) fn tell_live(&self, notice: &Notice) {
-        let is_live = |seat: &Seat| seat.channel.on_demand.is_none() && !seat.is_removed();
-        let live = self.seats.iter().filter(|seat| is_live(seat));
-        live.for_each(|seat| seat.tell(notice.clone()));
+    /// Tells every viewer of this live channel.
+    pub(crate) fn tell_channel(&self, name: &str, notice: &Notice) {
+        let is_there = |seat: &Seat| seat.watches(name) && !seat.is_removed();
+        let there = self.seats.iter().filter(|seat| is_there(seat));
+        there.for_each(|seat| seat.tell(notice.clone()));
     }
 
     /// A viewer was sent away: it is told nothing more. Its seat, the first time.
@@ -333,6 +333,11 @@ impl Audience {
 }
 
 impl Seat {
+    /// Whether it is a viewer of this live channel.
+    fn watches(&self, name: &str) -> bool {
+        self.channel.on_demand.is_none() && &*self.channel.name == name
+    }
+
     /// Whether the operator sent it away.
     pub(crate) fn is_removed(&self) -> bool {
         self.is_removed.load(Ordering::Acquire)

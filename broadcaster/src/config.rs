@@ -15,6 +15,11 @@ use crate::media::{AudioConfig, SourceSpec, VideoConfig};
 use crate::operator::{self, NewLink};
 use crate::{apart, devices};
 
+mod channels;
+
+pub(crate) use channels::LiveConfig;
+pub use channels::{ChannelConfig, MOST_CHANNELS};
+
 /// UDP port of an embedded rendezvous where none is named: STUN's.
 pub const EMBEDDED_PORT: u16 = 3478;
 
@@ -134,9 +139,12 @@ pub enum Links {
         /// For how many viewers it opens.
         #[arg(long, value_name = "NUMBER")]
         uses: Option<u32>,
-        /// Have it lead to this stored file, in place of the channel.
-        #[arg(long, value_name = "PATH")]
+        /// Have it lead to this stored file, in place of a channel.
+        #[arg(long, value_name = "PATH", conflicts_with = "channel")]
         file: Option<String>,
+        /// Have it lead to this channel, where there are several.
+        #[arg(long, value_name = "NAME")]
+        channel: Option<String>,
     },
     /// Show the links that there are; never their secrets.
     List {
@@ -195,10 +203,10 @@ impl Action {
             Self::Viewers { what: Viewers::Remove { viewer } } => {
                 operator::remove_viewer(&state()?, *viewer)
             }
-            Self::Link { what: Links::New { name, lasts, uses, file } } => {
-                let (name, file) = (name.clone(), file.clone());
+            Self::Link { what: Links::New { name, lasts, uses, file, channel } } => {
+                let (name, file, channel) = (name.clone(), file.clone(), channel.clone());
                 let lasts = lasts.map(|lasts| lasts.as_secs().max(1));
-                operator::new_link(&state()?, NewLink { name, lasts, uses: *uses, file })
+                operator::new_link(&state()?, NewLink { name, lasts, uses: *uses, file, channel })
             }
             Self::Link { what: Links::List { json } } => operator::list_links(&state()?, *json),
             Self::Link { what: Links::Revoke { name } } => operator::revoke_link(&state()?, name),
@@ -229,6 +237,8 @@ pub struct Config {
     pub source: SourceSpec,
     /// Name of the channel.
     pub channel: String,
+    /// Several channels, in place of one, each with a source of its own.
+    pub channels: Vec<ChannelConfig>,
     /// Folder of the stored files that are offered.
     pub library: Option<PathBuf>,
     /// Who does not show this secret is refused: base64url text of 8–64 bytes. None: open to all.
@@ -280,6 +290,7 @@ impl Default for Config {
             rendezvous_token: None,
             source: SourceSpec::default(),
             channel: "live".into(),
+            channels: Vec::new(),
             library: None,
             secret: None,
             links_only: false,
@@ -415,6 +426,11 @@ impl Config {
         if !args.stun.is_empty() {
             config.stun = args.stun;
         }
+        if !config.channels.is_empty() && (args.source.is_some() || args.channel.is_some()) {
+            return Err(Failure::usage(
+                "the configuration file has several channels, which --source and --channel cannot replace",
+            ));
+        }
         config.source = args.source.unwrap_or(config.source);
         config.channel = args.channel.unwrap_or(config.channel);
         config.library = args.library.or(config.library);
@@ -439,13 +455,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), Failure> {
-        let legal = |name: &str| !name.is_empty() && !name.contains('/') && name.len() <= 100;
-        if !legal(&self.channel) {
-            return Err(Failure::usage(format!(
-                "'{}' is no channel name: 1 to 100 bytes without a slash",
-                self.channel
-            )));
-        }
+        self.check_channels()?;
         if self.source == SourceSpec::None && self.library.is_none() {
             return Err(Failure::usage(
                 "source none broadcasts nothing; name a folder of stored files with --library DIR",

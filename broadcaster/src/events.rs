@@ -15,17 +15,20 @@ use tracing::field::display;
 const MOST_KEPT: usize = 200;
 const MOST_OF_STRANGERS: usize = 100;
 
+/// The channel that something is about, where there are several.
+pub(crate) type Whose = Option<Arc<str>>;
+
 /// Something that an operator wants to know.
 #[derive(Debug, Clone)]
 pub(crate) enum Event {
     /// The source runs; one for each start.
-    SourceStarted { tracks: usize },
+    SourceStarted { channel: Whose, tracks: usize },
     /// The source came to its end.
-    SourceEnded,
+    SourceEnded { channel: Whose },
     /// The source failed; it is started again.
-    SourceLost { reason: String },
+    SourceLost { channel: Whose, reason: String },
     /// It runs again.
-    SourceBack { lasted: Duration },
+    SourceBack { channel: Whose, lasted: Duration },
     /// A rendezvous knows us.
     RendezvousRegistered { rendezvous: SocketAddr, external: SocketAddr },
     /// The connection to one broke.
@@ -119,7 +122,7 @@ impl Event {
     fn name(&self) -> &'static str {
         match self {
             Self::SourceStarted { .. } => "source_started",
-            Self::SourceEnded => "source_ended",
+            Self::SourceEnded { .. } => "source_ended",
             Self::SourceLost { .. } => "source_lost",
             Self::SourceBack { .. } => "source_back",
             Self::RendezvousRegistered { .. } => "rendezvous_registered",
@@ -182,14 +185,20 @@ impl Event {
             Some(viewer) => format!("viewer {viewer}"),
             None => "a viewer that was joining".into(),
         };
+        let source = |channel: &Whose| match channel {
+            Some(name) => format!("the source of '{name}'"),
+            None => "the source".into(),
+        };
         match self {
-            Self::SourceStarted { tracks } => format!("the source runs, {tracks} tracks"),
-            Self::SourceEnded => "the source came to its end".into(),
-            Self::SourceLost { reason } => {
-                format!("the source is away, and is started again: {reason}")
+            Self::SourceStarted { channel, tracks } => {
+                format!("{} runs, {tracks} tracks", source(channel))
             }
-            Self::SourceBack { lasted } => {
-                format!("the source runs again, after {} ms", lasted.as_millis())
+            Self::SourceEnded { channel } => format!("{} came to its end", source(channel)),
+            Self::SourceLost { channel, reason } => {
+                format!("{} is away, and is started again: {reason}", source(channel))
+            }
+            Self::SourceBack { channel, lasted } => {
+                format!("{} runs again, after {} ms", source(channel), lasted.as_millis())
             }
             Self::RendezvousRegistered { .. } => "registered at the rendezvous".into(),
             Self::RendezvousLost { .. } => {
@@ -257,11 +266,18 @@ impl Event {
         let (event, text) = (self.name(), self.text());
         let ms = |time: &Duration| time.as_millis() as u64;
         match self {
-            Self::SourceStarted { tracks } => tracing::info!(event, tracks, "{text}"),
-            Self::SourceLost { reason } => tracing::warn!(event, reason, "{text}"),
-            Self::SourceBack { lasted } => {
+            Self::SourceStarted { channel, tracks } => {
+                tracing::info!(event, channel = channel.as_deref(), tracks, "{text}");
+            }
+            Self::SourceLost { channel, reason } => {
+                tracing::warn!(event, channel = channel.as_deref(), reason, "{text}");
+            }
+            Self::SourceBack { channel, lasted } => {
                 let lasted_ms = ms(lasted);
-                tracing::info!(event, lasted_ms, "{text}");
+                tracing::info!(event, channel = channel.as_deref(), lasted_ms, "{text}");
+            }
+            Self::SourceEnded { channel } => {
+                tracing::info!(event, channel = channel.as_deref(), "{text}");
             }
             Self::RendezvousRegistered { rendezvous, external } => {
                 tracing::info!(event, %rendezvous, %external, "{text}");
@@ -314,7 +330,7 @@ impl Event {
             | Self::MediaPaused { viewer }
             | Self::MediaResumed { viewer }
             | Self::PathWide { viewer } => tracing::info!(event, %viewer, "{text}"),
-            Self::SourceEnded | Self::UplinkFree => tracing::info!(event, "{text}"),
+            Self::UplinkFree => tracing::info!(event, "{text}"),
         }
     }
 }
@@ -338,7 +354,7 @@ mod tests {
     #[test]
     fn strangers_push_out_each_other_and_nobody_else() {
         let events = Events::default();
-        events.record(Event::SourceStarted { tracks: 1 });
+        events.record(Event::SourceStarted { channel: None, tracks: 1 });
         for _ in 0..3 * MOST_KEPT {
             events.record(Event::ViewerRefused { reason: "secret", remote: None });
         }

@@ -15,6 +15,7 @@ use protocol::control::Notice;
 use protocol::seal::{Epoch, MasterKey};
 
 use crate::fanout::FanOut;
+use crate::live::Live;
 use crate::shared::Shared;
 
 /// From telling the viewers of a key to sealing with it: telling a thousand takes a third of a second.
@@ -113,9 +114,9 @@ impl Keyring {
     }
 }
 
-/// Replaces the live channel's key from time to time, and whenever a viewer was sent away, for as long as it is
+/// Replaces a live channel's key from time to time, and whenever a viewer was sent away, for as long as it is
 /// polled.
-pub(crate) async fn replace_in_time(shared: &Shared, interval: Duration) {
+pub(crate) async fn replace_in_time(live: &Live, shared: &Shared, interval: Duration) {
     let mut looks = tokio::time::interval(LOOK_INTERVAL);
     // Told, and not taken over yet.
     let mut told: VecDeque<(tokio::time::Instant, FanOut, MasterKey)> = VecDeque::new();
@@ -138,12 +139,12 @@ pub(crate) async fn replace_in_time(shared: &Shared, interval: Duration) {
                 continue;
             }
             // Who was sent away while a key is about to take over may have been told that one.
-            () = shared.key_wanted.notified() => is_wanted = true,
+            () = live.key_wanted.notified() => is_wanted = true,
             () = tokio::time::sleep_until(next_at), if is_wanted => {}
             _ = looks.tick() => {}
         }
         let now = tokio::time::Instant::now();
-        let Some(channel) = shared.channel.borrow().clone() else { continue };
+        let Some(channel) = live.channel.borrow().clone() else { continue };
         let packets = channel.metrics.published_packets();
         let is_due = is_wanted || channel.keys.is_due(interval, packets, Instant::now());
         if !is_due || now < next_at {
@@ -153,7 +154,7 @@ pub(crate) async fn replace_in_time(shared: &Shared, interval: Duration) {
             tracing::error!("the channel has used up its keys; restart the broadcaster");
             return;
         };
-        shared.audience.tell_live(&Notice::Key { key: key.clone() });
+        shared.audience.tell_channel(&live.name, &Notice::Key { key: key.clone() });
         told.push_back((now + LEAD, channel.fan_out.clone(), key));
         (is_wanted, next_at) = (false, now + APART);
     }

@@ -20,6 +20,7 @@ mod guests;
 mod keys;
 mod library;
 mod links;
+mod live;
 pub mod media;
 mod metrics;
 mod minted;

@@ -69,8 +69,11 @@ pub(crate) struct NewLink {
     pub(crate) lasts: Option<u64>,
     /// For how many viewers.
     pub(crate) uses: Option<u32>,
-    /// The stored file that it leads to, in place of the channel.
+    /// The stored file that it leads to, in place of a channel.
     pub(crate) file: Option<String>,
+    /// The channel that it leads to, where there are several.
+    #[serde(default)]
+    pub(crate) channel: Option<String>,
 }
 
 /// Where the socket is in a state folder.
@@ -170,6 +173,17 @@ fn refused(reason: impl std::fmt::Display) -> Value {
     json!({ "error": reason.to_string() })
 }
 
+/// An answer that says what to ask instead.
+fn wrong_usage(reason: impl std::fmt::Display) -> Value {
+    json!({ "error": reason.to_string(), "is_usage": true })
+}
+
+/// Which channels there are.
+fn named(shared: &Shared) -> String {
+    let names: Vec<&str> = shared.live.iter().map(|live| &*live.name).collect();
+    format!("there are: {}", names.join(", "))
+}
+
 fn refused_link(error: &LinksError) -> Value {
     json!({ "error": error.to_string(), "is_usage": matches!(error, LinksError::Name) })
 }
@@ -203,13 +217,26 @@ fn answer(question: &Question, shared: &Shared) -> Value {
     }
 }
 
-fn mint(NewLink { name, lasts, uses, file }: NewLink, shared: &Shared) -> Value {
+fn mint(NewLink { name, lasts, uses, file, channel }: NewLink, shared: &Shared) -> Value {
     let Some(base) = shared.link.get() else {
         return refused("the broadcaster is only starting; try again");
     };
+    let target = match (file, channel) {
+        (Some(file), _) => Target::File(file),
+        (None, Some(name)) if shared.live_named(&name).is_none() => {
+            return wrong_usage(format_args!("there is no channel '{name}'; {}", named(shared)));
+        }
+        (None, Some(name)) => Target::Channel(name),
+        (None, None) if shared.live.len() > 1 => {
+            return wrong_usage(format_args!(
+                "say with --channel where it leads; {}",
+                named(shared)
+            ));
+        }
+        (None, None) => base.target.clone(),
+    };
     match shared.links.mint(name, lasts.map(Duration::from_secs), uses, Moment::now()) {
         Ok((name, secret)) => {
-            let target = file.map_or_else(|| base.target.clone(), Target::File);
             let link = Link { target, secret: Some(secret), ..base.clone() };
             let is_open = shared.secret.is_none() && !shared.links_only;
             json!({ "name": name, "link": link.to_string(), "is_open": is_open })

@@ -401,7 +401,7 @@ impl Workshop {
         channel.set_recorded();
         let kinds: Vec<_> = opened.formats.iter().map(|format| format.kind).collect();
         channel.set_sound(kinds.iter().map(|kind| *kind == Kind::Audio).collect());
-        let metrics = Arc::new(self.metrics.channel.for_playout());
+        let metrics = Arc::new(self.metrics.for_playout());
         let audience = Arc::clone(&self.audience);
         let tell = move |event| match event {
             // The file's keyframes are where they are, and it has one rendition.

@@ -8,18 +8,14 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use prometheus::Registry;
-use protocol::channel::{Channel, History, JoinPacing};
 use protocol::control::{ALPN, Notice, close};
 use protocol::link::{Link, Target};
-use protocol::media::{Format, Kind};
 use protocol::offer::Offer;
-use protocol::seal::{Epoch, MasterKey};
 use protocol::signalling::Update;
-use protocol::units::Bitrate;
-use protocol::uplink::Budget;
 use service::exit::Failure;
 use service::listener::{Readiness, Shown};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
 use transport::effort::Word;
 use transport::households::Households;
 use transport::identity::Identity;
@@ -28,16 +24,14 @@ use transport::openings::Openings;
 use transport::paths::Peer;
 use transport::port::{self, Arrival, Inbound, Port};
 
-use crate::apart::Apart;
 use crate::audience::Audience;
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::contents::Pace;
-use crate::events::Event;
-use crate::fanout::{self, FanOut};
-use crate::keys::{self, KeyLog, Keyring};
+use crate::keys;
 use crate::library::Library;
 use crate::links::Links;
-use crate::media::{Entrance, MediaConfig, MediaError, SourceSpec, check_environment};
+use crate::live::{self, Around, Live, Supervision};
+use crate::media::{MediaError, check_environment};
 use crate::metrics::Metrics;
 use crate::moment::Moment;
 use crate::offering::Offering;
@@ -47,8 +41,7 @@ use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
-use crate::shared::{LiveChannel, Rendition, Shared, choose_ssrcs};
-use crate::source::{Feed, Source, Start};
+use crate::shared::Shared;
 use crate::status::Status;
 use crate::surroundings::{Seen, Surroundings};
 use crate::uplink::Uplink;
@@ -90,7 +83,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     })?;
     let registry = service::metrics::registry("broadcaster");
     let embedded = Embedded::start(&config, &registry).await?;
-    let metrics = Arc::new(Metrics::new(registry, config.metrics.viewer_series));
+    let metrics =
+        Arc::new(Metrics::new(registry, config.metrics.viewer_series, &config.channel_names()));
     metrics.set_uplink(config.uplink, false);
     let audience = Arc::new(Audience::new(Arc::clone(&metrics)));
     let readiness = Readiness::default();
@@ -117,24 +111,14 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     let (port, openings) = open_port(&config, &identity, &audience)?;
     metrics.dropped.get_or_init(|| Arc::clone(port.dropped()));
 
-    let source = Arc::<Source>::default();
-    let start = channel_starter(&config, &port, &metrics, &source, &audience)?;
-    let (feed, mut told) = Feed::new(start);
-    let media = MediaConfig {
-        source: config.source.clone(),
-        video: config.video.clone(),
-        audio: config.audio.clone(),
-    };
-    let (is_live, log_format) = (config.source != SourceSpec::None, config.log_format);
-    let publishers = Entrance::of(&media.source)?;
-    if is_live {
-        source.set(Some(Apart::start(
-            &media,
-            (log_format, publishers.as_ref()),
-            feed.sink(),
-            None,
-        )?));
-    }
+    let channels = config.live_channels();
+    let is_alone = channels.len() < 2;
+    let around =
+        Around { config: &config, port: &port, metrics: &metrics, audience: &audience, is_alone };
+    let prepared = channels.into_iter().zip(&metrics.channels);
+    let prepared = prepared.map(|(channel, counts)| Live::prepare(channel, counts, &around));
+    let (live, supervisions): (Vec<_>, Vec<_>) =
+        prepared.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
     let surroundings = Arc::<Surroundings>::default();
     let workshop = Workshop {
         port: Arc::clone(&port),
@@ -149,36 +133,32 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         openings,
         surroundings: Arc::clone(&surroundings),
         metrics: Arc::clone(&metrics),
-        name: config.channel.clone(),
+        live,
         secret: config.secret()?,
         links,
         links_only: config.links_only,
         link: OnceLock::new(),
         max_viewers: config.max_viewers,
         uplink: Uplink::new(config.uplink),
-        expected: expected_rate(&config),
         allow_private: config.allow_private,
-        is_live,
-        channel: told.channel.clone(),
         arrivals: DashMap::new(),
         efforts: DashMap::new(),
         audience,
         guests: Arc::default(),
-        places: Places::default(),
+        seating: Mutex::default(),
         library,
         workshop,
         on_demand: Bookings::default(),
         knock: config.knock,
         door: Arc::default(),
         barred: Barred::default(),
-        key_wanted: Notify::new(),
         begun: Mutex::default(),
         encoding: Places::default(),
         pace: Arc::new(Pace::new()),
         fetches: Places::default(),
     });
 
-    status.tell_of(&shared, &config.source.to_string());
+    status.tell_of(&shared);
     let desk = match Desk::open(&state) {
         Ok(desk) => Some(desk),
         // Nobody could be let in.
@@ -204,11 +184,10 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         result = shutdown => result.map_err(|error| {
             Failure::runtime(format!("cannot listen for signals: {error}"))
         }),
-        end = source.supervise((&media, log_format, publishers.as_ref()), &feed, &mut told.turns, &metrics.events) => end,
+        end = supervise(supervisions, &config, &shared) => end,
         () = at_the_desk => Err(Failure::runtime("the operator's socket is gone")),
         result = async {
-            let ready = !is_live || told.channel.wait_for(Option::is_some).await.is_ok();
-            if !ready {
+            if !any_runs(&shared.live).await {
                 return Err(Failure::runtime("the source ended before it began"));
             }
             if config.rendezvous()? == Rendezvous::ByHand {
@@ -219,8 +198,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
                 let beside = async {
                     tokio::join!(
                         accept(port.endpoint().clone(), &shared),
-                        watch(&source, &shared),
-                        keys::replace_in_time(&shared, config.key_interval),
+                        watch(&shared),
+                        replace_keys(&shared, config.key_interval),
                         shared.audience.watch_silence(),
                         surroundings.watch_addresses(&port),
                         surroundings.watch_behaviour(seen, &metrics),
@@ -273,8 +252,8 @@ pub async fn run(config: Config) -> Result<(), Failure> {
             tokio::join!(
                 serve_told(registrations, &shared),
                 accept(port.endpoint().clone(), &shared),
-                watch(&source, &shared),
-                keys::replace_in_time(&shared, config.key_interval),
+                watch(&shared),
+                replace_keys(&shared, config.key_interval),
                 shared.audience.watch_silence(),
                 surroundings.watch_addresses(&port),
                 looking,
@@ -290,18 +269,65 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         }
     };
     tokio::join!(stop(&shared, &port), releasing);
-    source.set(None);
+    shared.live.iter().for_each(|live| live.source.set(None));
     if let Some(embedded) = embedded {
         embedded.server.stop().await;
     }
     result
 }
 
-/// What the encoders are set to make, where it is known that the source is encoded here.
-fn expected_rate(config: &Config) -> Bitrate {
-    let encoded_here = matches!(config.source, SourceSpec::Test | SourceSpec::Camera(_));
-    let rates = [config.video.bitrate, config.audio.bitrate].map(Bitrate::as_bits_per_second);
-    Bitrate::bits_per_second(if encoded_here { rates.iter().sum() } else { 0 })
+/// Keeps the sources of all live channels running. One of several that comes to its end leaves the others alone.
+///
+/// # Errors
+///
+/// What ended the first channel that failed, once none is left.
+async fn supervise(
+    supervisions: Vec<Supervision>,
+    config: &Config,
+    shared: &Shared,
+) -> Result<(), Failure> {
+    if supervisions.is_empty() {
+        return std::future::pending().await;
+    }
+    let mut running = JoinSet::new();
+    for supervision in supervisions {
+        let events = Arc::clone(&shared.metrics.events);
+        running.spawn(supervision.run(config.log_format, events));
+    }
+    let mut result = Ok(());
+    while let Some(ended) = running.join_next().await {
+        let (live, end) = ended.map_err(Failure::runtime)?;
+        if !running.is_empty() {
+            live::bury(&live, &end, &shared.audience).await;
+        }
+        result = result.and(end);
+    }
+    result
+}
+
+/// Waits until a live channel can be watched; there may be none at all. False where none ever will.
+async fn any_runs(live: &[Arc<Live>]) -> bool {
+    let mut waiting = JoinSet::new();
+    for live in live {
+        let mut channel = live.channel.clone();
+        waiting.spawn(async move { channel.wait_for(Option::is_some).await.is_ok() });
+    }
+    while let Some(runs) = waiting.join_next().await {
+        if runs.unwrap_or(false) {
+            return true;
+        }
+    }
+    live.is_empty()
+}
+
+/// Replaces the keys of all live channels, for as long as it is polled.
+async fn replace_keys(shared: &Arc<Shared>, interval: Duration) {
+    let mut replacing = JoinSet::new();
+    for live in &shared.live {
+        let (live, shared) = (Arc::clone(live), Arc::clone(shared));
+        replacing.spawn(async move { keys::replace_in_time(&live, &shared, interval).await });
+    }
+    while replacing.join_next().await.is_some() {}
 }
 
 /// The rendezvous that the configuration names.
@@ -414,95 +440,6 @@ fn open_port(
     Ok((Arc::new(port), openings))
 }
 
-/// Prepares all that a channel needs but its tracks.
-fn channel_starter(
-    config: &Config,
-    port: &Port,
-    metrics: &Metrics,
-    source: &Arc<Source>,
-    audience: &Arc<Audience>,
-) -> Result<Start, Failure> {
-    let budget = config.uplink.map(Budget::of);
-    let pacing = JoinPacing { each: config.join_rate, total: budget.map(Budget::media) };
-    let sender = port
-        .sender()
-        .map_err(|error| Failure::runtime(format!("cannot share the UDP socket: {error}")))?;
-    let events = Arc::clone(&metrics.events);
-    let metrics = Arc::clone(&metrics.channel);
-    let metrics_of_channel = Arc::clone(&metrics);
-    let name: Arc<str> = config.channel.as_str().into();
-    let source = Arc::clone(source);
-    let audience = Arc::clone(audience);
-    let tell = move |event| match event {
-        fanout::Event::KeyframeWanted { rendition } => {
-            if let Some(producer) = source.get() {
-                producer.request_keyframe(rendition);
-            }
-        }
-        fanout::Event::Encode { wanted } => {
-            tracing::debug!(wanted = format!("{wanted:#b}"), "renditions that are encoded");
-            source.encode(wanted);
-        }
-        fanout::Event::Switched(moved) => audience.switched(moved),
-        fanout::Event::LeftOut { viewer, packets } => {
-            audience.tell(viewer, Notice::LeftOut { packets });
-        }
-    };
-    let key_log = config.key_log.clone();
-    let rates: Vec<_> = config.video.all().iter().map(|video| video.bitrate).collect();
-    let sound = config.audio.bitrate;
-    Ok(Box::new(move |formats: Arc<[Format]>| {
-        let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
-        let ssrcs = choose_ssrcs(formats.len());
-        let key_log = key_log.as_ref().map(|path| open_key_log(path, &ssrcs)).transpose()?;
-        let mut channel = Channel::new(&key, &ssrcs, History::default(), pacing);
-        let of_track = Format::renditions(&formats);
-        channel.set_renditions(&of_track);
-        let kinds: Vec<_> = formats.iter().map(|format| format.kind).collect();
-        channel.set_sound(kinds.iter().map(|kind| *kind == Kind::Audio).collect());
-        let (fan_out, _thread) = FanOut::start(channel, &kinds, sender, metrics, tell)
-            .map_err(|error| Failure::runtime(format!("cannot start the fan-out: {error}")))?;
-        fan_out.set_uplink(budget);
-        for format in formats.iter() {
-            let rendition = format.rendition.as_deref();
-            tracing::info!(kind = %format.kind, encoding = format.encoding_name, rendition, "track");
-        }
-        let has_sound = kinds.contains(&Kind::Audio);
-        let sound = if has_sound { sound } else { Bitrate::bits_per_second(0) };
-        let names = formats.iter().filter_map(|format| format.rendition.as_deref());
-        let renditions: Arc<[Rendition]> = names
-            .zip(rates)
-            .map(|(name, pictures)| Rendition::new(name, pictures, sound))
-            .collect();
-        events.record(Event::SourceStarted { tracks: formats.len() });
-        let (name, started_at) = (Arc::clone(&name), Instant::now());
-        let metrics = Arc::clone(&metrics_of_channel);
-        Ok(LiveChannel {
-            name,
-            formats,
-            ssrcs,
-            keys: Keyring::new(key, key_log),
-            fan_out,
-            metrics,
-            started_at,
-            renditions,
-            on_demand: None,
-        })
-    }))
-}
-
-/// Opens the file that the channel's keys are written to.
-fn open_key_log(path: &Path, ssrcs: &Arc<[u32]>) -> Result<KeyLog, Failure> {
-    tracing::warn!(
-        "writing the channel's keys to {}: who reads it can read the broadcast",
-        path.display()
-    );
-    let file = create_private(path).map_err(|error| {
-        Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))
-    })?;
-    Ok(KeyLog { file, path: path.to_owned(), ssrcs: Arc::clone(ssrcs) })
-}
-
 /// Writes a link file for its owner alone, since a link may hold a secret: whole or not at all, so
 /// that whoever waits for it never reads half a link. What is no plain file, as a pipe, is written to.
 fn write_link(path: &Path, line: &str) -> std::io::Result<()> {
@@ -518,7 +455,7 @@ fn write_link(path: &Path, line: &str) -> std::io::Result<()> {
 }
 
 /// A new file that its owner alone can read.
-fn create_private(path: &Path) -> std::io::Result<std::fs::File> {
+pub(crate) fn create_private(path: &Path) -> std::io::Result<std::fs::File> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
         Ok(()) | Err(_) => {}
@@ -541,16 +478,16 @@ fn offering(
     let offer = Offer {
         broadcaster: identity.id(),
         candidates: Vec::new(),
-        channel: config.channel.clone(),
+        channel: config.channel_names()[0].to_owned(),
         secret: config.secret()?,
         stun: config.stun.clone(),
     };
     let link_file = config.link_file.clone();
-    let print = move |line: &str| print_line(link_file.as_deref(), line);
+    let print = move |line: &str| print_lines(link_file.as_deref(), &format!("{line}\n"));
     Ok(Offering { offer, shared: Arc::clone(shared), print: Box::new(print), seen, readiness })
 }
 
-/// Prints the channel's link, and writes it where it was asked for.
+/// Prints the channels' links, and writes them where that was asked for.
 fn announce(
     config: &Config,
     identity: &Identity,
@@ -558,30 +495,34 @@ fn announce(
     shared: &Shared,
 ) -> Result<(), Failure> {
     let server = |server: &Server| (server.host.clone(), server.number);
-    let link = Link {
+    let secret = config.secret()?;
+    let link = |name: &str| Link {
         servers: servers.iter().map(server).collect(),
         broadcaster: identity.id(),
-        target: Target::Channel(config.channel.clone()),
-        secret: config.secret()?,
+        target: Target::Channel(name.to_owned()),
+        secret: secret.clone(),
     };
-    // It is told once.
-    let _ = shared.link.set(link.clone());
-    print_line(config.link_file.as_deref(), &link.to_string())?;
-    welcome::welcome(config, &link);
+    let links: Vec<Link> = config.channel_names().into_iter().map(link).collect();
+    if let [first, ..] = &links[..] {
+        // It is told once.
+        let _ = shared.link.set(first.clone());
+    }
+    let lines: String = links.iter().map(|link| format!("{link}\n")).collect();
+    print_lines(config.link_file.as_deref(), &lines)?;
+    welcome::welcome(config, &links);
     Ok(())
 }
 
-/// Prints a line, and writes it where it was asked for.
-fn print_line(file: Option<&Path>, line: &str) -> Result<(), Failure> {
-    let line = format!("{line}\n");
+/// Prints lines, and writes them where that was asked for.
+fn print_lines(file: Option<&Path>, lines: &str) -> Result<(), Failure> {
     if let Some(path) = file {
-        write_link(path, &line).map_err(|error| {
+        write_link(path, lines).map_err(|error| {
             Failure::runtime(format!("cannot write the link to {}: {error}", path.display()))
         })?;
     }
     let mut out = std::io::stdout().lock();
     // A closed standard output is no reason not to broadcast.
-    let _ = out.write_all(line.as_bytes()).and_then(|()| out.flush());
+    let _ = out.write_all(lines.as_bytes()).and_then(|()| out.flush());
     Ok(())
 }
 
@@ -671,9 +612,9 @@ async fn accept(endpoint: quinn::Endpoint, shared: &Arc<Shared>) {
 const TRIMMING: Duration = Duration::from_secs(10);
 const TRIMMING_ANYWAY: Duration = Duration::from_secs(60);
 
-/// Copies the encoder's counters into the metrics, and looks at the viewers and the uplink, each second. Gives back
+/// Copies the encoders' counters into the metrics, and looks at the viewers and the uplink, each second. Gives back
 /// memory that was left in pieces.
-async fn watch(source: &Source, shared: &Shared) {
+async fn watch(shared: &Shared) {
     let metrics = &shared.metrics;
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     let (mut stored, mut trimmed_at) = (metrics.stored.activity(), Instant::now());
@@ -686,17 +627,8 @@ async fn watch(source: &Source, shared: &Shared) {
             tracing::debug!(took_us = trimmed_at.elapsed().as_micros(), "heap trimmed");
         }
         shared.audience.look();
-        if let Some(producer) = source.get() {
-            metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
-            metrics.source_uses(producer.usage().unwrap_or_default());
-            metrics.encodes_with(producer.continuation().encoder.as_deref());
-        }
-        let channel = shared.channel.borrow().clone();
-        if let Some(channel) = &channel {
-            metrics.renditions(channel.renditions_now(&shared.audience));
-        }
-        let fan_out = channel.as_ref().map(|channel| &channel.fan_out);
-        shared.uplink.observe(metrics, &shared.audience, fan_out);
+        shared.live.iter().for_each(|live| live.count(metrics, &shared.audience));
+        shared.uplink.observe(metrics, &shared.audience, &shared.running());
         shared.share_uplink();
     }
 }

@@ -15,7 +15,7 @@ use protocol::tag::TAG;
 use protocol::units::Bitrate;
 use protocol::uplink::REPAIR_SHARE;
 use serde_json::Value;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::oneshot;
 use transport::effort::Words;
 use transport::openings::Openings;
 use transport::paths::Peer;
@@ -29,6 +29,7 @@ use crate::guests::{Guest, Guests};
 use crate::keys::Keyring;
 use crate::library::Library;
 use crate::links::{Comer, Links, LinksError};
+use crate::live::Live;
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::moment::Moment;
 use crate::origin::{Barred, Origin};
@@ -56,9 +57,6 @@ const LEAST_TAKE_PACE: Bitrate = Bitrate::bits_per_second(1_000_000);
 
 /// Bytes a second that copies of files have at least, all together.
 const LEAST_PACE: u64 = 20_000;
-
-/// How long a viewer that comes before the source is ready waits for it.
-const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a channel's rate is measured before it is believed.
 const MEASURING: Duration = Duration::from_millis(1200);
@@ -104,22 +102,17 @@ pub(crate) struct Shared {
     pub(crate) openings: Arc<Openings>,
     pub(crate) surroundings: Arc<Surroundings>,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) name: String,
+    /// The live channels, and not only stored files.
+    pub(crate) live: Vec<Arc<Live>>,
     pub(crate) secret: Option<Secret>,
     /// Links that were minted, and whether only these, or the secret, let somebody in.
     pub(crate) links: Links,
     pub(crate) links_only: bool,
-    /// The channel's own link, once it is told.
+    /// The first channel's own link, once it is told.
     pub(crate) link: OnceLock<Link>,
     pub(crate) max_viewers: usize,
     pub(crate) uplink: Uplink,
-    /// What the encoders are set to make; 0 where the source may come encoded.
-    pub(crate) expected: Bitrate,
     pub(crate) allow_private: bool,
-    /// Whether there is a live channel, and not only stored files.
-    pub(crate) is_live: bool,
-    /// The channel, once its source is ready.
-    pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
     /// Sessions that wait for their viewer's connection.
     pub(crate) arrivals: DashMap<Peer, oneshot::Sender<quinn::Connection>>,
     /// Where words about known introductions go.
@@ -128,8 +121,8 @@ pub(crate) struct Shared {
     pub(crate) audience: Arc<Audience>,
     /// Sessions of viewers that were let in, or wait for that.
     pub(crate) guests: Arc<Guests>,
-    /// Places of viewers of the live channel.
-    pub(crate) places: Places,
+    /// Whoever gives a place in a live channel away looks at all of them first.
+    pub(crate) seating: Mutex<()>,
     /// Stored files, where some are offered.
     pub(crate) library: Option<Arc<Library>>,
     /// What their playouts are made with.
@@ -141,8 +134,6 @@ pub(crate) struct Shared {
     pub(crate) door: Arc<Door>,
     /// Households that viewers were sent away from.
     pub(crate) barred: Barred,
-    /// Another key is wanted now.
-    pub(crate) key_wanted: Notify,
     /// Until when takes are taken to begin.
     pub(crate) begun: Mutex<Vec<Instant>>,
     /// Playouts that are encoded anew.
@@ -171,14 +162,19 @@ pub(crate) struct Admitted {
 }
 
 impl Shared {
-    /// The channel, waited for a while.
-    pub(crate) async fn channel(&self) -> Option<LiveChannel> {
-        if !self.is_live {
-            return None;
-        }
-        let mut channel = self.channel.clone();
-        let ready = tokio::time::timeout(SOURCE_PATIENCE, channel.wait_for(Option::is_some)).await;
-        ready.ok()?.ok()?.clone()
+    /// The live channel of this name.
+    pub(crate) fn live_named(&self, name: &str) -> Option<&Arc<Live>> {
+        self.live.iter().find(|live| &*live.name == name)
+    }
+
+    /// Those of the live channels that run.
+    pub(crate) fn running(&self) -> Vec<LiveChannel> {
+        self.live.iter().filter_map(|live| live.channel.borrow().clone()).collect()
+    }
+
+    /// Viewers of live channels.
+    fn live_viewers(&self) -> usize {
+        self.live.iter().map(|live| live.places.taken()).sum()
     }
 
     /// Whether a viewer that shows this may see what there is.
@@ -238,18 +234,18 @@ impl Shared {
 
     /// A place for a viewer of the channel, or why there is none.
     pub(crate) async fn admit(&self, channel_name: &str) -> Result<Admitted, Refusal> {
-        if channel_name != self.name || !self.is_live {
-            return Err(Refusal::UnknownChannel);
-        }
-        let channel = self.channel().await.ok_or(Refusal::NotReady)?;
+        let live = self.live_named(channel_name).filter(|live| !live.is_over());
+        let live = live.ok_or(Refusal::UnknownChannel)?;
+        let channel = live.channel().await.ok_or(Refusal::NotReady)?;
         if self.uplink.is_configured() {
             // What the stream needs is known once it has run for a moment.
             tokio::time::sleep_until((channel.started_at + MEASURING).into()).await;
         }
-        let place = self.places.reserve(|taken| self.has_room() && self.uplink_carries(taken + 1));
-        if place.is_none() && !self.uplink_carries(1) {
+        let place = self.place_in(live);
+        let each = live.needed_for_each();
+        if place.is_none() && self.uplink.budget().is_some_and(|budget| !budget.carries(1, each)) {
             tracing::warn!(
-                bits_per_second = self.needed_for_each().as_bits_per_second(),
+                bits_per_second = each.as_bits_per_second(),
                 "the uplink carries not even one viewer; lower the source's bitrate"
             );
         }
@@ -278,8 +274,9 @@ impl Shared {
     pub(crate) fn unseat(&self, viewer: ViewerId) {
         let Some(seat) = self.audience.remove(viewer) else { return };
         seat.channel.fan_out.leave(viewer);
-        if seat.channel.on_demand.is_none() {
-            self.key_wanted.notify_one();
+        let live = self.live_named(&seat.channel.name);
+        if let Some(live) = live.filter(|_| seat.channel.on_demand.is_none()) {
+            live.key_wanted.notify_one();
         }
     }
 
@@ -295,13 +292,24 @@ impl Shared {
     }
 
     fn has_room(&self) -> bool {
-        self.places.taken() + self.on_demand.booked().viewers < self.max_viewers
+        self.live_viewers() + self.on_demand.booked().viewers < self.max_viewers
+    }
+
+    /// A place for one more viewer of a live channel.
+    fn place_in(&self, live: &Live) -> Option<Place> {
+        let _alone = self.seating.lock().unwrap_or_else(PoisonError::into_inner);
+        let with = || {
+            let one = live.needed_for_each().as_bits_per_second();
+            Bitrate::bits_per_second(self.needed_by_live().saturating_add(one))
+        };
+        let carries = || self.uplink.budget().is_none_or(|budget| budget.carries(1, with()));
+        live.places.reserve(|_| self.has_room() && carries())
     }
 
     /// A place for one more viewer of a stored file that needs so much. What live viewers need goes first.
     pub(crate) fn book(&self, origin: Option<Origin>, needed: Bitrate) -> Result<Booking, Refusal> {
         self.on_demand.book(origin.map(|origin| origin.household), needed, |with| {
-            self.places.taken() + with.viewers <= self.max_viewers && self.carries_beside(with)
+            self.live_viewers() + with.viewers <= self.max_viewers && self.carries_beside(with)
         })
     }
 
@@ -330,7 +338,7 @@ impl Shared {
     ) -> Bitrate {
         let usual = self.workshop.join_rate;
         let budget = self.uplink.budget();
-        let is_free = budget.is_some() || self.places.taken() == 0;
+        let is_free = budget.is_some() || self.live_viewers() == 0;
         let most = if is_free { usual.scaled(FASTEST_TAKE) } else { usual };
         // It must catch up with what follows.
         let least = needed.scaled(CATCHING_UP).max(LEAST_TAKE_PACE.min(usual));
@@ -351,7 +359,7 @@ impl Shared {
 
     /// What all live viewers need, in bits a second.
     fn needed_by_live(&self) -> u64 {
-        self.needed_for_each().as_bits_per_second().saturating_mul(self.places.taken() as u64)
+        self.live.iter().map(|live| live.needed()).fold(0, u64::saturating_add)
     }
 
     /// A place for one more file that is encoded anew: two for each core, which 720p30 in real time leaves
@@ -366,8 +374,15 @@ impl Shared {
         self.fetches.reserve(|taken| taken < MOST_FETCHES)
     }
 
-    /// Shares out what live viewers leave of the uplink among playouts and copies of files. Each second.
+    /// Shares out the uplink: among live channels by what their viewers need, one more of each included, and what they
+    /// leave among playouts and copies of files. Each second.
     pub(crate) fn share_uplink(&self) {
+        let needs = |live: &Live| live.needed() + live.needed_for_each().as_bits_per_second();
+        let all: u64 = self.live.iter().map(|live| needs(live)).sum();
+        for live in &self.live {
+            let share = needs(live).max(1) as f64 / all.max(1) as f64;
+            live.set_budget(self.uplink.budget().map(|budget| budget.part(share.min(1.0))));
+        }
         let Some(budget) = self.uplink.budget() else {
             self.pace.set(None);
             self.audience.limit_on_demand(None);
@@ -382,23 +397,12 @@ impl Shared {
         self.pace.set(Some((left.saturating_sub(wanted) / 8).max(LEAST_PACE)));
     }
 
-    fn uplink_carries(&self, viewers: usize) -> bool {
-        let budget = self.uplink.budget();
-        budget.is_none_or(|budget| budget.carries(viewers, self.needed_for_each()))
-    }
-
-    /// What the stream takes now, or is set to take, whichever is more.
-    fn needed_for_each(&self) -> Bitrate {
-        self.metrics.channel.stream().max(self.expected)
-    }
-
     /// What there is to watch.
     pub(crate) async fn catalogue(&self) -> Vec<ChannelEntry> {
-        if !self.is_live {
-            return Vec::new();
+        if let [alone] = &self.live[..] {
+            alone.channel().await;
         }
-        let formats = self.channel().await.map(|channel| channel.formats.to_vec());
-        vec![ChannelEntry { name: self.name.clone(), formats: formats.unwrap_or_default() }]
+        self.live.iter().filter(|live| !live.is_over()).map(|live| live.entry()).collect()
     }
 }
 
@@ -414,7 +418,7 @@ impl LiveChannel {
         &self,
         audience: &Audience,
     ) -> impl Iterator<Item = (&str, usize, Bitrate)> {
-        let watching = audience.watching(self.renditions.len());
+        let watching = audience.watching(&self.name, self.renditions.len());
         let encoded = self.metrics.encoded.load(Ordering::Relaxed);
         self.renditions.iter().zip(watching).enumerate().map(move |(number, (one, viewers))| {
             let is_encoded = encoded & (1 << number) != 0;

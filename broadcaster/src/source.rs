@@ -11,9 +11,11 @@ use service::log::LogFormat;
 use tokio::sync::{mpsc, watch};
 
 use crate::apart::Apart;
-use crate::events::{Event as Happened, Events};
+use crate::events::{Event as Happened, Events, Whose};
 use crate::fanout::{Burst, FanOut};
-use crate::media::{Entrance, Event, EventSink, MediaConfig, MediaError, SourceSpec, Unit};
+use crate::media::{
+    Continuation, Entrance, Event, EventSink, MediaConfig, MediaError, SourceSpec, Unit,
+};
 use crate::shared::LiveChannel;
 
 /// Makes a channel for tracks of these formats.
@@ -134,21 +136,34 @@ impl Source {
         }
     }
 
-    /// Waits for the end. A camera, pipeline or network source that ran and fails is started again, for as long as it
+    /// Starts the source, and waits for the end. A camera, pipeline or network source that ran and fails is started again, for as long as it
     /// takes: a device that was unplugged comes back. So is whatever crashed, but a file that has that happen again and
-    /// again.
+    /// again. Where it is one of several, `whose` names its channel: then it is tried until it begins, as others go on.
     pub(crate) async fn supervise(
         self: &Arc<Self>,
         (config, log_format, port): (&MediaConfig, LogFormat, Option<&Entrance>),
         feed: &Arc<Feed>,
         turns: &mut mpsc::UnboundedReceiver<Turn>,
-        events: &Events,
+        (events, whose): (&Events, Whose),
     ) -> Result<(), Failure> {
         let restarts = !matches!(config.source, SourceSpec::File(_) | SourceSpec::None);
         // Its owner may change it at any time, and back again.
         let is_elsewhere = matches!(config.source, SourceSpec::Network(_));
         // Whoever sends what is of no use does not end it for the next one.
-        let waits = config.source.waits();
+        let waits = config.source.waits() || whose.is_some();
+        let start = |before: Option<Continuation>| {
+            let (source, config, sink) = (Arc::clone(self), config.clone(), feed.sink());
+            let port = port.cloned();
+            tokio::task::spawn_blocking(move || {
+                let started = Apart::start(&config, (log_format, port.as_ref()), sink, before);
+                started.map(|producer| source.set(Some(producer)))
+            })
+        };
+        match start(None).await.map_err(Failure::runtime)? {
+            Ok(()) => {}
+            Err(error) if whose.is_none() => return Err(error.into()),
+            Err(error) => feed.take(Event::Failed(error)),
+        }
         let mut wait = FIRST_RESTART;
         let mut lost_at: Option<Instant> = None;
         // Of the one that runs; of none that has not begun.
@@ -160,7 +175,7 @@ impl Source {
             let is_unlike = matches!(turn, Some(Turn::Unlike));
             let lost = match turn {
                 Some(Turn::Ended) => {
-                    events.record(Happened::SourceEnded);
+                    events.record(Happened::SourceEnded { channel: whose });
                     return Ok(());
                 }
                 None => return Ok(()),
@@ -187,7 +202,8 @@ impl Source {
                     runs_since = Some(Instant::now());
                     self.described();
                     if let Some(at) = lost_at.take() {
-                        events.record(Happened::SourceBack { lasted: at.elapsed() });
+                        let (channel, lasted) = (whose.clone(), at.elapsed());
+                        events.record(Happened::SourceBack { channel, lasted });
                     }
                     continue;
                 }
@@ -197,13 +213,13 @@ impl Source {
             told_unlike = is_unlike;
             lost_at.get_or_insert_with(Instant::now);
             if is_news {
-                events.record(Happened::SourceLost { reason: lost.to_string() });
+                let (channel, reason) = (whose.clone(), lost.to_string());
+                events.record(Happened::SourceLost { channel, reason });
             }
             if runs_since.take().is_some_and(|since| since.elapsed() >= LASTING) {
                 wait = FIRST_RESTART;
             }
             continuation = self.get().map(|producer| producer.continuation()).or(continuation);
-            let Some(before) = continuation.clone() else { return Err(lost) };
             // Devices belong to one at a time.
             let source = Arc::clone(self);
             let stopped = tokio::task::spawn_blocking(move || source.set(None));
@@ -212,20 +228,12 @@ impl Source {
             while turns.try_recv().is_ok() {}
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_RESTART);
-            let (source, config, sink) = (Arc::clone(self), config.clone(), feed.sink());
-            let port = port.cloned();
-            let restarted = tokio::task::spawn_blocking(move || {
-                let around = (log_format, port.as_ref());
-                let resumed = Apart::start(&config, around, sink, Some(before));
-                resumed.map(|producer| source.set(Some(producer)))
-            });
-            match restarted.await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
+            match start(continuation.clone()).await.map_err(Failure::runtime)? {
+                Ok(()) => {}
+                Err(error) => {
                     tracing::debug!(%error, "the source is still away");
-                    feed.failed(error);
+                    feed.take(Event::Failed(error));
                 }
-                Err(error) => return Err(Failure::runtime(error)),
             }
         }
     }

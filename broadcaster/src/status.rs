@@ -1,34 +1,35 @@
 //! What the status page shows: `/api/status` of the metrics listener. It tells no addresses, links or keys.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use protocol::units::Bitrate;
 use serde_json::{Map, Value, json};
 
+use crate::live::Live;
 use crate::shared::Shared;
 
 /// Shows a broadcaster's state, once it has one. It holds nothing alive.
 #[derive(Default)]
-pub(crate) struct Status(OnceLock<(Weak<Shared>, String)>);
+pub(crate) struct Status(OnceLock<Weak<Shared>>);
 
 impl Status {
     /// From now on there is something to show.
-    pub(crate) fn tell_of(&self, shared: &Arc<Shared>, source: &str) {
-        // The kind alone: what follows may hold a password.
-        let kind = source.split(':').next().unwrap_or_default().to_owned();
+    pub(crate) fn tell_of(&self, shared: &Arc<Shared>) {
         // Nothing else sets it.
-        let _ = self.0.set((Arc::downgrade(shared), kind));
+        let _ = self.0.set(Arc::downgrade(shared));
     }
 
     /// The broadcaster's part of the page.
     pub(crate) fn show(&self) -> Map<String, Value> {
-        let (shared, source) =
-            self.0.get().map_or((None, ""), |(shared, source)| (shared.upgrade(), source.as_str()));
-        let Some(shared) = shared else {
+        let Some(shared) = self.0.get().and_then(Weak::upgrade) else {
             return object(json!({ "source": null, "channels": [], "viewers": [], "events": [] }));
         };
         let metrics = &shared.metrics;
+        let kinds: BTreeSet<&str> = shared.live.iter().map(|live| &*live.kind).collect();
+        let kinds: Vec<&str> = kinds.into_iter().collect();
+        let source = if kinds.is_empty() { "none".to_owned() } else { kinds.join(", ") };
         let budget = shared.uplink.carried().map(Bitrate::as_bits_per_second);
         object(json!({
             "nat": shared.surroundings.behaviour().kind().as_str(),
@@ -49,26 +50,26 @@ impl Status {
 }
 
 fn channels(shared: &Shared) -> Vec<Value> {
-    let channel = shared.channel.borrow().clone();
-    let metrics = &shared.metrics.channel;
-    let show = |channel: crate::shared::LiveChannel| {
+    let show = |live: &Arc<Live>| {
+        let channel = live.channel.borrow().clone().filter(|_| !live.is_over())?;
+        let metrics = &live.metrics;
         let tracks: Vec<Value> = channel
             .formats
             .iter()
             .map(|format| json!({ "kind": format.kind.to_string(), "encoding": format.encoding_name }))
             .collect();
         let (gop, age) = metrics.gop(Instant::now());
-        json!({
+        Some(json!({
             "name": &*channel.name,
             "tracks": tracks,
             "bitrate_bps": metrics.stream().as_bits_per_second(),
-            "viewers": shared.audience.len(),
+            "viewers": live.places.taken(),
             "joining": metrics.joining.get(),
             "gop_seconds": gop,
             "keyframe_age_seconds": age,
-        })
+        }))
     };
-    channel.map(show).into_iter().collect()
+    shared.live.iter().filter_map(show).collect()
 }
 
 fn object(value: Value) -> Map<String, Value> {

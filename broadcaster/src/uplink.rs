@@ -8,8 +8,8 @@ use protocol::uplink::{Budget, Estimator, most_suffer};
 
 use crate::audience::Audience;
 use crate::events::Event;
-use crate::fanout::FanOut;
 use crate::metrics::Metrics;
+use crate::shared::LiveChannel;
 
 /// The uplink as sessions, metrics and the fan-out see it.
 #[derive(Debug)]
@@ -65,13 +65,13 @@ impl Uplink {
     }
 
     /// Looks at what was sent in the last second, and at how the viewers are. Each second.
-    pub(crate) fn observe(&self, metrics: &Metrics, audience: &Audience, fan_out: Option<&FanOut>) {
+    pub(crate) fn observe(&self, metrics: &Metrics, audience: &Audience, running: &[LiveChannel]) {
         let sent = metrics.measure_uplink();
         let healths = audience.healths();
         // Repair cannot help an uplink that is full: it only adds to what is lost.
-        let is_full = fan_out.is_some() && most_suffer(&healths);
-        if let Some(fan_out) = fan_out {
-            fan_out.set_margins(!is_full);
+        let is_full = !running.is_empty() && most_suffer(&healths);
+        if !running.is_empty() {
+            running.iter().for_each(|channel| channel.fan_out.set_margins(!is_full));
             audience.set_uplink_full(is_full);
             let rate = self.carried();
             match self.fullness.lock().unwrap_or_else(PoisonError::into_inner).turn(is_full) {
@@ -92,9 +92,6 @@ impl Uplink {
                         "keeping below what arrives of the uplink's traffic (--uplink sets it for good)"
                     ),
                     None => tracing::info!("the uplink is not the limit any more"),
-                }
-                if let Some(fan_out) = fan_out {
-                    fan_out.set_uplink(self.budget());
                 }
             }
         }

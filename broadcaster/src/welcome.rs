@@ -11,7 +11,6 @@ use qrcode::{EcLevel, QrCode};
 use service::log::LogFormat;
 
 use crate::config::Config;
-use crate::media::SourceSpec;
 
 /// What helps where a link leads no further than this network.
 const ELSEWHERE: &str = "Viewers elsewhere need a rendezvous with a public address: run punchcast-rendezvous on such a \
@@ -48,24 +47,28 @@ impl Reach {
     }
 }
 
-/// Shows a person at a terminal the link that was printed.
-pub(crate) fn welcome(config: &Config, link: &Link) {
+/// Shows a person at a terminal the links that were printed.
+pub(crate) fn welcome(config: &Config, links: &[Link]) {
     if std::io::stderr().is_terminal() && config.log_format == LogFormat::Text {
         let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        eprint!("{}", text(config, link, !is_plain));
+        eprint!("{}", text(config, links, !is_plain));
     }
 }
 
 /// The whole text, of several lines. `colours` says whether the terminal is told any.
-fn text(config: &Config, link: &Link, colours: bool) -> String {
+fn text(config: &Config, links: &[Link], colours: bool) -> String {
     if config.links_only && config.secret.is_none() {
         return "\nOnly links that you mint let viewers in: punchcast-broadcaster link new\n\
                 Ctrl-C ends the broadcast.\n\n"
             .to_owned();
     }
-    let reach = Reach::of(link);
-    let link = link.to_string();
-    let code = QrCode::with_error_correction_level(&link, EcLevel::L);
+    // All name the same hosts.
+    let reach = links.first().map_or(Reach::Machine, Reach::of);
+    let code = match links {
+        [link] => QrCode::with_error_correction_level(link.to_string(), EcLevel::L).ok(),
+        // Several would fill more than a screen, and each can be drawn by itself.
+        _ => None,
+    };
     // A link too long for any code is left to be copied.
     let code = code.map(|code| draw(&code, colours)).unwrap_or_default();
     let place = match reach {
@@ -73,14 +76,14 @@ fn text(config: &Config, link: &Link, colours: bool) -> String {
         Reach::Network => "on this network",
         Reach::Anywhere => "anywhere",
     };
-    let (verb, command) = match config.source {
-        SourceSpec::None => ("See what there is", "list"),
-        _ => ("Watch", "watch"),
+    let (verb, command) = match config.live_channels().is_empty() {
+        true => ("See what there is", "list"),
+        false => ("Watch", "watch"),
     };
+    let watch = |link: &Link| format!("{verb} {place}: punchcast-viewer {command} '{link}'\n");
+    let watch: String = links.iter().map(watch).collect();
     let further = if reach == Reach::Anywhere { String::new() } else { format!("{ELSEWHERE}\n") };
-    format!(
-        "\n{code}\n{verb} {place}: punchcast-viewer {command} '{link}'\n{further}Ctrl-C ends the broadcast.\n\n"
-    )
+    format!("\n{code}\n{watch}{further}Ctrl-C ends the broadcast.\n\n")
 }
 
 /// Two rows of modules a line. With colours black on white, whatever the terminal's own; without, what is drawn is
@@ -104,6 +107,7 @@ mod tests {
     use gstreamer::prelude::*;
 
     use super::*;
+    use crate::media::SourceSpec;
 
     const LINK: &str = "punchcast://192.168.178.20:3478/AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE/live#c2VjcmV0LXdvcmQ";
 
@@ -160,7 +164,7 @@ mod tests {
     fn the_code_reads_as_the_link_with_and_without_colours() {
         let (config, link) = (Config::default(), LINK.parse().expect("a link"));
         for colours in [true, false] {
-            let screen = text(&config, &link, colours);
+            let screen = text(&config, std::slice::from_ref(&link), colours);
             assert_eq!(read(&screen, colours), LINK);
             assert_eq!(screen.contains('\x1b'), colours, "{screen}");
             let widest =
@@ -186,7 +190,7 @@ mod tests {
             (&library, "r.example:3478", ["anywhere", "viewer list '", "Ctrl-C"], "watch"),
             (&minted, "r.example:3478", ["mint", "link new", "Ctrl-C"], "punchcast://"),
         ] {
-            let screen = text(config, &at(hosts), false);
+            let screen = text(config, &[at(hosts)], false);
             for wanted in wanted {
                 assert!(screen.contains(wanted), "'{wanted}' is not in {screen}");
             }

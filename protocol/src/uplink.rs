@@ -55,6 +55,11 @@ impl Budget {
         self.0
     }
 
+    /// This share of it, 0 to 1.
+    pub fn part(self, share: f64) -> Self {
+        Self(self.0.scaled(share))
+    }
+
     /// Whether so many viewers of a stream of `each` (headers included) can be served, with what
     /// repairs them.
     pub fn carries(self, viewers: usize, each: Bitrate) -> bool {

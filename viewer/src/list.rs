@@ -116,7 +116,11 @@ fn table(channels: &[ChannelEntry], files: &[FileEntry]) -> String {
             .iter()
             .map(|format| format!("{} {}", format.kind, printable(&format.encoding_name)))
             .collect();
-        let _ = writeln!(table, "{:<24} {}", printable(&channel.name), tracks.join(", "));
+        let tracks = match tracks.is_empty() {
+            true => "(its source is not there yet)".to_owned(),
+            false => tracks.join(", "),
+        };
+        let _ = writeln!(table, "{:<24} {tracks}", printable(&channel.name));
     }
     if files.is_empty() {
         return table;

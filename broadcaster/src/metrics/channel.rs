@@ -1,12 +1,15 @@
-//! What one channel's fan-out counts.
+//! What one channel's fan-out counts. Counters are those of all channels together; what a channel is like at the
+//! moment is its own.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use prometheus::{Gauge, IntCounter, IntCounterVec, IntGauge, Registry};
+use prometheus::{
+    Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
 use protocol::units::Bitrate;
-use service::metrics::{counter, counters, gauge, rate};
+use service::metrics::{counter, counters, gauge, register};
 use transport::kernel::Sent;
 
 /// Renditions of one channel, at most.
@@ -33,11 +36,11 @@ pub struct ChannelMetrics {
     /// Keyframes asked of the encoder.
     pub keyframes_requested: IntCounter,
     /// Bytes in the history.
-    pub history_bytes: IntGauge,
+    pub history_bytes: Part,
     /// Viewers that are catching up.
-    pub joining: IntGauge,
+    pub joining: Part,
     /// Viewers whose path does not carry the stream.
-    pub limited: IntGauge,
+    pub limited: Part,
     /// Packets that those were not sent.
     pub left_out: IntCounter,
     /// Bytes of the stream so far, and packets.
@@ -52,10 +55,93 @@ pub struct ChannelMetrics {
     /// Viewers that went on with another rendition.
     pub switched: IntCounter,
     /// Media that waits for the uplink.
-    pub pacing_queue: IntGauge,
+    pub pacing_queue: Part,
     /// Packets waiting to be sent again.
-    pub repair_queue: IntGauge,
+    pub repair_queue: Part,
+    /// Viewers that have a place.
+    pub(crate) viewers: IntGauge,
     gop: Gop,
+}
+
+/// One channel's part of what a gauge says of all of them together.
+#[derive(Debug)]
+pub struct Part {
+    all: IntGauge,
+    own: AtomicI64,
+}
+
+impl Part {
+    fn of(all: IntGauge) -> Self {
+        Self { all, own: AtomicI64::new(0) }
+    }
+
+    /// Another channel's.
+    fn another(&self) -> Self {
+        Self::of(self.all.clone())
+    }
+
+    /// This channel's part is so much.
+    pub fn set(&self, value: i64) {
+        let before = self.own.swap(value, Ordering::Relaxed);
+        self.all.add(value - before);
+    }
+
+    /// This channel's part.
+    pub fn get(&self) -> i64 {
+        self.own.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.set(0);
+    }
+}
+
+/// What each channel has for its own, by its name: the `channel` label.
+#[derive(Debug)]
+pub(super) struct ByChannel {
+    viewers: IntGaugeVec,
+    live_rate: GaugeVec,
+    gop_seconds: GaugeVec,
+    gop_bytes: IntGaugeVec,
+    keyframe_age: GaugeVec,
+}
+
+impl ByChannel {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let labels = ["channel"];
+        let rates = |name, help| {
+            let rates = GaugeVec::new(Opts::new(name, help), &labels);
+            register(registry, rates.expect("a legal name"))
+        };
+        let gauges = |name, help| {
+            let gauges = IntGaugeVec::new(Opts::new(name, help), &labels);
+            register(registry, gauges.expect("a legal name"))
+        };
+        Self {
+            viewers: gauges("punchcast_channel_viewers", "Viewers of each live channel."),
+            live_rate: rates(
+                "punchcast_channel_bytes_per_second",
+                "What the channel needs for each viewer, headers included, over the last 2 s.",
+            ),
+            gop_seconds: rates(
+                "punchcast_gop_seconds",
+                "Time from the last keyframe but one to the last, of the first track with pictures; 0 before \
+                 there were two, and where there is sound alone.",
+            ),
+            gop_bytes: gauges(
+                "punchcast_gop_bytes",
+                "Bytes of all tracks in that time: what a viewer may have to get before its first \
+                 picture.",
+            ),
+            keyframe_age: rates(
+                "punchcast_keyframe_age_seconds",
+                "Time since the last keyframe of the first track with pictures, or, before there was one, since \
+                 its first picture; 0 where there is sound alone.",
+            ),
+        }
+    }
 }
 
 /// From keyframe to keyframe.
@@ -65,6 +151,17 @@ struct Gop {
     bytes: IntGauge,
     age: Gauge,
     latest: Mutex<Option<Latest>>,
+}
+
+impl Gop {
+    fn new(by_channel: &ByChannel, name: &str) -> Self {
+        Self {
+            seconds: by_channel.gop_seconds.with_label_values(&[name]),
+            bytes: by_channel.gop_bytes.with_label_values(&[name]),
+            age: by_channel.keyframe_age.with_label_values(&[name]),
+            latest: Mutex::new(None),
+        }
+    }
 }
 
 /// The latest keyframe, or the first picture before there was one, and the bytes since then.
@@ -78,12 +175,14 @@ struct Latest {
 impl Default for ChannelMetrics {
     /// Counters that nobody scrapes.
     fn default() -> Self {
-        Self::new(&Registry::new())
+        let registry = Registry::new();
+        Self::new(&registry, &ByChannel::new(&registry), "")
     }
 }
 
 impl ChannelMetrics {
-    pub(super) fn new(registry: &Registry) -> Self {
+    /// Counters of the channel of this name, and of all that are made of it.
+    pub(super) fn new(registry: &Registry, by_channel: &ByChannel, name: &str) -> Self {
         let errors = counters(
             registry,
             "punchcast_send_errors_total",
@@ -92,6 +191,7 @@ impl ChannelMetrics {
             "reason",
             ["blocked", "failed", "late"],
         );
+        let part = |name, help| Part::of(gauge(registry, name, help));
         Self {
             packets: counter(
                 registry,
@@ -142,18 +242,15 @@ impl ChannelMetrics {
                 "punchcast_keyframes_requested_total",
                 "Keyframes asked of the encoder for joining viewers.",
             ),
-            history_bytes: gauge(
-                registry,
+            history_bytes: part(
                 "punchcast_history_bytes",
                 "Bytes of sealed packets kept for joining and repair.",
             ),
-            joining: gauge(
-                registry,
+            joining: part(
                 "punchcast_viewers_joining",
                 "Viewers that are catching up with the live edge.",
             ),
-            limited: gauge(
-                registry,
+            limited: part(
                 "punchcast_viewers_limited",
                 "Viewers whose path does not carry the stream, so that they are sent less of it.",
             ),
@@ -171,47 +268,52 @@ impl ChannelMetrics {
                 "punchcast_rendition_switches_total",
                 "Times that a viewer went on with another rendition, as its path carries more or less.",
             ),
-            live_rate: rate(
-                registry,
-                "punchcast_channel_bytes_per_second",
-                "What the channel needs for each viewer, headers included, over the last 2 s.",
-            ),
-            pacing_queue: gauge(
-                registry,
+            pacing_queue: part(
                 "punchcast_pacing_queue_bytes",
                 "Live media, to all viewers, that waits for the uplink. What waits longer than 1 s is \
                  dropped (late).",
             ),
-            repair_queue: gauge(
-                registry,
+            repair_queue: part(
                 "punchcast_repair_queue_packets",
                 "Packets of all viewers waiting to be sent again, or as repair packets.",
             ),
-            gop: Gop {
-                seconds: rate(
-                    registry,
-                    "punchcast_gop_seconds",
-                    "Time from the last keyframe but one to the last, of the first track with pictures; 0 before \
-                     there were two, and where there is sound alone.",
-                ),
-                bytes: gauge(
-                    registry,
-                    "punchcast_gop_bytes",
-                    "Bytes of all tracks in that time: what a viewer may have to get before its first \
-                     picture.",
-                ),
-                age: rate(
-                    registry,
-                    "punchcast_keyframe_age_seconds",
-                    "Time since the last keyframe of the first track with pictures, or, before there was one, since \
-                     its first picture; 0 where there is sound alone.",
-                ),
-                latest: Mutex::new(None),
-            },
+            live_rate: by_channel.live_rate.with_label_values(&[name]),
+            viewers: by_channel.viewers.with_label_values(&[name]),
+            gop: Gop::new(by_channel, name),
         }
     }
 
-    /// For a channel made for one viewer: what it sends counts with the main channel's, and what it is like at
+    /// Those of another live channel.
+    pub(super) fn another(&self, by_channel: &ByChannel, name: &str) -> Self {
+        Self {
+            packets: self.packets.clone(),
+            bytes: self.bytes.clone(),
+            errors: self.errors.clone(),
+            retransmitted: self.retransmitted.clone(),
+            repair_packets: self.repair_packets.clone(),
+            repair_bytes: self.repair_bytes.clone(),
+            join_bytes: self.join_bytes.clone(),
+            bursts_dropped: self.bursts_dropped.clone(),
+            requests_dropped: self.requests_dropped.clone(),
+            keyframes_requested: self.keyframes_requested.clone(),
+            history_bytes: self.history_bytes.another(),
+            joining: self.joining.another(),
+            limited: self.limited.another(),
+            left_out: self.left_out.clone(),
+            published: AtomicU64::new(0),
+            published_packets: AtomicU64::new(0),
+            live_rate: by_channel.live_rate.with_label_values(&[name]),
+            rates: Default::default(),
+            encoded: AtomicU32::new(0),
+            switched: self.switched.clone(),
+            pacing_queue: self.pacing_queue.another(),
+            repair_queue: self.repair_queue.another(),
+            viewers: by_channel.viewers.with_label_values(&[name]),
+            gop: Gop::new(by_channel, name),
+        }
+    }
+
+    /// For a channel made for one viewer: what it sends counts with the live channels', and what it is like at
     /// the moment is its own.
     pub fn for_playout(&self) -> Self {
         let own = Self::default();

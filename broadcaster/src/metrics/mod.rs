@@ -5,12 +5,13 @@ mod channel;
 mod stored;
 mod viewers;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use prometheus::{
-    Counter, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    CounterVec, Gauge, GaugeVec, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry,
 };
 use protocol::behaviour::{Behaviour, Dependence, Kind, Ports};
@@ -24,6 +25,7 @@ use service::metrics::{
 };
 use transport::port::Dropped;
 
+use channel::ByChannel;
 pub use channel::ChannelMetrics;
 use stored::Stored;
 pub(crate) use viewers::{Distributions, PerViewer, Row, STATES, worst};
@@ -38,8 +40,8 @@ pub(crate) struct Metrics {
     pub registry: Registry,
     /// What happened, beside the numbers.
     pub events: Arc<Events>,
-    /// The channel's own counters.
-    pub channel: Arc<ChannelMetrics>,
+    /// What the fan-outs of the live channels count, in the order of their names; one at least.
+    pub channels: Vec<Arc<ChannelMetrics>>,
     /// Viewers that are admitted now.
     pub viewers: IntGauge,
     /// Viewers that lose more than a little.
@@ -79,25 +81,26 @@ pub(crate) struct Metrics {
     pub(crate) dropped: Arc<OnceLock<Arc<Dropped>>>,
 }
 
-/// What became of the encoder's work.
+/// What became of the encoders' work, by channel.
 struct Encoder {
-    frames_in: IntCounter,
-    frames_encoded: IntCounter,
-    frames_dropped: IntCounter,
-    keyframes: IntCounter,
+    frames_in: IntCounterVec,
+    frames_encoded: IntCounterVec,
+    frames_dropped: IntCounterVec,
+    keyframes: IntCounterVec,
     seconds: Histogram,
     info: IntGaugeVec,
     /// By rendition.
     watched: IntGaugeVec,
     rates: GaugeVec,
-    name: Mutex<Option<String>>,
+    /// The element that encodes a channel's pictures.
+    names: Mutex<BTreeMap<String, String>>,
 }
 
-/// What the process that captures and encodes uses.
+/// What the processes that capture and encode use, by channel.
 struct SourceProcess {
-    cpu: Counter,
-    cpu_before: Mutex<f64>,
-    resident: Gauge,
+    cpu: CounterVec,
+    cpu_before: Mutex<BTreeMap<String, f64>>,
+    resident: GaugeVec,
 }
 
 /// What of the uplink is used.
@@ -189,9 +192,15 @@ const OPENING: [f64; 12] = [0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4
 const ENCODING: [f64; 10] = [0.001, 0.002, 0.004, 0.008, 0.012, 0.016, 0.024, 0.033, 0.05, 0.1];
 
 impl Metrics {
-    /// Metrics in this registry, with series of single viewers for at most so many.
-    pub(crate) fn new(registry: Registry, viewer_series: usize) -> Self {
+    /// Metrics of live channels of these names in this registry, with series of single viewers for at most so many.
+    /// Where there are no such channels, the first name stands for stored files.
+    pub(crate) fn new(registry: Registry, viewer_series: usize, channels: &[&str]) -> Self {
         let r = &registry;
+        let by_channel = ByChannel::new(r);
+        let [first, others @ ..] = channels else { panic!("no channel has a name") };
+        let first = ChannelMetrics::new(r, &by_channel, first);
+        let others = others.iter().map(|name| first.another(&by_channel, name));
+        let others: Vec<_> = others.map(Arc::new).collect();
         let became = counters(
             r,
             "punchcast_viewer_packets_total",
@@ -231,7 +240,7 @@ impl Metrics {
                 "punchcast_heap_allocated_bytes",
                 "Bytes of the heap that hold something, as the C library counts them; 0 where it does not.",
             ),
-            channel: Arc::new(ChannelMetrics::new(r)),
+            channels: [Arc::new(first)].into_iter().chain(others).collect(),
             viewers: gauge(r, "punchcast_viewers", "Viewers admitted now."),
             lossy: gauge(
                 r,
@@ -276,7 +285,7 @@ impl Metrics {
             key_changes: counter(
                 r,
                 "punchcast_key_changes_total",
-                "Times that another key took over in the live channel.",
+                "Times that another key took over in a live channel.",
             ),
             admissions: counter(
                 r,
@@ -299,8 +308,8 @@ impl Metrics {
                 "reason",
                 Departure::ALL.map(Departure::as_str),
             ),
-            encoder: Encoder::new(r),
-            source: SourceProcess::new(r),
+            encoder: Encoder::new(r, channels),
+            source: SourceProcess::new(r, channels),
             uplink: Uplink::new(r),
             became: BECAME.map(|what| became.with_label_values(&[what])),
             lost: counter(
@@ -407,53 +416,79 @@ impl Metrics {
         self.feedback_dropped[reason as usize].inc();
     }
 
-    /// What the encoder did so far, and how long the latest pictures took.
-    pub(crate) fn encoded(&self, stats: &EncoderStats, times: &[Duration]) {
-        raise(&self.encoder.frames_in, stats.frames_in);
-        raise(&self.encoder.frames_encoded, stats.frames_encoded);
-        raise(&self.encoder.frames_dropped, stats.frames_dropped);
-        raise(&self.encoder.keyframes, stats.keyframes);
-        times.iter().for_each(|time| self.encoder.seconds.observe(time.as_secs_f64()));
+    /// What the channel's encoder did so far, and how long the latest pictures took.
+    pub(crate) fn encoded(&self, channel: &str, stats: &EncoderStats, times: &[Duration]) {
+        let encoder = &self.encoder;
+        for (counter, count) in [
+            (&encoder.frames_in, stats.frames_in),
+            (&encoder.frames_encoded, stats.frames_encoded),
+            (&encoder.frames_dropped, stats.frames_dropped),
+            (&encoder.keyframes, stats.keyframes),
+        ] {
+            raise(&counter.with_label_values(&[channel]), count);
+        }
+        times.iter().for_each(|time| encoder.seconds.observe(time.as_secs_f64()));
     }
 
-    /// The element that encodes pictures, where one does.
-    pub(crate) fn encodes_with(&self, encoder: Option<&str>) {
+    /// The element that encodes the channel's pictures, where one does.
+    pub(crate) fn encodes_with(&self, channel: &str, encoder: Option<&str>) {
         let known = &self.encoder.info;
-        let mut before = self.encoder.name.lock().unwrap_or_else(PoisonError::into_inner);
-        if before.as_deref() == encoder {
+        let mut names = self.encoder.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = names.get(channel);
+        if before.map(String::as_str) == encoder {
             return;
         }
-        known.reset();
+        if let Some(before) = before {
+            // It was set when the name was kept.
+            let _ = known.remove_label_values(&[channel, before]);
+        }
+        names.remove(channel);
         if let Some(encoder) = encoder {
-            known.with_label_values(&[encoder]).set(1);
+            known.with_label_values(&[channel, encoder]).set(1);
+            names.insert(channel.to_owned(), encoder.to_owned());
         }
-        *before = encoder.map(str::to_owned);
     }
 
-    /// For each rendition, by its name: how many watch it, and what it needs, which is nothing where it is not encoded.
-    pub(crate) fn renditions<'a>(&self, all: impl Iterator<Item = (&'a str, usize, Bitrate)>) {
+    /// For each rendition of the channel, by its name: how many watch it, and what it needs, which is nothing where it
+    /// is not encoded.
+    pub(crate) fn renditions<'a>(
+        &self,
+        channel: &str,
+        all: impl Iterator<Item = (&'a str, usize, Bitrate)>,
+    ) {
         for (name, viewers, rate) in all {
-            self.encoder.watched.with_label_values(&[name]).set(viewers as i64);
+            self.encoder.watched.with_label_values(&[channel, name]).set(viewers as i64);
             let rate = rate.as_bytes_per_second();
-            self.encoder.rates.with_label_values(&[name]).set(rate);
+            self.encoder.rates.with_label_values(&[channel, name]).set(rate);
         }
     }
 
-    /// What the source's process has used so far; another one's begins at nothing.
-    pub(crate) fn source_uses(&self, usage: Usage) {
+    /// What the process of the channel's source has used so far; another one's begins at nothing.
+    pub(crate) fn source_uses(&self, channel: &str, usage: Usage) {
         let seconds = usage.cpu.as_secs_f64();
-        let mut before = self.source.cpu_before.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = if seconds >= *before { seconds - *before } else { seconds };
-        *before = seconds;
-        drop(before);
-        self.source.cpu.inc_by(used);
-        self.source.resident.set(usage.resident as f64);
+        let mut known = self.source.cpu_before.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = known.insert(channel.to_owned(), seconds).unwrap_or(0.0);
+        drop(known);
+        let used = if seconds >= before { seconds - before } else { seconds };
+        self.source.cpu.with_label_values(&[channel]).inc_by(used);
+        self.source.resident.with_label_values(&[channel]).set(usage.resident as f64);
+    }
+
+    /// Those of a channel that is made for one viewer.
+    pub(crate) fn for_playout(&self) -> ChannelMetrics {
+        let [any, ..] = &self.channels[..] else { return ChannelMetrics::default() };
+        any.for_playout()
+    }
+
+    /// Media packets handed to the kernel so far, and bytes of UDP payload of them: of all channels.
+    fn sent(&self) -> (u64, u64) {
+        self.channels.first().map_or((0, 0), |channel| channel.sent())
     }
 
     /// Measures the uplink's use since the call before. Once a second, whoever scrapes.
     pub(crate) fn measure_uplink(&self) -> Bitrate {
         let now = Instant::now();
-        let (packets, bytes) = self.channel.sent();
+        let (packets, bytes) = self.sent();
         let bytes = bytes + packets * WIRE_OVERHEAD as u64;
         let mut used = self.uplink.used_before.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((at, before)) = used.replace((now, bytes)) {
@@ -471,9 +506,10 @@ impl Metrics {
     /// What one viewer needs of the uplink, and whether packets were dropped since this was asked last because
     /// they had waited too long for it.
     pub(crate) fn uplink_needs(&self) -> (Bitrate, bool) {
-        let late = self.channel.late();
+        let late = self.channels.first().map_or(0, |channel| channel.late());
         let before = self.uplink.late_before.swap(late, Ordering::Relaxed);
-        (self.channel.stream(), late > before)
+        let streams = self.channels.iter().map(|channel| channel.stream());
+        (streams.max().unwrap_or(Bitrate::bits_per_second(0)), late > before)
     }
 
     /// What the uplink carries, if that is known, and whether most viewers suffer at once.
@@ -484,14 +520,15 @@ impl Metrics {
 
     /// Sets what is not counted as it happens. Before each scrape.
     pub(crate) fn refresh(&self) {
-        self.channel.refresh(Instant::now());
+        let now = Instant::now();
+        self.channels.iter().for_each(|channel| channel.refresh(now));
         self.allocated.set(transport::kernel::allocated().unwrap_or_default() as i64);
     }
 
     /// For the status page: packets sent, bytes sent, lost, recovered, unrecovered, admitted, refused,
     /// openings that failed.
     pub(crate) fn totals(&self) -> serde_json::Value {
-        let (packets_sent, bytes_sent) = self.channel.sent();
+        let (packets_sent, bytes_sent) = self.sent();
         let [_, nack, fec, ..] = &self.became;
         let refused: u64 =
             Refusal::ALL.iter().map(|r| self.refusals.with_label_values(&[r.as_str()]).get()).sum();
@@ -535,21 +572,22 @@ fn path_openings(registry: &Registry) -> IntCounterVec {
 }
 
 impl Encoder {
-    fn new(r: &Registry) -> Self {
+    fn new(r: &Registry, channels: &[&str]) -> Self {
+        let counter = |name, help| counters(r, name, help, "channel", channels.iter().copied());
         let info = IntGaugeVec::new(
             Opts::new(
                 "punchcast_encoder_info",
                 "1 for the GStreamer element that encodes pictures; nothing where the source comes \
                  encoded.",
             ),
-            &["encoder"],
+            &["channel", "encoder"],
         );
         let watched = IntGaugeVec::new(
             Opts::new(
                 "punchcast_rendition_viewers",
                 "Viewers of each rendition, where the picture comes in several sizes.",
             ),
-            &["rendition"],
+            &["channel", "rendition"],
         );
         let rates = GaugeVec::new(
             Opts::new(
@@ -557,33 +595,26 @@ impl Encoder {
                 "What each viewer of a rendition is sent, sound and headers included; 0 where nobody watches it, so \
                  that it is not encoded.",
             ),
-            &["rendition"],
+            &["channel", "rendition"],
         );
         Self {
             watched: register(r, watched.expect("a legal name")),
             rates: register(r, rates.expect("a legal name")),
             frames_in: counter(
-                r,
                 "punchcast_encoder_frames_in_total",
                 "Pictures given to the encoder since the start; of a source that comes encoded, its \
                  coded pictures.",
             ),
             frames_encoded: counter(
-                r,
                 "punchcast_encoder_frames_encoded_total",
                 "Coded pictures since the start.",
             ),
             frames_dropped: counter(
-                r,
                 "punchcast_encoder_frames_dropped_total",
                 "Pictures of a live source that were dropped because the encoder was behind. Those left \
                  out because the source gives more a second than is encoded are not among them.",
             ),
-            keyframes: counter(
-                r,
-                "punchcast_encoder_keyframes_total",
-                "Keyframes since the start.",
-            ),
+            keyframes: counter("punchcast_encoder_keyframes_total", "Keyframes since the start."),
             seconds: histogram(
                 r,
                 "punchcast_encoder_seconds",
@@ -592,26 +623,33 @@ impl Encoder {
                 &ENCODING,
             ),
             info: register(r, info.expect("a legal name")),
-            name: Mutex::default(),
+            names: Mutex::default(),
         }
     }
 }
 
 impl SourceProcess {
-    fn new(r: &Registry) -> Self {
-        let cpu = Counter::new(
+    fn new(r: &Registry, channels: &[&str]) -> Self {
+        let cpu = Opts::new(
             "punchcast_source_cpu_seconds_total",
             "Processor time of the process that captures and encodes, which process_cpu_seconds_total \
              leaves out; of all such processes since the start.",
         );
+        let resident = Opts::new(
+            "punchcast_source_resident_memory_bytes",
+            "Memory of the process that captures and encodes; 0 while there is none.",
+        );
+        let labels = ["channel"];
+        let cpu = CounterVec::new(cpu, &labels).expect("a legal name");
+        let resident = GaugeVec::new(resident, &labels).expect("a legal name");
+        for channel in channels {
+            cpu.with_label_values(&[channel]);
+            resident.with_label_values(&[channel]);
+        }
         Self {
-            cpu: register(r, cpu.expect("a legal name")),
+            cpu: register(r, cpu),
             cpu_before: Mutex::default(),
-            resident: rate(
-                r,
-                "punchcast_source_resident_memory_bytes",
-                "Memory of the process that captures and encodes; 0 while there is none.",
-            ),
+            resident: register(r, resident),
         }
     }
 }
@@ -643,7 +681,7 @@ impl Uplink {
 
 /// All metrics of a broadcaster, each with a sample, for the documentation.
 pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
-    let metrics = Metrics::new(service::metrics::registry("broadcaster"), 1);
+    let metrics = Metrics::new(service::metrics::registry("broadcaster"), 1, &["live"]);
     let rows = CandidateKind::ALL.map(|kind| Row {
         viewer: protocol::channel::ViewerId(1),
         path: kind.as_str(),
@@ -656,7 +694,7 @@ pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
         totals: Totals::default(),
     });
     metrics.per_viewer.show_all(rows.into());
-    metrics.encodes_with(Some("x264enc"));
-    metrics.renditions([("480p", 0, Bitrate::bits_per_second(0))].into_iter());
+    metrics.encodes_with("live", Some("x264enc"));
+    metrics.renditions("live", [("480p", 0, Bitrate::bits_per_second(0))].into_iter());
     metrics.registry.gather()
 }
