@@ -25,7 +25,7 @@ FROM_LINE = link(
 # As the broadcaster reckons: media may fill 95% of the uplink, and a viewer takes a tenth more than
 # its stream, for repair.
 CARRIES = ("floor(0.95 * (punchcast_uplink_budget_bytes_per_second@ > 0)"
-           " / (1.1 * punchcast_channel_bytes_per_second@))")
+           " / on (job, instance) (1.1 * max by (job, instance) (punchcast_channel_bytes_per_second@)))")
 
 
 def worst(metric, title, description, unit, thresholds=None):
@@ -265,6 +265,9 @@ UPLINK = [
            query(f"8 * {rate('punchcast_join_bytes_sent_total@')}", "joining"),
            query(f"8 * {rate('punchcast_repair_bytes_sent_total@')}", "repair")],
           "bps", stacked=True, width=8),
+    graph("Viewers by channel", "Viewers of each live channel, where one broadcaster has several. They share its uplink by what "
+          "their viewers need.",
+          query("sum by (instance, channel) (punchcast_channel_viewers@)", "{{instance}} {{channel}}"), "short", width=8),
     graph("Viewers and room for them", "Viewers admitted, and how many the uplink would carry at the channel's "
           "present rate. Where they meet, viewers are refused: lower video.bitrate.",
           [query("sum(punchcast_viewers@)", "viewers"), query(f"sum({CARRIES})", "would carry")],
@@ -275,24 +278,25 @@ ENCODER = [
     row("Encoder"),
     graph("Pictures", "Pictures a second into the encoder, coded, and dropped because it was behind. In falls: "
           "the source or camera. Dropped rises: lower video.width, height or framerate, or free CPU.",
-          [query(rate("punchcast_encoder_frames_in_total@", "instance"), "in {{instance}}"),
-           query(rate("punchcast_encoder_frames_encoded_total@", "instance"), "coded {{instance}}"),
-           query(rate("punchcast_encoder_frames_dropped_total@", "instance"), "dropped {{instance}}")],
+          [query(rate("punchcast_encoder_frames_in_total@", "instance, channel"), "in {{instance}} {{channel}}"),
+           query(rate("punchcast_encoder_frames_encoded_total@", "instance, channel"), "coded {{instance}} {{channel}}"),
+           query(rate("punchcast_encoder_frames_dropped_total@", "instance, channel"),
+                 "dropped {{instance}} {{channel}}")],
           "suffix: /s"),
     graph("Time to encode", "From picture in to coded picture out. Above the time between pictures (33 ms at "
           "30/s), the encoder falls behind.",
           quantiles("punchcast_encoder_seconds@"), "s", none="pictures come encoded"),
     graph("Age of the latest keyframe", "Time since the latest keyframe. A saw with the period of "
           "video.keyframe_interval; growing on: nobody can join.",
-          query("max by (instance) (punchcast_keyframe_age_seconds@)", "{{instance}}"), "s",
+          query("max by (instance, channel) (punchcast_keyframe_age_seconds@)", "{{instance}} {{channel}}"), "s",
           [(None, "green"), (20, "red")]),
     graph("Length of a GOP", "Time between the last two keyframes. Short costs bits; long makes joining slow. "
           "Set it by video.keyframe_interval.",
-          query("max by (instance) (punchcast_gop_seconds@)", "{{instance}}"), "s"),
+          query("max by (instance, channel) (punchcast_gop_seconds@)", "{{instance}} {{channel}}"), "s"),
     graph("Size of a GOP", "Bytes of the last complete GOP, what a joining viewer may have to get first, and of "
           "all that is kept for joining and repair (64 MiB at most). Large GOPs: shorter "
           "video.keyframe_interval.",
-          [query("max by (instance) (punchcast_gop_bytes@)", "last GOP {{instance}}"),
+          [query("max by (instance, channel) (punchcast_gop_bytes@)", "last GOP {{instance}} {{channel}}"),
            query("max by (instance) (punchcast_history_bytes@)", "history {{instance}}")], "bytes"),
     graph("Keyframes", "Keyframes a minute: coded, and asked for because of joining viewers. Asked for and not "
           "coded: the source does not make them on request.",

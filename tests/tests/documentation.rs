@@ -102,6 +102,7 @@ fn the_tables_of_events_are_those_of_the_code() {
 fn the_commands_of_the_pages_work_as_written() {
     let pages = [
         "camera",
+        "channels",
         "files",
         "ip-camera",
         "many-viewers",
