@@ -187,9 +187,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         end = supervise(supervisions, &config, &shared) => end,
         () = at_the_desk => Err(Failure::runtime("the operator's socket is gone")),
         result = async {
-            if !any_runs(&shared.live).await {
-                return Err(Failure::runtime("the source ended before it began"));
-            }
+            any_runs(&shared.live).await;
             if config.rendezvous()? == Rendezvous::ByHand {
                 let (seen_in, seen) = watch::channel(None);
                 let offering = offering(&config, &identity, &shared, seen_in, readiness)?;
@@ -305,8 +303,9 @@ async fn supervise(
     result
 }
 
-/// Waits until a live channel can be watched; there may be none at all. False where none ever will.
-async fn any_runs(live: &[Arc<Live>]) -> bool {
+/// Waits until a live channel can be watched, unless there are none at all: for ever, where none will be. Why, their
+/// supervision says.
+async fn any_runs(live: &[Arc<Live>]) {
     let mut waiting = JoinSet::new();
     for live in live {
         let mut channel = live.channel.clone();
@@ -314,10 +313,12 @@ async fn any_runs(live: &[Arc<Live>]) -> bool {
     }
     while let Some(runs) = waiting.join_next().await {
         if runs.unwrap_or(false) {
-            return true;
+            return;
         }
     }
-    live.is_empty()
+    if !live.is_empty() {
+        std::future::pending().await
+    }
 }
 
 /// Replaces the keys of all live channels, for as long as it is polled.
