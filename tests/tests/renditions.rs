@@ -108,7 +108,9 @@ fn each_link_gets_the_best_that_it_carries_and_what_nobody_watches_costs_nothing
 /// For each rendition, best first: how many watch it, and whether it is encoded.
 fn watched(stage: &Stage) -> Result<[(u32, bool); 3]> {
     let of = |name: &str, rendition: &str| {
-        stage.metric(&format!("punchcast_rendition_{name}{{channel=\"live\",rendition=\"{rendition}\"}}"))
+        stage.metric(&format!(
+            "punchcast_rendition_{name}{{channel=\"live\",rendition=\"{rendition}\"}}"
+        ))
     };
     let mut all = [(0, false); 3];
     for (one, name) in all.iter_mut().zip([BEST, MIDDLE, SMALL]) {
