@@ -26,6 +26,8 @@ pub(crate) enum Event {
     SourceLost { reason: String },
     /// It runs again.
     SourceBack { lasted: Duration },
+    /// The operator set another bitrate of the picture, or of one of its renditions.
+    BitrateChanged { rendition: Option<Arc<str>>, rate: Bitrate, before: Bitrate },
     /// A rendezvous knows us.
     RendezvousRegistered { rendezvous: SocketAddr, external: SocketAddr },
     /// The connection to one broke.
@@ -122,6 +124,7 @@ impl Event {
             Self::SourceEnded => "source_ended",
             Self::SourceLost { .. } => "source_lost",
             Self::SourceBack { .. } => "source_back",
+            Self::BitrateChanged { .. } => "bitrate_changed",
             Self::RendezvousRegistered { .. } => "rendezvous_registered",
             Self::RendezvousLost { .. } => "rendezvous_lost",
             Self::ViewerKnocks { .. } => "viewer_knocks",
@@ -190,6 +193,10 @@ impl Event {
             }
             Self::SourceBack { lasted } => {
                 format!("the source runs again, after {} ms", lasted.as_millis())
+            }
+            Self::BitrateChanged { rendition, rate, before } => {
+                let what = rendition.as_deref().unwrap_or("the picture");
+                format!("{what} is encoded at {rate} now, before at {before}")
             }
             Self::RendezvousRegistered { .. } => "registered at the rendezvous".into(),
             Self::RendezvousLost { .. } => {
@@ -262,6 +269,17 @@ impl Event {
             Self::SourceBack { lasted } => {
                 let lasted_ms = ms(lasted);
                 tracing::info!(event, lasted_ms, "{text}");
+            }
+            Self::BitrateChanged { rendition, rate, before } => {
+                let (rate_bps, before_bps) =
+                    (rate.as_bits_per_second(), before.as_bits_per_second());
+                tracing::info!(
+                    event,
+                    rendition = rendition.as_deref(),
+                    rate_bps,
+                    before_bps,
+                    "{text}"
+                );
             }
             Self::RendezvousRegistered { rendezvous, external } => {
                 tracing::info!(event, %rendezvous, %external, "{text}");

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use protocol::channel::ViewerId;
 use protocol::link::{Link, Target};
+use protocol::units::Bitrate;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use service::exit::Failure;
@@ -22,6 +23,7 @@ use tokio::sync::Semaphore;
 use crate::links::LinksError;
 use crate::minted::Minted;
 use crate::moment::Moment;
+use crate::rates::Changed;
 use crate::shared::{Revoked, Shared};
 
 /// The socket's name in the state folder.
@@ -57,6 +59,19 @@ pub(crate) enum Question {
     ListLinks,
     /// Let nobody in by this link any more, and send away who came by it.
     RevokeLink(String),
+    /// What are the pictures encoded at?
+    ListBitrates,
+    /// Encode them at another rate.
+    SetBitrate(NewBitrate),
+}
+
+/// A bitrate as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewBitrate {
+    pub(crate) rate: Bitrate,
+    /// Of which rendition; of the picture itself without one.
+    pub(crate) rendition: Option<String>,
 }
 
 /// A link as it is wanted.
@@ -200,6 +215,19 @@ fn answer(question: &Question, shared: &Shared) -> Value {
             )),
             Err(error) => refused_link(&error),
         },
+        Question::ListBitrates => shared.rates_shown().unwrap_or_else(refused),
+        Question::SetBitrate(NewBitrate { rate, rendition }) => {
+            match shared.set_bitrate(rendition.as_deref(), *rate) {
+                Ok(Changed { rendition, before, is_later }) => json!({
+                    "rendition": rendition.as_deref(),
+                    "before_bps": before.as_bits_per_second(),
+                    "is_later": is_later,
+                }),
+                Err(error) => {
+                    json!({ "error": error.to_string(), "is_usage": error.is_usage() })
+                }
+            }
+        }
     }
 }
 
@@ -304,6 +332,42 @@ pub(crate) fn revoke_link(state: &Path, name: &str) -> Result<String, Failure> {
     Ok(format!("link '{name}' opens no more; {} viewers are sent away\n", answer["viewers"]))
 }
 
+/// Shows what the pictures are encoded at, and what of it is sent.
+pub(crate) fn list_bitrates(state: &Path, as_json: bool) -> Result<String, Failure> {
+    let answer = ask(state, &Question::ListBitrates)?;
+    if as_json {
+        return Ok(format!("{answer}\n"));
+    }
+    let none = Vec::new();
+    let encoder = answer["encoder"].as_str().unwrap_or("-");
+    let mut text = format!("{:<16} {:>10} {:>10}  {}\n", "RENDITION", "SET TO", "SENT", "ENCODER");
+    for one in answer["pictures"].as_array().unwrap_or(&none) {
+        let name = one["rendition"].as_str().unwrap_or("-");
+        let set = one["set_bps"]
+            .as_u64()
+            .map_or("-".to_owned(), |rate| Bitrate::bits_per_second(rate).to_string());
+        // To the kilobit: it is measured.
+        let sent = one["sent_bps"].as_u64().unwrap_or(0).div_ceil(1000);
+        let _ = writeln!(text, "{name:<16} {set:>10} {:>10}  {encoder}", format!("{sent}k"));
+    }
+    Ok(text)
+}
+
+/// Has the pictures encoded at another rate.
+pub(crate) fn set_bitrate(state: &Path, wanted: NewBitrate) -> Result<String, Failure> {
+    let answer = ask(state, &Question::SetBitrate(wanted.clone()))?;
+    let what = answer["rendition"].as_str().unwrap_or("the picture");
+    let before = Bitrate::bits_per_second(answer["before_bps"].as_u64().unwrap_or(0));
+    let when = match answer["is_later"] == true {
+        true => "once the source is there",
+        false => "from now on",
+    };
+    let rate = wanted.rate;
+    Ok(format!(
+        "{what} is encoded at {rate} {when}, until the broadcaster ends; before: {before}\n"
+    ))
+}
+
 fn links(links: &[Value]) -> String {
     let mut text = format!("{:<24} {:>12} {:>12}\n", "LINK", "VIEWERS", "OPENS FOR");
     for link in links {
@@ -356,8 +420,16 @@ mod tests {
 
     #[test]
     fn questions_are_lines_of_json() {
-        let questions =
-            [Question::ListViewers, Question::AdmitViewer(7), Question::RemoveViewer(7)];
+        let wanted = NewBitrate {
+            rate: Bitrate::bits_per_second(1_500_000),
+            rendition: Some("480p".into()),
+        };
+        let questions = [
+            Question::ListViewers,
+            Question::AdmitViewer(7),
+            Question::RemoveViewer(7),
+            Question::SetBitrate(wanted),
+        ];
         for question in questions {
             let text = serde_json::to_string(&question).expect("it is plain");
             assert_eq!(serde_json::from_str::<Question>(&text).expect("the same"), question);

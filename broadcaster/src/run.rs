@@ -45,6 +45,7 @@ use crate::operator::{self, Desk};
 use crate::origin::Barred;
 use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
+use crate::rates::Rates;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::{LiveChannel, Rendition, Shared, choose_ssrcs};
@@ -156,7 +157,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         link: OnceLock::new(),
         max_viewers: config.max_viewers,
         uplink: Uplink::new(config.uplink),
-        expected: expected_rate(&config),
+        rates: Rates::new(Arc::clone(&source), media.clone()),
         allow_private: config.allow_private,
         is_live,
         channel: told.channel.clone(),
@@ -295,13 +296,6 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         embedded.server.stop().await;
     }
     result
-}
-
-/// What the encoders are set to make, where it is known that the source is encoded here.
-fn expected_rate(config: &Config) -> Bitrate {
-    let encoded_here = matches!(config.source, SourceSpec::Test | SourceSpec::Camera(_));
-    let rates = [config.video.bitrate, config.audio.bitrate].map(Bitrate::as_bits_per_second);
-    Bitrate::bits_per_second(if encoded_here { rates.iter().sum() } else { 0 })
 }
 
 /// The rendezvous that the configuration names.
@@ -689,7 +683,9 @@ async fn watch(source: &Source, shared: &Shared) {
         if let Some(producer) = source.get() {
             metrics.encoded(&producer.encoder_stats(), &producer.take_encoding_times());
             metrics.source_uses(producer.usage().unwrap_or_default());
-            metrics.encodes_with(producer.continuation().encoder.as_deref());
+            let encoder = producer.continuation().encoder;
+            metrics.encodes_with(encoder.as_deref());
+            metrics.is_set_to(&shared.rates_set(encoder.is_some()));
         }
         let channel = shared.channel.borrow().clone();
         if let Some(channel) = &channel {

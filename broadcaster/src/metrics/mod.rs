@@ -90,6 +90,7 @@ struct Encoder {
     /// By rendition.
     watched: IntGaugeVec,
     rates: GaugeVec,
+    set_to: GaugeVec,
     name: Mutex<Option<String>>,
 }
 
@@ -430,6 +431,17 @@ impl Metrics {
         *before = encoder.map(str::to_owned);
     }
 
+    /// What the encoder of each rendition is set to, by its name; of the only one, none.
+    pub(crate) fn is_set_to(&self, rates: &[(Option<Arc<str>>, Bitrate)]) {
+        if rates.is_empty() {
+            self.encoder.set_to.reset();
+        }
+        for (name, rate) in rates {
+            let name = name.as_deref().unwrap_or_default();
+            self.encoder.set_to.with_label_values(&[name]).set(rate.as_bytes_per_second());
+        }
+    }
+
     /// For each rendition, by its name: how many watch it, and what it needs, which is nothing where it is not encoded.
     pub(crate) fn renditions<'a>(&self, all: impl Iterator<Item = (&'a str, usize, Bitrate)>) {
         for (name, viewers, rate) in all {
@@ -559,7 +571,17 @@ impl Encoder {
             ),
             &["rendition"],
         );
+        let set_to = GaugeVec::new(
+            Opts::new(
+                "punchcast_encoder_bitrate_bytes_per_second",
+                "What the encoder of pictures is set to make, headers and sound not included: as configured, or as \
+                 `punchcast-broadcaster bitrate` has set it; nothing where the source comes encoded. The rendition is \
+                 empty where the picture comes in one size.",
+            ),
+            &["rendition"],
+        );
         Self {
+            set_to: register(r, set_to.expect("a legal name")),
             watched: register(r, watched.expect("a legal name")),
             rates: register(r, rates.expect("a legal name")),
             frames_in: counter(
@@ -658,5 +680,6 @@ pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
     metrics.per_viewer.show_all(rows.into());
     metrics.encodes_with(Some("x264enc"));
     metrics.renditions([("480p", 0, Bitrate::bits_per_second(0))].into_iter());
+    metrics.is_set_to(&[(Some("480p".into()), Bitrate::bits_per_second(0))]);
     metrics.registry.gather()
 }
