@@ -29,7 +29,7 @@ use transport::paths::Standing;
 use crate::events::Event;
 use crate::fanout::{Joined, Moved, Target};
 use crate::metrics::{Metrics, Row, STATES, Unheard, worst};
-use crate::shared::{LiveChannel, micros};
+use crate::shared::{LiveChannel, Rendition, micros};
 use crate::trend::{Look, Trend, Turn, shares};
 
 /// Mean time from one feedback packet of a viewer to the next that is still opened, and how many may come
@@ -139,8 +139,7 @@ impl Audience {
         key: &FeedbackKey,
     ) -> Arc<Seat> {
         let now = Instant::now();
-        let needs = channel.renditions.iter().map(|rendition| rendition.needs).collect();
-        let choice = Choice::new(needs, now);
+        let choice = Choice::new(needs_of(&channel), now);
         let seat = Arc::new(Seat {
             viewer,
             channel,
@@ -227,6 +226,13 @@ impl Audience {
             if happened.len() < MOST_HAPPENED {
                 happened.push(event);
             }
+        }
+    }
+
+    /// Renditions need something else than before.
+    pub(crate) fn needs_changed(&self) {
+        for seat in self.seats.iter().filter(|seat| !seat.channel.renditions.is_empty()) {
+            seat.lock().choice.set_needs(needs_of(&seat.channel));
         }
     }
 
@@ -729,6 +735,11 @@ impl Allowance {
         }
         is_left
     }
+}
+
+/// What each rendition of a channel needs, best first.
+fn needs_of(channel: &LiveChannel) -> Arc<[Bitrate]> {
+    channel.renditions.iter().map(Rendition::needs).collect()
 }
 
 /// The rate that a path's media must keep to, if any.

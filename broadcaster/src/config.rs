@@ -12,7 +12,7 @@ use service::exit::Failure;
 use service::log::LogFormat;
 
 use crate::media::{AudioConfig, SourceSpec, VideoConfig};
-use crate::operator::{self, NewLink};
+use crate::operator::{self, NewBitrate, NewLink};
 use crate::{apart, devices};
 
 mod channels;
@@ -120,6 +120,21 @@ pub enum Action {
         #[command(subcommand)]
         what: Links,
     },
+    /// Have pictures encoded at another bitrate from now on, until the broadcaster ends; without one, show what they are
+    /// encoded at, and what of it is sent.
+    Bitrate {
+        /// Bits a second, as in 1500k or 4M.
+        rate: Option<Bitrate>,
+        /// Of this rendition [default: the picture itself].
+        #[arg(long, value_name = "NAME", requires = "rate")]
+        rendition: Option<String>,
+        /// Of this channel, where there are several.
+        #[arg(long, value_name = "NAME")]
+        channel: Option<String>,
+        /// Show it as one JSON object.
+        #[arg(long, conflicts_with = "rate")]
+        json: bool,
+    },
     /// What a broadcaster has a process of its own do: capture and encode, as it says over a socket on standard input.
     #[command(hide = true)]
     Source,
@@ -209,6 +224,14 @@ impl Action {
                 operator::new_link(&state()?, NewLink { name, lasts, uses: *uses, file, channel })
             }
             Self::Link { what: Links::List { json } } => operator::list_links(&state()?, *json),
+            Self::Bitrate { rate: None, json, channel, .. } => {
+                operator::list_bitrates(&state()?, channel.clone(), *json)
+            }
+            Self::Bitrate { rate: Some(rate), rendition, channel, .. } => {
+                let (rendition, channel) = (rendition.clone(), channel.clone());
+                let wanted = NewBitrate { rate: *rate, rendition, channel };
+                operator::set_bitrate(&state()?, wanted)
+            }
             Self::Link { what: Links::Revoke { name } } => operator::revoke_link(&state()?, name),
         }
     }

@@ -29,6 +29,8 @@ pub(crate) enum Event {
     SourceLost { channel: Whose, reason: String },
     /// It runs again.
     SourceBack { channel: Whose, lasted: Duration },
+    /// The operator set another bitrate of the picture, or of one of its renditions.
+    BitrateChanged { channel: Whose, rendition: Option<Arc<str>>, rate: Bitrate, before: Bitrate },
     /// A rendezvous knows us.
     RendezvousRegistered { rendezvous: SocketAddr, external: SocketAddr },
     /// The connection to one broke.
@@ -125,6 +127,7 @@ impl Event {
             Self::SourceEnded { .. } => "source_ended",
             Self::SourceLost { .. } => "source_lost",
             Self::SourceBack { .. } => "source_back",
+            Self::BitrateChanged { .. } => "bitrate_changed",
             Self::RendezvousRegistered { .. } => "rendezvous_registered",
             Self::RendezvousLost { .. } => "rendezvous_lost",
             Self::ViewerKnocks { .. } => "viewer_knocks",
@@ -199,6 +202,12 @@ impl Event {
             }
             Self::SourceBack { channel, lasted } => {
                 format!("{} runs again, after {} ms", source(channel), lasted.as_millis())
+            }
+            Self::BitrateChanged { channel, rendition, rate, before } => {
+                let what = rendition.as_deref().unwrap_or("the picture");
+                let of = channel.as_deref().map(|name| format!(" of '{name}'"));
+                let of = of.unwrap_or_default();
+                format!("{what}{of} is encoded at {rate} now, before at {before}")
             }
             Self::RendezvousRegistered { .. } => "registered at the rendezvous".into(),
             Self::RendezvousLost { .. } => {
@@ -278,6 +287,18 @@ impl Event {
             }
             Self::SourceEnded { channel } => {
                 tracing::info!(event, channel = channel.as_deref(), "{text}");
+            }
+            Self::BitrateChanged { channel, rendition, rate, before } => {
+                let (rate_bps, before_bps) =
+                    (rate.as_bits_per_second(), before.as_bits_per_second());
+                tracing::info!(
+                    event,
+                    channel = channel.as_deref(),
+                    rendition = rendition.as_deref(),
+                    rate_bps,
+                    before_bps,
+                    "{text}"
+                );
             }
             Self::RendezvousRegistered { rendezvous, external } => {
                 tracing::info!(event, %rendezvous, %external, "{text}");

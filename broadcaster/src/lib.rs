@@ -31,6 +31,7 @@ mod operator;
 mod origin;
 mod places;
 mod playout;
+mod rates;
 mod registration;
 mod run;
 mod session;

@@ -18,12 +18,13 @@ use transport::port::Port;
 
 use crate::audience::Audience;
 use crate::config::{Config, LiveConfig};
-use crate::events::{Event, Events};
+use crate::events::{Event, Events, Whose};
 use crate::fanout::{self, FanOut};
 use crate::keys::{KeyLog, Keyring};
-use crate::media::{Entrance, MediaConfig, SourceSpec};
+use crate::media::{Entrance, MediaConfig};
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::places::Places;
+use crate::rates::Rates;
 use crate::shared::{LiveChannel, Rendition, choose_ssrcs};
 use crate::source::{Feed, Source, Start, Turn};
 
@@ -41,8 +42,10 @@ pub(crate) struct Live {
     pub(crate) source: Arc<Source>,
     /// The channel as viewers join it, once its source is ready.
     pub(crate) channel: watch::Receiver<Option<LiveChannel>>,
-    /// What its encoders are set to make; 0 where the source may come encoded.
-    expected: Bitrate,
+    /// Its name, where there are several.
+    pub(crate) whose: Whose,
+    /// What its encoders are set to make.
+    pub(crate) rates: Rates,
     /// Places of its viewers.
     pub(crate) places: Places,
     pub(crate) metrics: Arc<ChannelMetrics>,
@@ -61,8 +64,6 @@ pub(crate) struct Supervision {
     entrance: Option<Entrance>,
     feed: Arc<Feed>,
     turns: mpsc::UnboundedReceiver<Turn>,
-    /// Whether it is the only channel: what ends it then ends the broadcast.
-    is_alone: bool,
 }
 
 /// What all live channels have in common.
@@ -95,7 +96,8 @@ impl Live {
             kind: media.source.to_string().split(':').next().unwrap_or_default().to_owned(),
             source,
             channel: told.channel,
-            expected: expected_rate(&media),
+            whose: (!around.is_alone).then(|| Arc::clone(&name)),
+            rates: Rates::new(media.clone()),
             places: Places::default(),
             metrics: Arc::clone(metrics),
             key_wanted: Notify::new(),
@@ -103,9 +105,8 @@ impl Live {
             budget: Mutex::new(around.config.uplink.map(Budget::of)),
             name,
         });
-        let turns = told.turns;
-        let (known, is_alone) = (Arc::clone(&live), around.is_alone);
-        Ok((live, Supervision { live: known, media, entrance, feed, turns, is_alone }))
+        let (known, turns) = (Arc::clone(&live), told.turns);
+        Ok((live, Supervision { live: known, media, entrance, feed, turns }))
     }
 
     /// The channel, waited for a while.
@@ -122,7 +123,7 @@ impl Live {
 
     /// What the stream takes now, or is set to take, whichever is more.
     pub(crate) fn needed_for_each(&self) -> Bitrate {
-        self.metrics.stream().max(self.expected)
+        self.metrics.stream().max(self.rates.expected())
     }
 
     /// What all its viewers need, in bits a second.
@@ -159,7 +160,9 @@ impl Live {
         if let Some(producer) = self.source.get() {
             metrics.encoded(name, &producer.encoder_stats(), &producer.take_encoding_times());
             metrics.source_uses(name, producer.usage().unwrap_or_default());
-            metrics.encodes_with(name, producer.continuation().encoder.as_deref());
+            let encoder = producer.continuation().encoder;
+            metrics.encodes_with(name, encoder.as_deref());
+            metrics.is_set_to(name, &self.rates_set(encoder.is_some()));
         }
         if let Some(channel) = &*self.channel.borrow() {
             metrics.renditions(name, channel.renditions_now(audience));
@@ -179,9 +182,9 @@ impl Supervision {
         log_format: LogFormat,
         events: Arc<Events>,
     ) -> (Arc<Live>, Result<(), Failure>) {
-        let Self { live, media, entrance, feed, turns, is_alone } = &mut self;
+        let Self { live, media, entrance, feed, turns } = &mut self;
         let how = (&*media, log_format, entrance.as_ref());
-        let whose = (!*is_alone).then(|| Arc::clone(&live.name));
+        let whose = live.whose.clone();
         let end = live.source.supervise(how, feed, turns, (&events, whose)).await;
         (self.live, end)
     }
@@ -199,13 +202,6 @@ pub(crate) async fn bury(live: &Live, end: &Result<(), Failure>, audience: &Audi
     if let Err(error) = tokio::task::spawn_blocking(move || source.set(None)).await {
         tracing::error!(%error, "a source was not stopped");
     }
-}
-
-/// What the encoders are set to make, where it is known that the source is encoded here.
-fn expected_rate(media: &MediaConfig) -> Bitrate {
-    let encoded_here = matches!(media.source, SourceSpec::Test | SourceSpec::Camera(_));
-    let rates = [media.video.bitrate, media.audio.bitrate].map(Bitrate::as_bits_per_second);
-    Bitrate::bits_per_second(if encoded_here { rates.iter().sum() } else { 0 })
 }
 
 /// Prepares what starts a channel once its tracks are known.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use protocol::channel::ViewerId;
 use protocol::link::{Link, Target};
+use protocol::units::Bitrate;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use service::exit::Failure;
@@ -20,8 +21,10 @@ use tokio::net::UnixListener;
 use tokio::sync::Semaphore;
 
 use crate::links::LinksError;
+use crate::live::Live;
 use crate::minted::Minted;
 use crate::moment::Moment;
+use crate::rates::Changed;
 use crate::shared::{Revoked, Shared};
 
 /// The socket's name in the state folder.
@@ -57,6 +60,22 @@ pub(crate) enum Question {
     ListLinks,
     /// Let nobody in by this link any more, and send away who came by it.
     RevokeLink(String),
+    /// What are the pictures of this channel encoded at? It may be left out where there is one.
+    ListBitrates(Option<String>),
+    /// Encode them at another rate.
+    SetBitrate(NewBitrate),
+}
+
+/// A bitrate as it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewBitrate {
+    pub(crate) rate: Bitrate,
+    /// Of which rendition; of the picture itself without one.
+    pub(crate) rendition: Option<String>,
+    /// Of which channel, where there are several.
+    #[serde(default)]
+    pub(crate) channel: Option<String>,
 }
 
 /// A link as it is wanted.
@@ -178,6 +197,21 @@ fn wrong_usage(reason: impl std::fmt::Display) -> Value {
     json!({ "error": reason.to_string(), "is_usage": true })
 }
 
+/// The live channel that is meant: the one of this name, or the only one. Else an answer that says so.
+fn live_meant<'a>(name: Option<&str>, shared: &'a Shared) -> Result<&'a Arc<Live>, Value> {
+    let none = "there is no live channel, only stored files";
+    match (name, &shared.live[..]) {
+        (_, []) => Err(refused(none)),
+        (None, [alone]) => Ok(alone),
+        (None, _) => {
+            Err(wrong_usage(format_args!("name a channel with --channel; {}", named(shared))))
+        }
+        (Some(name), _) => shared.live_named(name).ok_or_else(|| {
+            wrong_usage(format_args!("there is no channel '{name}'; {}", named(shared)))
+        }),
+    }
+}
+
 /// Which channels there are.
 fn named(shared: &Shared) -> String {
     let names: Vec<&str> = shared.live.iter().map(|live| &*live.name).collect();
@@ -214,6 +248,27 @@ fn answer(question: &Question, shared: &Shared) -> Value {
             )),
             Err(error) => refused_link(&error),
         },
+        Question::ListBitrates(channel) => match live_meant(channel.as_deref(), shared) {
+            Ok(live) => live.rates_shown(),
+            Err(answer) => answer,
+        },
+        Question::SetBitrate(NewBitrate { rate, rendition, channel }) => {
+            let live = match live_meant(channel.as_deref(), shared) {
+                Ok(live) => live,
+                Err(answer) => return answer,
+            };
+            let told = (&*shared.audience, &*shared.metrics.events);
+            match live.set_bitrate((rendition.as_deref(), *rate), told) {
+                Ok(Changed { rendition, before, is_later }) => json!({
+                    "rendition": rendition.as_deref(),
+                    "before_bps": before.as_bits_per_second(),
+                    "is_later": is_later,
+                }),
+                Err(error) => {
+                    json!({ "error": error.to_string(), "is_usage": error.is_usage() })
+                }
+            }
+        }
     }
 }
 
@@ -221,19 +276,14 @@ fn mint(NewLink { name, lasts, uses, file, channel }: NewLink, shared: &Shared) 
     let Some(base) = shared.link.get() else {
         return refused("the broadcaster is only starting; try again");
     };
-    let target = match (file, channel) {
-        (Some(file), _) => Target::File(file),
-        (None, Some(name)) if shared.live_named(&name).is_none() => {
-            return wrong_usage(format_args!("there is no channel '{name}'; {}", named(shared)));
-        }
-        (None, Some(name)) => Target::Channel(name),
-        (None, None) if shared.live.len() > 1 => {
-            return wrong_usage(format_args!(
-                "say with --channel where it leads; {}",
-                named(shared)
-            ));
-        }
-        (None, None) => base.target.clone(),
+    let target = match file {
+        Some(file) => Target::File(file),
+        // Where only files are offered, it leads to nothing live either.
+        None if shared.live.is_empty() && channel.is_none() => base.target.clone(),
+        None => match live_meant(channel.as_deref(), shared) {
+            Ok(live) => Target::Channel(live.name.to_string()),
+            Err(answer) => return answer,
+        },
     };
     match shared.links.mint(name, lasts.map(Duration::from_secs), uses, Moment::now()) {
         Ok((name, secret)) => {
@@ -331,6 +381,46 @@ pub(crate) fn revoke_link(state: &Path, name: &str) -> Result<String, Failure> {
     Ok(format!("link '{name}' opens no more; {} viewers are sent away\n", answer["viewers"]))
 }
 
+/// Shows what the pictures are encoded at, and what of it is sent.
+pub(crate) fn list_bitrates(
+    state: &Path,
+    channel: Option<String>,
+    as_json: bool,
+) -> Result<String, Failure> {
+    let answer = ask(state, &Question::ListBitrates(channel))?;
+    if as_json {
+        return Ok(format!("{answer}\n"));
+    }
+    let none = Vec::new();
+    let encoder = answer["encoder"].as_str().unwrap_or("-");
+    let mut text = format!("{:<16} {:>10} {:>10}  {}\n", "RENDITION", "SET TO", "SENT", "ENCODER");
+    for one in answer["pictures"].as_array().unwrap_or(&none) {
+        let name = one["rendition"].as_str().unwrap_or("-");
+        let set = one["set_bps"]
+            .as_u64()
+            .map_or("-".to_owned(), |rate| Bitrate::bits_per_second(rate).to_string());
+        // To the kilobit: it is measured.
+        let sent = one["sent_bps"].as_u64().unwrap_or(0).div_ceil(1000);
+        let _ = writeln!(text, "{name:<16} {set:>10} {:>10}  {encoder}", format!("{sent}k"));
+    }
+    Ok(text)
+}
+
+/// Has the pictures encoded at another rate.
+pub(crate) fn set_bitrate(state: &Path, wanted: NewBitrate) -> Result<String, Failure> {
+    let answer = ask(state, &Question::SetBitrate(wanted.clone()))?;
+    let what = answer["rendition"].as_str().unwrap_or("the picture");
+    let before = Bitrate::bits_per_second(answer["before_bps"].as_u64().unwrap_or(0));
+    let when = match answer["is_later"] == true {
+        true => "once the source is there",
+        false => "from now on",
+    };
+    let rate = wanted.rate;
+    Ok(format!(
+        "{what} is encoded at {rate} {when}, until the broadcaster ends; before: {before}\n"
+    ))
+}
+
 fn links(links: &[Value]) -> String {
     let mut text = format!("{:<24} {:>12} {:>12}\n", "LINK", "VIEWERS", "OPENS FOR");
     for link in links {
@@ -383,8 +473,17 @@ mod tests {
 
     #[test]
     fn questions_are_lines_of_json() {
-        let questions =
-            [Question::ListViewers, Question::AdmitViewer(7), Question::RemoveViewer(7)];
+        let wanted = NewBitrate {
+            rate: Bitrate::bits_per_second(1_500_000),
+            rendition: Some("480p".into()),
+            channel: None,
+        };
+        let questions = [
+            Question::ListViewers,
+            Question::AdmitViewer(7),
+            Question::RemoveViewer(7),
+            Question::SetBitrate(wanted),
+        ];
         for question in questions {
             let text = serde_json::to_string(&question).expect("it is plain");
             assert_eq!(serde_json::from_str::<Question>(&text).expect("the same"), question);

@@ -1,6 +1,6 @@
 //! What all sessions of a broadcaster share.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -78,18 +78,32 @@ pub(crate) struct LiveChannel {
 }
 
 /// One of several sizes of a channel's picture.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Rendition {
     pub(crate) name: Arc<str>,
-    /// What who watches it needs, headers and sound included.
-    pub(crate) needs: Bitrate,
+    sound: Bitrate,
+    /// What who watches it needs, headers and sound included, in bits a second.
+    needs: AtomicU64,
 }
 
 impl Rendition {
     /// One whose pictures and sound the encoders are set to make at these rates.
     pub(crate) fn new(name: &str, pictures: Bitrate, sound: Bitrate) -> Self {
-        let media = pictures.as_bits_per_second() + sound.as_bits_per_second();
-        Self { name: name.into(), needs: Bitrate::bits_per_second(media).scaled(HEADERS) }
+        let rendition = Self { name: name.into(), sound, needs: AtomicU64::new(0) };
+        rendition.set_pictures(pictures);
+        rendition
+    }
+
+    /// What who watches it needs, headers and sound included.
+    pub(crate) fn needs(&self) -> Bitrate {
+        Bitrate::bits_per_second(self.needs.load(Ordering::Relaxed))
+    }
+
+    /// Its encoder is set to another rate.
+    fn set_pictures(&self, pictures: Bitrate) {
+        let media = pictures.as_bits_per_second() + self.sound.as_bits_per_second();
+        let needs = Bitrate::bits_per_second(media).scaled(HEADERS);
+        self.needs.store(needs.as_bits_per_second(), Ordering::Relaxed);
     }
 }
 
@@ -413,6 +427,13 @@ pub(crate) fn choose_ssrcs(tracks: usize) -> Arc<[u32]> {
 }
 
 impl LiveChannel {
+    /// The encoder of a rendition is set to another rate.
+    pub(crate) fn set_pictures(&self, rendition: usize, rate: Bitrate) {
+        if let Some(rendition) = self.renditions.get(rendition) {
+            rendition.set_pictures(rate);
+        }
+    }
+
     /// For each rendition, how many of the audience watch it, and what it needs; nothing where it is not encoded.
     pub(crate) fn renditions_now(
         &self,

@@ -1,11 +1,13 @@
 //! From the running source to the channel: starts the channel once the tracks are known, then feeds
 //! its fan-out. A source that fails is started again, and goes on in the same channel.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use protocol::media::{Format, Kind};
+use protocol::units::Bitrate;
 use service::exit::Failure;
 use service::log::LogFormat;
 use tokio::sync::{mpsc, watch};
@@ -83,6 +85,19 @@ const LASTING: Duration = Duration::from_secs(10);
 pub(crate) struct Source {
     running: Mutex<Option<Arc<Apart>>>,
     encoding: Mutex<Encoding>,
+    /// Bitrates that an operator has set, by rendition.
+    rates: Mutex<BTreeMap<usize, Bitrate>>,
+}
+
+/// What becomes of another bitrate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tuned {
+    /// It holds from the next picture on.
+    Now,
+    /// It holds once the source is there.
+    Later,
+    /// Nothing here encodes that.
+    Never,
 }
 
 /// Which renditions are to be encoded.
@@ -120,6 +135,52 @@ impl Source {
         }
     }
 
+    /// Encodes a rendition at this rate: with the source that runs, and with those to come. The only one is number 0.
+    /// Blocks until the source answers.
+    pub(crate) fn tune(&self, rendition: usize, rate: Bitrate) -> Tuned {
+        let before = self.rates().insert(rendition, rate);
+        // One that only begins may have begun with the rate before.
+        let is_described =
+            self.encoding.lock().unwrap_or_else(PoisonError::into_inner).is_described;
+        let Some(producer) = self.get().filter(|_| is_described) else { return Tuned::Later };
+        match producer.tune(rendition, rate) {
+            Some(true) => Tuned::Now,
+            Some(false) => {
+                let mut rates = self.rates();
+                match before {
+                    Some(before) => rates.insert(rendition, before),
+                    None => rates.remove(&rendition),
+                };
+                Tuned::Never
+            }
+            // It is gone, or will be.
+            None => Tuned::Later,
+        }
+    }
+
+    /// As configured, but for what an operator has set.
+    fn tuned(&self, config: &MediaConfig) -> MediaConfig {
+        let mut config = config.clone();
+        self.rates().iter().for_each(|(at, rate)| config.video.set_bitrate(*at, *rate));
+        config
+    }
+
+    fn rates(&self) -> MutexGuard<'_, BTreeMap<usize, Bitrate>> {
+        self.rates.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the source that runs make what was set while it began.
+    async fn tune_again(self: &Arc<Self>) {
+        let rates = self.rates().clone();
+        let Some(producer) = self.get().filter(|_| !rates.is_empty()) else { return };
+        let tuning = tokio::task::spawn_blocking(move || {
+            rates.into_iter().all(|(at, rate)| producer.tune(at, rate).is_some())
+        });
+        if !tuning.await.unwrap_or(false) {
+            tracing::debug!("a source does not say whether it keeps to another bitrate");
+        }
+    }
+
     /// Another one runs, or none. Blocks until the one before is gone.
     pub(crate) fn set(&self, producer: Option<Apart>) {
         // One that begins has described nothing, and says so no sooner than it is here.
@@ -152,7 +213,7 @@ impl Source {
         // Whoever sends what is of no use does not end it for the next one.
         let waits = config.source.waits() || whose.is_some();
         let start = |before: Option<Continuation>| {
-            let (source, config, sink) = (Arc::clone(self), config.clone(), feed.sink());
+            let (source, config, sink) = (Arc::clone(self), self.tuned(config), feed.sink());
             let port = port.cloned();
             tokio::task::spawn_blocking(move || {
                 let started = Apart::start(&config, (log_format, port.as_ref()), sink, before);
@@ -201,6 +262,7 @@ impl Source {
                 Some(Turn::Runs) => {
                     runs_since = Some(Instant::now());
                     self.described();
+                    self.tune_again().await;
                     if let Some(at) = lost_at.take() {
                         let (channel, lasted) = (whose.clone(), at.elapsed());
                         events.record(Happened::SourceBack { channel, lasted });

@@ -56,6 +56,12 @@ impl Choice {
         self.current
     }
 
+    /// What each needs from now on, best first: as many as before.
+    pub fn set_needs(&mut self, needs: Arc<[Bitrate]>) {
+        debug_assert_eq!(needs.len(), self.needs.len(), "the same renditions");
+        self.needs = needs;
+    }
+
     /// The viewer's path is another one: what was tried on the former says nothing about it.
     pub fn moved(&mut self) {
         self.tries.fill(Try { not_before: None, wait: FIRST_WAIT });
@@ -203,6 +209,17 @@ mod tests {
         choice.report(Carries::Everything, Some(rate(3_000)), false, now);
         assert_eq!(choice.report(Carries::Everything, None, false, now + 14 * S), None);
         assert_eq!(choice.report(Carries::Everything, None, false, now + 15 * S), Some(0));
+    }
+
+    #[test]
+    fn a_rendition_that_needs_less_is_chosen_where_it_did_not_fit() {
+        let mut choice = choice();
+        let now = Instant::now();
+        let fits = Some(rate(3_000));
+        assert_eq!(choice.report(Carries::Everything, fits, false, now), Some(1));
+        assert_eq!(choice.report(Carries::Everything, fits, false, now + 3 * S), None);
+        choice.set_needs([2200, 1700, 650].map(rate).into());
+        assert_eq!(choice.report(Carries::Everything, fits, false, now + 4 * S), Some(0));
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod browser;
 pub mod clip;
 pub mod coturn;
+pub mod film;
 pub mod lab;
 pub mod load;
 pub mod local;

@@ -86,6 +86,9 @@ pub(crate) fn run() -> Result<(), Failure> {
                 producer.iter().for_each(|producer| producer.request_keyframe(rendition as usize));
             }
             Order::Encode(wanted) => producer.iter().for_each(|producer| producer.encode(wanted)),
+            Order::Tune(rendition, rate) => mouth.say(&Word::Tuned(
+                producer.as_ref().is_some_and(|it| it.set_bitrate(rendition as usize, rate)),
+            )),
         }
     }
     // It stops where it is let go of last.

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::{SysconfVar, sysconf};
+use protocol::units::Bitrate;
 use service::child::THIS_PROGRAM;
 use service::log::LogFormat;
 
@@ -46,6 +47,9 @@ const LOOKING: Duration = Duration::from_millis(2);
 const SILENCE: Duration = Duration::from_secs(3);
 const LOOKS: u32 = 2;
 
+/// How long it may take to answer.
+const ANSWERING: Duration = Duration::from_secs(2);
+
 /// Times within the encoder that wait to be fetched, at most.
 const MOST_TIMES: usize = 1024;
 
@@ -56,6 +60,8 @@ const BUFFERED: usize = 1 << 16;
 pub(crate) struct Apart {
     link: Arc<Link>,
     orders: Mutex<UnixStream>,
+    /// Whether renditions are encoded there whose bitrate was to change, as it answers.
+    tuned: Mutex<mpsc::Receiver<bool>>,
     hearing: Option<JoinHandle<()>>,
 }
 
@@ -134,12 +140,14 @@ impl Apart {
         let stands = Mutex::new(Stands { continuation, times: Vec::new() });
         let link = Arc::new(Link { pid, child, stands, is_stopping: AtomicBool::new(false) });
         // From here on, leaving early stops what has been started.
-        let mut apart = Self { link, orders: Mutex::new(ours), hearing: None };
+        let (tuned, answers_tuned) = mpsc::channel();
+        let (orders, answers_tuned) = (Mutex::new(ours), Mutex::new(answers_tuned));
+        let mut apart = Self { link, orders, tuned: answers_tuned, hearing: None };
         let hears = Arc::clone(&apart.link);
         let (answer, answers) = mpsc::channel();
         let hearing = std::thread::Builder::new()
             .name("source".into())
-            .spawn(move || hears.hear(from, &events, &answer));
+            .spawn(move || hears.hear(from, &events, (&answer, &tuned)));
         apart.hearing = Some(hearing.map_err(impossible)?);
         let as_json = |settings: serde_json::Result<String>| {
             settings.map_err(|error| MediaError::Config { problem: error.to_string() })
@@ -173,6 +181,16 @@ impl Apart {
     /// Encodes those renditions whose bits are set, and no others; all until then.
     pub(crate) fn encode(&self, wanted: u32) {
         self.order(&Order::Encode(wanted));
+    }
+
+    /// Has a rendition encoded at this rate from its next picture on; the only one is number 0. False where it comes
+    /// encoded, or there are no pictures; `None` where no answer comes.
+    pub(crate) fn tune(&self, rendition: usize, rate: Bitrate) -> Option<bool> {
+        let answers = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that came too late is of another question.
+        while answers.try_recv().is_ok() {}
+        self.order(&Order::Tune(rendition as u32, rate.as_bits_per_second()));
+        answers.recv_timeout(ANSWERING).ok()
     }
 
     /// What has been encoded so far, as of a moment ago.
@@ -252,7 +270,7 @@ impl Link {
         &self,
         from: UnixStream,
         events: &EventSink,
-        answer: &mpsc::Sender<Result<(), MediaError>>,
+        (answer, tuned): (&mpsc::Sender<Result<(), MediaError>>, &mpsc::Sender<bool>),
     ) {
         let mut from = BufReader::with_capacity(BUFFERED, from);
         let tell = |event| {
@@ -303,6 +321,8 @@ impl Link {
                     is_over = true;
                     let _ = answer.send(Err(MediaError::Apart(why)));
                 }
+                // Who asked may wait no more.
+                Word::Tuned(is_encoded) => drop(tuned.send(is_encoded)),
                 Word::Ready(formats) => tell(Event::Ready(formats)),
                 Word::TrackEnded(track) => tell(Event::TrackEnded(track as usize)),
                 Word::Ended => {

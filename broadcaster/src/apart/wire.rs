@@ -51,6 +51,9 @@ pub(super) enum Order {
     /// Encode those renditions whose bits are set, and no others.
     #[n(2)]
     Encode(#[n(0)] u32),
+    /// Encode this rendition with so many bits a second. Answered with [`Word::Tuned`].
+    #[n(3)]
+    Tune(#[n(0)] u32, #[n(1)] u64),
 }
 
 /// What a source says.
@@ -77,6 +80,9 @@ pub(super) enum Word {
     /// How far it is, and how long the latest pictures were within their encoder, in microseconds.
     #[n(6)]
     Stands(#[n(0)] Continuation, #[n(1)] Vec<u64>),
+    /// Whether the rendition whose bitrate was to change is encoded here.
+    #[n(7)]
+    Tuned(#[n(0)] bool),
 }
 
 /// What came in a frame.

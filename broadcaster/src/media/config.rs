@@ -99,6 +99,18 @@ impl VideoConfig {
         std::iter::once(first).chain(self.renditions.iter().map(smaller)).collect()
     }
 
+    /// Has a rendition keep to another rate; the picture itself is number 0.
+    pub(crate) fn set_bitrate(&mut self, rendition: usize, rate: Bitrate) {
+        match rendition.checked_sub(1) {
+            None => self.bitrate = rate,
+            Some(at) => {
+                if let Some(smaller) = self.renditions.get_mut(at) {
+                    smaller.bitrate = rate;
+                }
+            }
+        }
+    }
+
     /// What is wrong with the renditions.
     fn wrong_renditions(&self) -> Option<String> {
         if self.renditions.len() > MOST_RENDITIONS {
@@ -126,7 +138,7 @@ impl Default for AudioConfig {
 
 impl MediaConfig {
     /// Names the first setting that no encoder could honour.
-    pub(super) fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let Self { video, audio, .. } = self;
         let rate = |rate: Bitrate| rate.as_bits_per_second() as f64;
         let keyframe_interval = video.keyframe_interval.as_secs_f64();

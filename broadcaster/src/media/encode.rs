@@ -1,5 +1,7 @@
 //! Raw pictures to what the [encoder](super::encoders) makes and raw sound to Opus, with as little delay as they allow.
 
+use std::sync::Arc;
+
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
@@ -9,6 +11,7 @@ use super::encoders::{self, Aim, Picked};
 use super::error::MediaError;
 use super::payload;
 use super::plan::Codec;
+use super::tuning::Tuned;
 
 /// Elements to be linked in order, the last of which encodes.
 pub(super) type Chain = Vec<gst::Element>;
@@ -35,6 +38,8 @@ pub(super) struct Pictures {
     /// The one of the chain that encodes, and its name.
     pub(super) encoder: gst::Element,
     pub(super) name: &'static str,
+    /// What gives it another bitrate.
+    pub(super) tuned: Arc<Tuned>,
     pub(super) codec: Codec,
 }
 
@@ -97,7 +102,8 @@ pub(super) fn video(
         bits_per_second: config.bitrate.as_bits_per_second(),
         keyframe_distance: keyframe_distance.round().max(1.0) as u32,
     };
-    let Picked { element: encoder, name, codec, format } = encoders::pick(config.encoder, &aim)?;
+    let Picked { element: encoder, name, codec, format, way } =
+        encoders::pick(config.encoder, &aim)?;
     let mut chain = Chain::new();
     if picture.framerate < fit(caps, tidied).framerate {
         chain.push(make("videorate", &[("drop-only", "true"), ("skip-to-first", "true")])?);
@@ -126,7 +132,8 @@ pub(super) fn video(
     if name != X264 {
         chain.extend(payload::parser(codec)?);
     }
-    Ok(Pictures { chain, encoder, name, codec })
+    let tuned = Arc::new(Tuned::new(&encoder, way, aim));
+    Ok(Pictures { chain, encoder, name, tuned, codec })
 }
 
 /// Gives pictures without a duration one: `videorate` aborts the process when it meets them, as

@@ -64,7 +64,7 @@ pub(super) struct Aim {
 
 /// A way to encode.
 #[derive(Debug, Clone, Copy)]
-struct Way {
+pub(super) struct Way {
     encoder: Encoder,
     /// GStreamer's element.
     element: &'static str,
@@ -72,6 +72,8 @@ struct Way {
     /// The form of raw pictures that it takes.
     format: &'static str,
     settings: fn(&Aim) -> Settings,
+    /// What of the settings gives another bitrate to an encoder that runs; none where it has to begin anew for that.
+    rate_alone: Option<fn(&Aim) -> Settings>,
 }
 
 /// Properties and their values as in `gst-launch-1.0`. Those that an element here does not know are left out.
@@ -79,23 +81,24 @@ type Settings = Vec<(&'static str, String)>;
 
 /// All ways, in the order in which [`Encoder::Auto`] tries those with H.264.
 const WAYS: &[Way] = &[
-    Way::new(Encoder::VaH264, "vah264enc", Codec::H264, "NV12", va),
-    Way::new(Encoder::VaH264, "vah264lpenc", Codec::H264, "NV12", va),
-    Way::new(Encoder::NvH264, "nvh264enc", Codec::H264, "NV12", nvenc),
-    Way::new(Encoder::V4l2H264, "v4l2h264enc", Codec::H264, "NV12", v4l2),
-    Way::new(Encoder::VtH264, "vtenc_h264", Codec::H264, "NV12", toolbox),
-    Way::new(Encoder::X264, "x264enc", Codec::H264, "I420", x264),
-    Way::new(Encoder::Openh264, "openh264enc", Codec::H264, "I420", openh264),
-    Way::new(Encoder::VaH265, "vah265enc", Codec::H265, "NV12", va),
-    Way::new(Encoder::VaH265, "vah265lpenc", Codec::H265, "NV12", va),
-    Way::new(Encoder::NvH265, "nvh265enc", Codec::H265, "NV12", nvenc),
-    Way::new(Encoder::V4l2H265, "v4l2h265enc", Codec::H265, "NV12", v4l2),
-    Way::new(Encoder::VtH265, "vtenc_h265", Codec::H265, "NV12", toolbox),
-    Way::new(Encoder::X265, "x265enc", Codec::H265, "I420", x265),
-    Way::new(Encoder::Vp8, "vp8enc", Codec::Vp8, "I420", vpx),
-    Way::new(Encoder::Vp9, "vp9enc", Codec::Vp9, "I420", vpx),
-    Way::new(Encoder::Av1, "svtav1enc", Codec::Av1, "I420", svt_av1),
-    Way::new(Encoder::Av1, "av1enc", Codec::Av1, "I420", aom),
+    Way::new(Encoder::VaH264, "vah264enc", Codec::H264, "NV12", va, Some(kilobits_alone)),
+    Way::new(Encoder::VaH264, "vah264lpenc", Codec::H264, "NV12", va, Some(kilobits_alone)),
+    Way::new(Encoder::NvH264, "nvh264enc", Codec::H264, "NV12", nvenc, Some(kilobits_alone)),
+    Way::new(Encoder::V4l2H264, "v4l2h264enc", Codec::H264, "NV12", v4l2, Some(v4l2_alone)),
+    Way::new(Encoder::VtH264, "vtenc_h264", Codec::H264, "NV12", toolbox, Some(kilobits_alone)),
+    Way::new(Encoder::X264, "x264enc", Codec::H264, "I420", x264, Some(kilobits_alone)),
+    Way::new(Encoder::Openh264, "openh264enc", Codec::H264, "I420", openh264, Some(bits_alone)),
+    Way::new(Encoder::VaH265, "vah265enc", Codec::H265, "NV12", va, Some(kilobits_alone)),
+    Way::new(Encoder::VaH265, "vah265lpenc", Codec::H265, "NV12", va, Some(kilobits_alone)),
+    Way::new(Encoder::NvH265, "nvh265enc", Codec::H265, "NV12", nvenc, Some(kilobits_alone)),
+    Way::new(Encoder::V4l2H265, "v4l2h265enc", Codec::H265, "NV12", v4l2, Some(v4l2_alone)),
+    Way::new(Encoder::VtH265, "vtenc_h265", Codec::H265, "NV12", toolbox, Some(kilobits_alone)),
+    // Its property begins a new encoder within, which keeps the bounds of the former.
+    Way::new(Encoder::X265, "x265enc", Codec::H265, "I420", x265, None),
+    Way::new(Encoder::Vp8, "vp8enc", Codec::Vp8, "I420", vpx, Some(target_bits_alone)),
+    Way::new(Encoder::Vp9, "vp9enc", Codec::Vp9, "I420", vpx, Some(target_bits_alone)),
+    Way::new(Encoder::Av1, "svtav1enc", Codec::Av1, "I420", svt_av1, None),
+    Way::new(Encoder::Av1, "av1enc", Codec::Av1, "I420", aom, Some(target_kilobits_alone)),
 ];
 
 impl Way {
@@ -105,8 +108,9 @@ impl Way {
         codec: Codec,
         format: &'static str,
         settings: fn(&Aim) -> Settings,
+        rate_alone: Option<fn(&Aim) -> Settings>,
     ) -> Self {
-        Self { encoder, element, codec, format, settings }
+        Self { encoder, element, codec, format, settings, rate_alone }
     }
 
     fn serves(&self, wanted: Encoder) -> bool {
@@ -119,19 +123,39 @@ impl Way {
     /// The element, if it is installed and its device, if it needs one, can be opened.
     fn make(&self, aim: &Aim) -> Option<gst::Element> {
         let element = gst::ElementFactory::make(self.element).build().ok()?;
-        for (property, value) in (self.settings)(aim) {
-            // Versions and drivers differ in what there is to set.
-            let known = element.find_property(property);
-            let read = |known| glib::Value::deserialize_with_pspec(&value, &known).ok();
-            match known.and_then(read) {
-                Some(value) => element.set_property_from_value(property, &value),
-                None => tracing::debug!(element = self.element, property, "not to be set here"),
-            }
-        }
+        self.set(&element, aim);
         let opened = element.set_state(gst::State::Ready).is_ok();
         let closed = element.set_state(gst::State::Null).is_ok();
         (opened && closed).then_some(element)
     }
+
+    /// Sets an element that does not run.
+    pub(super) fn set(&self, element: &gst::Element, aim: &Aim) {
+        set(element, (self.settings)(aim));
+    }
+
+    /// Gives an element that runs another bitrate. False where it has to begin anew for that.
+    pub(super) fn set_rate(&self, element: &gst::Element, aim: &Aim) -> bool {
+        self.rate_alone.is_some_and(|settings| set(element, settings(aim)))
+    }
+}
+
+/// Sets what there is to set; whether that was all.
+fn set(element: &gst::Element, settings: Settings) -> bool {
+    let mut is_all = true;
+    for (property, value) in settings {
+        // Versions and drivers differ in what there is to set.
+        let known = element.find_property(property);
+        let read = |known| glib::Value::deserialize_with_pspec(&value, &known).ok();
+        match known.and_then(read) {
+            Some(value) => element.set_property_from_value(property, &value),
+            None => {
+                tracing::debug!(element = %element.name(), property, "not to be set here");
+                is_all = false;
+            }
+        }
+    }
+    is_all
 }
 
 /// An encoder that was picked.
@@ -143,6 +167,8 @@ pub(super) struct Picked {
     pub(super) codec: Codec,
     /// The form of raw pictures that it takes.
     pub(super) format: &'static str,
+    /// How it is set.
+    pub(super) way: &'static Way,
 }
 
 /// Picks the encoder, and sets it.
@@ -155,7 +181,7 @@ pub(super) fn pick(wanted: Encoder, aim: &Aim) -> Result<Picked, MediaError> {
     for way in ways() {
         if let Some(element) = way.make(aim) {
             let (name, codec, format) = (way.element, way.codec, way.format);
-            return Ok(Picked { element, name, codec, format });
+            return Ok(Picked { element, name, codec, format, way });
         }
     }
     let installed = |way: &&Way| gst::ElementFactory::find(way.element).is_some();
@@ -206,6 +232,26 @@ pub fn present() -> Result<Vec<Present>, MediaError> {
 
 fn kilobits(aim: &Aim) -> String {
     aim.bits_per_second.div_ceil(1000).to_string()
+}
+
+fn kilobits_alone(aim: &Aim) -> Settings {
+    vec![("bitrate", kilobits(aim))]
+}
+
+fn bits_alone(aim: &Aim) -> Settings {
+    vec![("bitrate", aim.bits_per_second.to_string())]
+}
+
+fn target_bits_alone(aim: &Aim) -> Settings {
+    vec![("target-bitrate", aim.bits_per_second.to_string())]
+}
+
+fn target_kilobits_alone(aim: &Aim) -> Settings {
+    vec![("target-bitrate", kilobits(aim))]
+}
+
+fn v4l2_alone(aim: &Aim) -> Settings {
+    vec![("extra-controls", format!("controls,video_bitrate={}", aim.bits_per_second))]
 }
 
 /// A picture comes out as soon as it went in, as one slice (so that its packets have one size), and keyframes come at

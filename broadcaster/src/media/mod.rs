@@ -43,6 +43,7 @@ mod tests;
 pub(crate) mod thumbnail;
 mod track;
 mod transport_stream;
+mod tuning;
 mod unit;
 
 pub use config::{AudioConfig, MediaConfig, RenditionConfig, VideoConfig};

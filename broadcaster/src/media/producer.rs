@@ -369,6 +369,12 @@ impl Producer {
         self.live.encode(wanted);
     }
 
+    /// Has a rendition encoded with so many bits a second from its next picture on; the only one is number 0. False where
+    /// nothing here encodes it: it comes encoded, or there are no pictures.
+    pub fn set_bitrate(&self, rendition: usize, bits_per_second: u64) -> bool {
+        self.live.set_bitrate(rendition, bits_per_second)
+    }
+
     /// What has been encoded so far.
     pub fn encoder_stats(&self) -> EncoderStats {
         self.counters.read()

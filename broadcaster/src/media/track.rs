@@ -18,6 +18,7 @@ use super::gate::Gate;
 use super::payload;
 use super::plan::{Codec, Plan};
 use super::producer::{Counters, Event, Within};
+use super::tuning::Tuned;
 use super::unit::{self, Epoch, Track};
 
 /// How a pad's timestamps relate to the clock.
@@ -74,6 +75,8 @@ struct Encoded {
     payloader: glib::WeakRef<gst::Pad>,
     /// Which rendition it is, where there are several, and whether that is wanted.
     rendition: Option<(usize, Arc<AtomicBool>)>,
+    /// What gives its encoder another bitrate, where it is encoded here.
+    tuned: Option<Arc<Tuned>>,
 }
 
 impl Encoded {
@@ -280,7 +283,7 @@ impl Live {
                 let pictures = encode::video(caps, &self.config.video, &self.config.video)?;
                 self.counters.encodes_with(pictures.name);
                 chain.extend(pictures.chain);
-                (chain, pictures.codec, Some(pictures.encoder))
+                (chain, pictures.codec, Some((pictures.encoder, pictures.tuned)))
             }
             Plan::Encode(Kind::Audio) => {
                 let chain = encode::audio(caps, &self.config.audio, pace()?)?;
@@ -311,18 +314,20 @@ impl Live {
         (slot, rendition): (usize, Option<(String, usize, Arc<AtomicBool>)>),
         codec: Codec,
         payloader: gst::Element,
-        pictures: Option<Option<&gst::Element>>,
+        pictures: Option<Option<&(gst::Element, Arc<Tuned>)>>,
     ) -> [gst::Element; 2] {
         let (name, rendition) = match rendition {
             Some((name, number, is_wanted)) => (Some(name), Some((number, is_wanted))),
             None => (None, None),
         };
-        if let Some(encoder) = pictures {
+        if let Some(encoded) = pictures {
+            let (encoder, tuned) = encoded.map(|(encoder, tuned)| (encoder, tuned)).unzip();
             // What the encoder is given, or the payloader where nothing is encoded.
             self.count_pictures(encoder.unwrap_or(&payloader));
             encoder.iter().for_each(|encoder| self.time_pictures(encoder));
             if let Some(pad) = payloader.static_pad("sink") {
-                self.encoded().push(Encoded { payloader: pad.downgrade(), rendition });
+                let (payloader, tuned) = (pad.downgrade(), tuned.cloned());
+                self.encoded().push(Encoded { payloader, rendition, tuned });
             }
         }
         let track = Track {
@@ -370,7 +375,8 @@ impl Live {
             chain.extend(pictures.chain);
             let payloader = payload::payloader(pictures.codec, slot, self.epoch.offset())?;
             let rendition = (slot, Some((name, number, is_wanted.clone())));
-            let encoder = Some(Some(&pictures.encoder));
+            let encoder = (pictures.encoder, pictures.tuned);
+            let encoder = Some(Some(&encoder));
             chain.extend(self.finish(rendition, pictures.codec, payloader, encoder));
             let way = tee.request_pad_simple("src_%u");
             let way = way.ok_or_else(|| cannot_build("a tee without a pad"))?;
@@ -488,6 +494,30 @@ impl Live {
             }
             is_wanted.store(wanted, Ordering::Release);
         }
+    }
+
+    /// Has a rendition encoded with so many bits a second from its next picture on; the only one is number 0. False where
+    /// nothing here encodes it.
+    pub(super) fn set_bitrate(self: &Arc<Self>, rendition: usize, bits_per_second: u64) -> bool {
+        let is_meant = |encoded: &&Encoded| match &encoded.rendition {
+            Some((number, _)) => *number == rendition,
+            None => rendition == 0,
+        };
+        let tuned: Vec<_> = self
+            .encoded()
+            .iter()
+            .filter(is_meant)
+            .filter_map(|encoded| encoded.tuned.clone())
+            .collect();
+        for tuned in &tuned {
+            let live = Arc::downgrade(self);
+            tuned.set_bitrate(bits_per_second, move || {
+                if let Some(live) = live.upgrade() {
+                    live.fail(cannot_build("the encoder does not begin anew"));
+                }
+            });
+        }
+        !tuned.is_empty()
     }
 
     /// The error for a source over the network that has come to an end.

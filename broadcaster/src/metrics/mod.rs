@@ -92,6 +92,7 @@ struct Encoder {
     /// By rendition.
     watched: IntGaugeVec,
     rates: GaugeVec,
+    set_to: GaugeVec,
     /// The element that encodes a channel's pictures.
     names: Mutex<BTreeMap<String, String>>,
 }
@@ -449,6 +450,14 @@ impl Metrics {
         }
     }
 
+    /// What the encoder of each of the channel's renditions is set to, by its name; of the only one, none.
+    pub(crate) fn is_set_to(&self, channel: &str, rates: &[(Option<Arc<str>>, Bitrate)]) {
+        for (name, rate) in rates {
+            let name = name.as_deref().unwrap_or_default();
+            self.encoder.set_to.with_label_values(&[channel, name]).set(rate.as_bytes_per_second());
+        }
+    }
+
     /// For each rendition of the channel, by its name: how many watch it, and what it needs, which is nothing where it
     /// is not encoded.
     pub(crate) fn renditions<'a>(
@@ -597,7 +606,17 @@ impl Encoder {
             ),
             &["channel", "rendition"],
         );
+        let set_to = GaugeVec::new(
+            Opts::new(
+                "punchcast_encoder_bitrate_bytes_per_second",
+                "What the encoder of pictures is set to make, headers and sound not included: as configured, or as \
+                 `punchcast-broadcaster bitrate` has set it; nothing where the source comes encoded. The rendition is \
+                 empty where the picture comes in one size.",
+            ),
+            &["channel", "rendition"],
+        );
         Self {
+            set_to: register(r, set_to.expect("a legal name")),
             watched: register(r, watched.expect("a legal name")),
             rates: register(r, rates.expect("a legal name")),
             frames_in: counter(
@@ -696,5 +715,6 @@ pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
     metrics.per_viewer.show_all(rows.into());
     metrics.encodes_with("live", Some("x264enc"));
     metrics.renditions("live", [("480p", 0, Bitrate::bits_per_second(0))].into_iter());
+    metrics.is_set_to("live", &[(Some("480p".into()), Bitrate::bits_per_second(0))]);
     metrics.registry.gather()
 }
