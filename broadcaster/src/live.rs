@@ -166,6 +166,9 @@ impl Live {
         }
         if let Some(channel) = &*self.channel.borrow() {
             metrics.renditions(name, channel.renditions_now(audience));
+            if channel.measure() {
+                audience.needs_changed();
+            }
         }
         self.metrics.viewers.set(self.places.taken() as i64);
     }

@@ -30,6 +30,7 @@ use crate::keys::Keyring;
 use crate::library::Library;
 use crate::links::{Comer, Links, LinksError};
 use crate::live::Live;
+use crate::media::AS_IT_COMES;
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::moment::Moment;
 use crate::origin::{Barred, Origin};
@@ -99,6 +100,16 @@ impl Rendition {
         Bitrate::bits_per_second(self.needs.load(Ordering::Relaxed))
     }
 
+    /// It was measured to need so much. Whether that is much else than before.
+    fn measured(&self, needs: Bitrate) -> bool {
+        let (before, now) = (self.needs().as_bits_per_second(), needs.as_bits_per_second());
+        let is_news = now.abs_diff(before) as f64 > before as f64 * WORTH_TELLING;
+        if is_news {
+            self.needs.store(now, Ordering::Relaxed);
+        }
+        is_news
+    }
+
     /// Its encoder is set to another rate.
     fn set_pictures(&self, pictures: Bitrate) {
         let media = pictures.as_bits_per_second() + self.sound.as_bits_per_second();
@@ -106,6 +117,9 @@ impl Rendition {
         self.needs.store(needs.as_bits_per_second(), Ordering::Relaxed);
     }
 }
+
+/// What a rendition is measured to need is news from this share on.
+const WORTH_TELLING: f64 = 0.1;
 
 /// What headers, seals and tags add to media, as far as a path must carry them.
 const HEADERS: f64 = 1.08;
@@ -427,6 +441,16 @@ pub(crate) fn choose_ssrcs(tracks: usize) -> Arc<[u32]> {
 }
 
 impl LiveChannel {
+    /// Goes by what its best rendition is measured to need, where that comes as it is: nobody has set it. Whether that is
+    /// much else than before.
+    pub(crate) fn measure(&self) -> bool {
+        let as_it_comes = self.renditions.first().filter(|best| *best.name == *AS_IT_COMES);
+        let needs = self.metrics.stream_of(0);
+        // Nothing, where nobody watches it.
+        let is_known = needs.as_bits_per_second() > 0;
+        as_it_comes.is_some_and(|best| is_known && best.measured(needs))
+    }
+
     /// The encoder of a rendition is set to another rate.
     pub(crate) fn set_pictures(&self, rendition: usize, rate: Bitrate) {
         if let Some(rendition) = self.renditions.get(rendition) {

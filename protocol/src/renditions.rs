@@ -13,9 +13,13 @@ use crate::units::Bitrate;
 /// How much more than a rendition needs a path must have been seen to bring.
 const HEADROOM: f64 = 1.25;
 
-/// From a change to the next one upwards, and to one where nothing was seen of what the path brings.
+/// From a change to the next one upwards, and to one where nothing is seen of what the path brings: then pictures are so
+/// small that the next rendition's are as well.
 const REST: Duration = Duration::from_secs(2);
-const BLIND: Duration = Duration::from_secs(15);
+const BLIND: Duration = Duration::from_secs(3);
+
+/// How long it counts that a path brought too little for a rendition, where nothing newer is seen.
+const REMEMBERED: Duration = Duration::from_secs(120);
 
 /// A rendition that was too much within so long of being tried was not what the path carries.
 const TRYING: Duration = Duration::from_secs(10);
@@ -34,6 +38,8 @@ pub struct Choice {
     changed_at: Option<Instant>,
     went_up: bool,
     tries: Vec<Try>,
+    /// What the path brought last, as far as that was seen.
+    brought: Option<(Instant, Bitrate)>,
 }
 
 /// What became of trying a rendition.
@@ -48,7 +54,7 @@ impl Choice {
     pub fn new(needs: Arc<[Bitrate]>, now: Instant) -> Self {
         let tries = vec![Try { not_before: None, wait: FIRST_WAIT }; needs.len()];
         let current = needs.len().saturating_sub(1);
-        Self { needs, current, began: now, changed_at: None, went_up: false, tries }
+        Self { needs, current, began: now, changed_at: None, went_up: false, tries, brought: None }
     }
 
     /// The one that was chosen last.
@@ -65,6 +71,7 @@ impl Choice {
     /// The viewer's path is another one: what was tried on the former says nothing about it.
     pub fn moved(&mut self) {
         self.tries.fill(Try { not_before: None, wait: FIRST_WAIT });
+        self.brought = None;
     }
 
     /// Takes what the path carries, and how fast it brought what was sent at once of late, if that is known. `is_ours` says
@@ -77,6 +84,9 @@ impl Choice {
         is_ours: bool,
         now: Instant,
     ) -> Option<usize> {
+        if let Some(brought) = brought {
+            self.brought = Some((now, brought));
+        }
         let next = match carries {
             Carries::Nothing => return None,
             Carries::Only(rate) => {
@@ -104,14 +114,14 @@ impl Choice {
             return None;
         }
         let may_try = |at: &usize| self.tries[*at].not_before.is_none_or(|at| now >= at);
+        let fits = |at: usize, brought: Bitrate| self.needs[at].scaled(HEADROOM) <= brought;
         match brought {
-            Some(brought) => {
-                let fits = |at: &usize| self.needs[*at].scaled(HEADROOM) <= brought;
-                (0..self.current).filter(fits).find(may_try)
-            }
+            Some(brought) => (0..self.current).filter(|at| fits(*at, brought)).find(may_try),
             // One step, as all that comes does come.
             None if now >= self.changed_at.unwrap_or(self.began) + BLIND => {
-                Some(self.current - 1).filter(may_try)
+                let known = self.brought.filter(|(at, _)| now < *at + REMEMBERED);
+                let next = Some(self.current - 1).filter(may_try);
+                next.filter(|next| known.is_none_or(|(_, brought)| fits(*next, brought)))
             }
             None => None,
         }
@@ -202,13 +212,28 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_is_seen_of_what_a_path_brings_it_goes_up_slowly() {
+    fn where_nothing_is_seen_of_what_a_path_brings_it_goes_up_step_by_step() {
         let mut choice = choice();
         let now = Instant::now();
-        assert_eq!(choice.report(Carries::Everything, None, false, now), None);
+        let mut steps = Vec::new();
+        for second in 0..10 {
+            let next = choice.report(Carries::Everything, None, false, now + second * S);
+            steps.extend(next.map(|next| (second, next)));
+        }
+        assert_eq!(steps, [(3, 1), (6, 0)]);
+    }
+
+    #[test]
+    fn a_path_that_brought_too_little_is_not_tried_blindly() {
+        let mut choice = choice();
+        let now = Instant::now();
         choice.report(Carries::Everything, Some(rate(3_000)), false, now);
-        assert_eq!(choice.report(Carries::Everything, None, false, now + 14 * S), None);
-        assert_eq!(choice.report(Carries::Everything, None, false, now + 15 * S), Some(0));
+        assert_eq!(choice.current(), 1);
+        for second in 1..120 {
+            let next = choice.report(Carries::Everything, None, false, now + second * S);
+            assert_eq!(next, None, "after {second} s");
+        }
+        assert_eq!(choice.report(Carries::Everything, None, false, now + 120 * S), Some(0));
     }
 
     #[test]

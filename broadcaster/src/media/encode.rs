@@ -5,7 +5,7 @@ use std::sync::Arc;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use super::config::{AudioConfig, VideoConfig};
+use super::config::{AudioConfig, RenditionConfig, VideoConfig};
 use super::elements::{caps_filter, make};
 use super::encoders::{self, Aim, Picked};
 use super::error::MediaError;
@@ -86,6 +86,24 @@ pub(super) fn renditions(caps: &gst::CapsRef, config: &VideoConfig) -> Vec<(Stri
         renditions.push((name, one));
     }
     renditions
+}
+
+/// The renditions but the first, best first, of pictures whose size is not known yet.
+pub(super) fn smaller(config: &VideoConfig) -> Vec<(String, VideoConfig)> {
+    let named = |(one, config): (&RenditionConfig, VideoConfig)| {
+        (one.name.clone().unwrap_or_else(|| format!("{}p", one.height)), config)
+    };
+    config.renditions.iter().zip(config.all().into_iter().skip(1)).map(named).collect()
+}
+
+/// What pictures are encoded as that are encoded here.
+///
+/// # Errors
+///
+/// Where there is no such encoder.
+pub(super) fn codec(config: &VideoConfig) -> Result<Codec, MediaError> {
+    let aim = Aim { bits_per_second: config.bitrate.as_bits_per_second(), keyframe_distance: 1 };
+    Ok(encoders::pick(config.encoder, &aim)?.codec)
 }
 
 /// Scales and encodes pictures of these raw caps that were made [tidy] as another configuration says.

@@ -55,4 +55,5 @@ pub use network::{Entrance, NetworkUrl, redacted};
 pub use playout::{Next, Opened, Placed, Playout, PlayoutConfig};
 pub use producer::{Continuation, EncoderStats, Event, EventSink, Producer};
 pub use spec::{ParseSourceError, SourceSpec};
+pub(crate) use track::AS_IT_COMES;
 pub use unit::Unit;

@@ -154,6 +154,46 @@ fn a_rendition_that_is_wanted_again_begins_with_a_keyframe_and_the_others_cost_n
 }
 
 #[test]
+fn smaller_renditions_are_made_of_pictures_that_come_encoded() {
+    let fragment = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=640,height=360,framerate=25/1 \
+                    ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=10 ! h264parse";
+    let smaller = RenditionConfig {
+        name: None,
+        height: 180,
+        bitrate: Bitrate::bits_per_second(300_000),
+        framerate: None,
+    };
+    let video = VideoConfig { renditions: vec![smaller], ..VideoConfig::default() };
+    let source = SourceSpec::Pipeline(fragment.to_owned());
+    let config = MediaConfig { source, video: video.clone(), ..MediaConfig::default() };
+    let mut run = Run::start(config.clone());
+    let names: Vec<_> = run.formats.iter().map(|format| format.rendition.as_deref()).collect();
+    assert_eq!(names, [Some("source"), Some("180p")]);
+    let units = run.units_until(|units| of(units, 0).len() >= 30 && of(units, 1).len() >= 30);
+    assert!(keyframes(&of(&units, 0)) >= 3, "as its encoder makes them");
+    let times = |track| of(&units, track).iter().map(|unit| unit.rtp_timestamp).collect::<Vec<_>>();
+    let of_source = times(0);
+    let shared = times(1).iter().filter(|time| of_source.contains(time)).count();
+    assert!(shared >= 25, "both have the time of their picture: {shared}");
+    let bytes = |track| of(&units, track).iter().map(|unit| unit.packets.bytes()).sum::<usize>();
+    assert!(bytes(1) < bytes(0), "{} of {}", bytes(1), bytes(0));
+    // What is not wanted neither comes nor is decoded, and begins with a keyframe again.
+    for (wanted, track) in [(0b01, 0), (0b10, 1), (0b01, 0)] {
+        run.producer.encode(wanted);
+        run.units_until(|units| of(units, track).len() >= 15);
+        let units = run.units_until(|units| of(units, track).len() >= 25);
+        assert_eq!(of(&units, 1 - track).len(), 0, "{wanted:#b}");
+        run.producer.encode(0b11);
+        let units = run.units_until(|units| !of(units, 1 - track).is_empty());
+        assert!(of(&units, 1 - track)[0].keyframe);
+    }
+    // Another codec in the middle nobody plays.
+    let unlike = VideoConfig { encoder: Encoder::Vp8, ..video };
+    let run = Run::start(MediaConfig { video: unlike, ..config });
+    assert!(matches!(&run.formats[..], [one] if one.rendition.is_none()), "{:?}", run.formats);
+}
+
+#[test]
 fn the_clip_goes_on_over_the_seam() {
     const TURNS: usize = 3;
     let mut run = Run::start(file(&clip()));

@@ -21,6 +21,10 @@ use super::producer::{Counters, Event, Within};
 use super::tuning::Tuned;
 use super::unit::{self, Epoch, Track};
 
+mod render;
+
+pub(crate) use render::AS_IT_COMES;
+
 /// How a pad's timestamps relate to the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Timing {
@@ -263,6 +267,10 @@ impl Live {
         };
         let (mut chain, codec, encoder) = match Plan::for_caps(caps) {
             Plan::PassThrough(codec) => {
+                // The first pictures, of several.
+                let renders = codec.kind() == Kind::Video
+                    && self.can_render_beside(codec)?
+                    && !self.renders.swap(true, Ordering::AcqRel);
                 let mut chain = payload::parser(codec)?;
                 if pacing == Pacing::First {
                     let pace = make("clocksync", &[])?;
@@ -270,6 +278,9 @@ impl Live {
                     chain.insert(0, pace);
                 } else {
                     chain.extend(pace()?);
+                }
+                if renders {
+                    return self.render_beside((pad, caps), slot, codec, chain);
                 }
                 (chain, codec, None)
             }
@@ -344,52 +355,6 @@ impl Live {
 
     fn encoded(&self) -> MutexGuard<'_, Vec<Encoded>> {
         self.encoded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes a track of each rendition of a pad's raw pictures. Pictures go to those that are wanted; the others cost
-    /// nothing.
-    fn render(
-        self: &Arc<Self>,
-        pad: &gst::Pad,
-        caps: &gst::Caps,
-        slot: usize,
-        pace: Option<gst::Element>,
-    ) -> Result<(), MediaError> {
-        let video = &self.config.video;
-        let mut shared = encode::tidy(caps, video, pace)?;
-        let tee = make("tee", &[])?;
-        shared.push(tee.clone());
-        let entry = self.chain(&shared)?;
-        for (number, (name, config)) in encode::renditions(caps, video).into_iter().enumerate() {
-            let slot = if number == 0 { Some(slot) } else { self.gate.add_beside() };
-            let slot = slot.filter(|slot| *slot < payload::MAX_TRACKS);
-            let slot = slot.ok_or_else(|| cannot_build("no room for a rendition"))?;
-            let pictures = encode::video(caps, &config, video)?;
-            self.counters.encodes_with(pictures.name);
-            let is_wanted = Arc::new(AtomicBool::new(true));
-            // A thread of its own for each. An encoder that can't keep up loses the oldest.
-            let room = LIVE_PICTURES.to_string();
-            let queue = make("queue", &[("max-size-buffers", &room), ("leaky", "downstream")])?;
-            self.counters.watch_queue(&queue);
-            let mut chain = vec![queue];
-            chain.extend(pictures.chain);
-            let payloader = payload::payloader(pictures.codec, slot, self.epoch.offset())?;
-            let rendition = (slot, Some((name, number, is_wanted.clone())));
-            let encoder = (pictures.encoder, pictures.tuned);
-            let encoder = Some(Some(&encoder));
-            chain.extend(self.finish(rendition, pictures.codec, payloader, encoder));
-            let way = tee.request_pad_simple("src_%u");
-            let way = way.ok_or_else(|| cannot_build("a tee without a pad"))?;
-            way.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-                if is_wanted.load(Ordering::Acquire) {
-                    gst::PadProbeReturn::Ok
-                } else {
-                    gst::PadProbeReturn::Drop
-                }
-            });
-            self.link(&way, &chain)?;
-        }
-        pad.link_maybe_ghosting(&entry).map_err(cannot_build)
     }
 
     /// Takes a pad's data apart or decodes it; the first picture or sound in it is the track.
