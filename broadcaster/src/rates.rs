@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::events::Event;
 use crate::media::{MediaConfig, SourceSpec};
-use crate::shared::Shared;
+use crate::shared::{LiveChannel, Shared};
 use crate::source::{Source, Tuned};
 
 /// What the encoders are set to make, and where they are.
@@ -82,18 +82,12 @@ impl Rates {
 }
 
 impl Shared {
-    /// What each rendition of the live channel is set to, best first, with its name where there are several. Nothing where
-    /// the source comes encoded.
+    /// What each rendition of the live channel is set to, best first, with its name where there are several. Nothing before
+    /// there is a channel, and where the source comes encoded.
     pub(crate) fn rates_set(&self, is_encoded: bool) -> Vec<(Option<Arc<str>>, Bitrate)> {
-        if !is_encoded {
-            return Vec::new();
-        }
-        let channel = self.channel.borrow().clone();
-        let renditions = channel.map(|channel| channel.renditions);
-        let name = |at: usize| {
-            let rendition = renditions.as_ref()?.get(at)?;
-            Some(Arc::clone(&rendition.name))
-        };
+        let channel = self.channel.borrow().clone().filter(|_| is_encoded);
+        let Some(LiveChannel { renditions, .. }) = channel else { return Vec::new() };
+        let name = |at: usize| renditions.get(at).map(|rendition| Arc::clone(&rendition.name));
         self.rates.all().into_iter().enumerate().map(|(at, rate)| (name(at), rate)).collect()
     }
 

@@ -119,13 +119,14 @@ pub async fn run(config: Config) -> Result<(), Failure> {
     metrics.dropped.get_or_init(|| Arc::clone(port.dropped()));
 
     let source = Arc::<Source>::default();
-    let start = channel_starter(&config, &port, &metrics, &source, &audience)?;
-    let (feed, mut told) = Feed::new(start);
     let media = MediaConfig {
         source: config.source.clone(),
         video: config.video.clone(),
         audio: config.audio.clone(),
     };
+    let rates = Arc::new(Rates::new(Arc::clone(&source), media.clone()));
+    let start = channel_starter(&config, &port, &metrics, (&source, &rates), &audience)?;
+    let (feed, mut told) = Feed::new(start);
     let (is_live, log_format) = (config.source != SourceSpec::None, config.log_format);
     let publishers = Entrance::of(&media.source)?;
     if is_live {
@@ -157,7 +158,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         link: OnceLock::new(),
         max_viewers: config.max_viewers,
         uplink: Uplink::new(config.uplink),
-        rates: Rates::new(Arc::clone(&source), media.clone()),
+        rates,
         allow_private: config.allow_private,
         is_live,
         channel: told.channel.clone(),
@@ -413,7 +414,7 @@ fn channel_starter(
     config: &Config,
     port: &Port,
     metrics: &Metrics,
-    source: &Arc<Source>,
+    (source, rates): (&Arc<Source>, &Arc<Rates>),
     audience: &Arc<Audience>,
 ) -> Result<Start, Failure> {
     let budget = config.uplink.map(Budget::of);
@@ -443,7 +444,7 @@ fn channel_starter(
         }
     };
     let key_log = config.key_log.clone();
-    let rates: Vec<_> = config.video.all().iter().map(|video| video.bitrate).collect();
+    let rates = Arc::clone(rates);
     let sound = config.audio.bitrate;
     Ok(Box::new(move |formats: Arc<[Format]>| {
         let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
@@ -465,7 +466,7 @@ fn channel_starter(
         let sound = if has_sound { sound } else { Bitrate::bits_per_second(0) };
         let names = formats.iter().filter_map(|format| format.rendition.as_deref());
         let renditions: Arc<[Rendition]> = names
-            .zip(rates)
+            .zip(rates.all())
             .map(|(name, pictures)| Rendition::new(name, pictures, sound))
             .collect();
         events.record(Event::SourceStarted { tracks: formats.len() });

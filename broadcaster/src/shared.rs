@@ -129,7 +129,7 @@ pub(crate) struct Shared {
     pub(crate) max_viewers: usize,
     pub(crate) uplink: Uplink,
     /// What the encoders are set to make.
-    pub(crate) rates: Rates,
+    pub(crate) rates: Arc<Rates>,
     pub(crate) allow_private: bool,
     /// Whether there is a live channel, and not only stored files.
     pub(crate) is_live: bool,

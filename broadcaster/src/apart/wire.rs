@@ -179,8 +179,12 @@ mod tests {
     fn what_is_said_is_what_is_heard() {
         let mut continuation = Continuation::default();
         continuation.encoded.packets = 7;
-        let said =
-            [Word::Begun, Word::Stands(continuation, vec![1, 2]), Word::Failed("unplugged".into())];
+        let said = [
+            Word::Begun,
+            Word::Stands(continuation, vec![1, 2]),
+            Word::Tuned(true),
+            Word::Failed("unplugged".into()),
+        ];
         let mut bytes: Vec<u8> = said.iter().flat_map(words).collect();
         let sent = picture();
         bytes.extend(unit(&sent));
