@@ -38,6 +38,12 @@ pub(crate) enum RateError {
          are encoded, or for a camera, choose a size or rate in video: that it has in raw or MJPEG modes only"
     )]
     PassesThrough,
+    /// The encoder takes no other.
+    #[error(
+        "this encoder takes no other bitrate while it runs; set video.bitrate in the configuration and start the broadcaster \
+         again, or choose another video.encoder: x264, openh264, vp8, vp9 and av1 (by libaom) take one"
+    )]
+    Cannot,
 }
 
 impl RateError {
@@ -170,6 +176,7 @@ impl Shared {
         let is_later = match self.rates.source.tune(number, rate) {
             Tuned::Now => false,
             Tuned::Later => true,
+            Tuned::Cannot => return Err(RateError::Cannot),
             Tuned::Never => return Err(RateError::PassesThrough),
         };
         *self.rates.config() = changed;

@@ -80,9 +80,9 @@ pub(super) enum Word {
     /// How far it is, and how long the latest pictures were within their encoder, in microseconds.
     #[n(6)]
     Stands(#[n(0)] Continuation, #[n(1)] Vec<u64>),
-    /// Whether the rendition whose bitrate was to change is encoded here.
+    /// Whether the encoder whose bitrate was to change takes that while it runs; nothing where there is none.
     #[n(7)]
-    Tuned(#[n(0)] bool),
+    Tuned(#[n(0)] Option<bool>),
 }
 
 /// What came in a frame.
@@ -182,7 +182,7 @@ mod tests {
         let said = [
             Word::Begun,
             Word::Stands(continuation, vec![1, 2]),
-            Word::Tuned(true),
+            Word::Tuned(Some(true)),
             Word::Failed("unplugged".into()),
         ];
         let mut bytes: Vec<u8> = said.iter().flat_map(words).collect();
