@@ -21,7 +21,7 @@ use crate::config::{Config, LiveConfig};
 use crate::events::{Event, Events, Whose};
 use crate::fanout::{self, FanOut};
 use crate::keys::{KeyLog, Keyring};
-use crate::media::{Entrance, MediaConfig};
+use crate::media::{AS_IT_COMES, Entrance, MediaConfig};
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::places::Places;
 use crate::rates::Rates;
@@ -45,7 +45,7 @@ pub(crate) struct Live {
     /// Its name, where there are several.
     pub(crate) whose: Whose,
     /// What its encoders are set to make.
-    pub(crate) rates: Rates,
+    pub(crate) rates: Arc<Rates>,
     /// Places of its viewers.
     pub(crate) places: Places,
     pub(crate) metrics: Arc<ChannelMetrics>,
@@ -89,7 +89,9 @@ impl Live {
     ) -> Result<(Arc<Self>, Supervision), Failure> {
         let name: Arc<str> = name.into();
         let source = Arc::<Source>::default();
-        let start = starter(&name, &media, (metrics, &source), around)?;
+        let rates = Arc::new(Rates::new(media.clone()));
+        let set = (&rates, media.audio.bitrate);
+        let start = starter(&name, set, (metrics, &source), around)?;
         let (feed, told) = Feed::new(start);
         let entrance = Entrance::of(&media.source)?;
         let live = Arc::new(Self {
@@ -97,7 +99,7 @@ impl Live {
             source,
             channel: told.channel,
             whose: (!around.is_alone).then(|| Arc::clone(&name)),
-            rates: Rates::new(media.clone()),
+            rates,
             places: Places::default(),
             metrics: Arc::clone(metrics),
             key_wanted: Notify::new(),
@@ -162,7 +164,9 @@ impl Live {
             metrics.source_uses(name, producer.usage().unwrap_or_default());
             let encoder = producer.continuation().encoder;
             metrics.encodes_with(name, encoder.as_deref());
-            metrics.is_set_to(name, &self.rates_set(encoder.is_some()));
+            let mut set = self.rates_set(encoder.is_some());
+            set.retain(|(name, _)| name.as_deref() != Some(AS_IT_COMES));
+            metrics.is_set_to(name, &set);
         }
         if let Some(channel) = &*self.channel.borrow() {
             metrics.renditions(name, channel.renditions_now(audience));
@@ -210,7 +214,7 @@ pub(crate) async fn bury(live: &Live, end: &Result<(), Failure>, audience: &Audi
 /// Prepares what starts a channel once its tracks are known.
 fn starter(
     name: &Arc<str>,
-    media: &MediaConfig,
+    (rates, sound): (&Arc<Rates>, Bitrate),
     (metrics, source): (&Arc<ChannelMetrics>, &Arc<Source>),
     around: &Around<'_>,
 ) -> Result<Start, Failure> {
@@ -249,8 +253,7 @@ fn starter(
             path.into()
         }
     });
-    let rates: Vec<_> = media.video.all().iter().map(|video| video.bitrate).collect();
-    let sound = media.audio.bitrate;
+    let rates = Arc::clone(rates);
     Ok(Box::new(move |formats: Arc<[Format]>| {
         let key = MasterKey::random(Epoch::FIRST, &mut rand::rng());
         let ssrcs = choose_ssrcs(formats.len());
@@ -277,7 +280,7 @@ fn starter(
         let sound = if has_sound { sound } else { Bitrate::bits_per_second(0) };
         let names = formats.iter().filter_map(|format| format.rendition.as_deref());
         let renditions: Arc<[Rendition]> = names
-            .zip(rates)
+            .zip(rates.all())
             .map(|(name, pictures)| Rendition::new(name, pictures, sound))
             .collect();
         events.record(Event::SourceStarted { channel: whose, tracks: formats.len() });

@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use crate::audience::Audience;
 use crate::events::{Event, Events};
 use crate::live::Live;
+use crate::media::AS_IT_COMES;
 use crate::media::{MediaConfig, SourceSpec};
+use crate::shared::LiveChannel;
 use crate::source::Tuned;
 
 /// What the encoders are set to make.
@@ -35,6 +37,12 @@ pub(crate) enum RateError {
          are encoded, or for a camera, choose a size or rate in video: that it has in raw or MJPEG modes only"
     )]
     PassesThrough,
+    /// The encoder takes no other.
+    #[error(
+        "this encoder takes no other bitrate while it runs; set video.bitrate in the configuration and start the broadcaster \
+         again, or choose another video.encoder: x264, openh264, vp8, vp9 and av1 (by libaom) take one"
+    )]
+    Cannot,
 }
 
 impl RateError {
@@ -79,18 +87,12 @@ impl Rates {
 }
 
 impl Live {
-    /// What each rendition is set to, best first, with its name where there are several. Nothing where
-    /// the source comes encoded.
+    /// What each rendition is set to, best first, with its name where there are several. Nothing before there is a
+    /// channel, and where the source comes encoded.
     pub(crate) fn rates_set(&self, is_encoded: bool) -> Vec<(Option<Arc<str>>, Bitrate)> {
-        if !is_encoded {
-            return Vec::new();
-        }
-        let channel = self.channel.borrow().clone();
-        let renditions = channel.map(|channel| channel.renditions);
-        let name = |at: usize| {
-            let rendition = renditions.as_ref()?.get(at)?;
-            Some(Arc::clone(&rendition.name))
-        };
+        let channel = self.channel.borrow().clone().filter(|_| is_encoded);
+        let Some(LiveChannel { renditions, .. }) = channel else { return Vec::new() };
+        let name = |at: usize| renditions.get(at).map(|rendition| Arc::clone(&rendition.name));
         self.rates.all().into_iter().enumerate().map(|(at, rate)| (name(at), rate)).collect()
     }
 
@@ -163,6 +165,7 @@ impl Live {
         let is_later = match self.source.tune(number, rate) {
             Tuned::Now => false,
             Tuned::Later => true,
+            Tuned::Cannot => return Err(RateError::Cannot),
             Tuned::Never => return Err(RateError::PassesThrough),
         };
         *self.rates.config() = changed;

@@ -96,6 +96,8 @@ pub(crate) enum Tuned {
     Now,
     /// It holds once the source is there.
     Later,
+    /// The encoder takes no other rate while it runs.
+    Cannot,
     /// Nothing here encodes that.
     Never,
 }
@@ -144,14 +146,14 @@ impl Source {
             self.encoding.lock().unwrap_or_else(PoisonError::into_inner).is_described;
         let Some(producer) = self.get().filter(|_| is_described) else { return Tuned::Later };
         match producer.tune(rendition, rate) {
-            Some(true) => Tuned::Now,
-            Some(false) => {
+            Some(Tuned::Now) => Tuned::Now,
+            Some(refused) => {
                 let mut rates = self.rates();
                 match before {
                     Some(before) => rates.insert(rendition, before),
                     None => rates.remove(&rendition),
                 };
-                Tuned::Never
+                refused
             }
             // It is gone, or will be.
             None => Tuned::Later,

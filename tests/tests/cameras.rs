@@ -79,6 +79,52 @@ fn a_camera_that_is_unplugged_comes_back_in_the_same_channel() {
     }
 }
 
+#[test]
+fn what_libcamera_alone_gives_is_a_camera_like_others_and_none_is_there_twice() {
+    // As Raspberry Pi OS has them: a module, whose node gives bare pixels, and a webcam, which both have found.
+    const MODULE: &str = "/base/soc/i2c0mux/i2c@1/imx219@10";
+    const WEBCAM: &str = "/base/scb/pcie@7d500000/pci@0,0/usb@0,0-1.2:1.0-046d:0825";
+    const BARE: &str = "video/x-bayer,format=rggb,width=1640,height=1232,framerate=25/1";
+    // It says no rate.
+    const MODES: &str = "video/x-raw,format=NV12,width=[16,3280,2],height=[16,2464,2]";
+    let cameras = Cameras::new().expect("a folder");
+    let webcam = Camera::new("Webcam C270", "/dev/video1", &[RAW, JPEG]);
+    let sysfs = "/sys/devices/platform/scb/usb1/1-1/1-1.2/1-1.2:1.0/video4linux/video1";
+    let seen = [
+        Camera::new("unicam", "/dev/video0", &[BARE]),
+        webcam.on_usb(sysfs, "046d", "0825"),
+        Camera::of_libcamera(MODULE, &[MODES]),
+        Camera::of_libcamera(WEBCAM, &[RAW]),
+        Camera::new("Grabber", "/dev/video2", &[RAW]),
+    ];
+    cameras.plug(&seen).expect("plugged in");
+    let listed = || {
+        let mut command = program("punchcast-broadcaster");
+        cameras.show_to(command.args(["devices", "--json"]));
+        let said = local::run(&mut command).stdout;
+        let all: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+        let camera = |camera: &serde_json::Value| {
+            let text = |key: &str| camera[key].as_str().unwrap_or_default().to_owned();
+            (text("name"), text("device"))
+        };
+        all["cameras"].as_array().expect("a list").iter().map(camera).collect::<Vec<_>>()
+    };
+    let named = |name: &str, device: &str| (name.to_owned(), device.to_owned());
+    let (webcam, grabber) = (named("Webcam C270", "/dev/video1"), named("Grabber", "/dev/video2"));
+    assert_eq!(listed(), [named("imx219", MODULE), webcam.clone(), grabber.clone()]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let (_rendezvous, at) = local::rendezvous();
+    let (broadcaster, link) = broadcast(&cameras, at, folder.path());
+    let used = broadcaster.line(|line| line.contains("camera="));
+    let expected = format!("camera=imx219 ({MODULE}) mode=\"raw 320x180 25/s\"");
+    assert!(used.contains(&expected), "{used}");
+    let ended = local::watch(&link, &["--for", "3s"]);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    // Where libcamera finds none, its provider still hides the others.
+    cameras.plug(&[seen[1].clone(), seen[4].clone()]).expect("plugged in");
+    assert_eq!(listed(), [webcam, grabber]);
+}
+
 fn front(path: &str, modes: &[&str]) -> Camera {
     Camera::new("Front", path, modes)
 }

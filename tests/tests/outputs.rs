@@ -7,6 +7,7 @@ use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use test_camera::Devices;
 use tests::local::{self, PATIENCE, Running, program};
 use tests::stored::{access_units, beeps};
 use tests::{clip, lab};
@@ -391,6 +392,77 @@ fn a_recording_in_parts_lacks_nothing() {
             assert_eq!(clip::frames(part).len(), clip::times(part, "v:0").len(), "{part:?}");
         }
     }
+}
+
+/// Pictures of the first second, in which a viewer joins.
+const JOINING: usize = 25;
+
+/// Pictures that a device was given, of this size.
+fn shown_on(device: &Path, size: &str) -> Vec<Vec<u8>> {
+    let whole = device.with_extension("mkv");
+    let mut ffmpeg = ffmpeg();
+    ffmpeg.args(["-f", "rawvideo", "-pix_fmt", "yuyv422", "-s", size, "-i"]).arg(device);
+    let output = ffmpeg.args(["-c:v", "ffv1"]).arg(&whole).output().expect("ffmpeg");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    clip::frames(&whole)
+}
+
+#[test]
+fn a_device_is_given_every_picture_in_one_size() {
+    let broadcast = Broadcast::start();
+    let devices = Devices::new().expect("a folder");
+    let [whole, small] = ["video10", "video11"].map(|name| devices.plug(name).expect("room"));
+    let outputs =
+        [format!("v4l2:{}", whole.display()), format!("v4l2:{}?size=160x120", small.display())];
+    let mut viewer = broadcast.watch(&outputs.each_ref().map(String::as_str), "5s");
+    devices.show_to(&mut viewer);
+    let ended = local::run(&mut viewer);
+    assert_eq!(ended.code, Some(0), "{ended:#?}");
+    let source = clip::frames(&broadcast.source);
+    let shown = shown_on(&whole, "320x180");
+    // Who joins sees the first picture there is, and goes on with those of now.
+    let (_, worst) = clip::compare_looped(&shown[JOINING..], &source);
+    println!("{} pictures, {worst:.1} dB", shown.len());
+    assert!(shown.len() > 50 && worst > clip::SAME_PICTURE, "{} of {worst} dB", shown.len());
+    // Of another shape: there are borders, and as many pictures.
+    let bytes = fs::metadata(&small).expect("it is there").len();
+    assert_eq!(bytes % (160 * 120 * 2), 0, "{bytes}");
+    let pictures = bytes / (160 * 120 * 2);
+    assert!(pictures.abs_diff(shown.len() as u64) <= 2, "{pictures} and {}", shown.len());
+    let bordered = shown_on(&small, "160x120");
+    let dark = |line: usize| {
+        // Small and grey: 160×90, of which the first and the last lines are borders.
+        let line = &bordered[0][line * 160..(line + 1) * 160];
+        line.iter().all(|grey| *grey < 20)
+    };
+    assert!(dark(0) && dark(89) && !dark(45), "{:?}", bordered[0]);
+}
+
+#[test]
+fn what_is_no_device_for_pictures_is_said_and_what_to_do() {
+    let broadcast = Broadcast::start();
+    for (device, words) in [
+        ("/dev/video-none", ["no such device", "modprobe v4l2loopback"]),
+        ("/dev/null", ["V4L2 device", "modprobe v4l2loopback"]),
+    ] {
+        let ended = local::run(&mut broadcast.watch(&[&format!("v4l2:{device}")], "5s"));
+        assert_eq!(ended.code, Some(1), "{ended:#?}");
+        let message = ended.message();
+        assert!(message.contains(device), "{message}");
+        assert!(words.iter().all(|word| message.contains(word)), "{message}");
+    }
+    // A real one, where this machine's kernel has one.
+    for device in loopbacks() {
+        let ended = local::run(&mut broadcast.watch(&[&format!("v4l2:{device}")], "4s"));
+        println!("{device}: {:?}", ended.code);
+        assert_eq!(ended.code, Some(0), "{ended:#?}");
+    }
+}
+
+/// Devices of v4l2loopback.
+fn loopbacks() -> Vec<String> {
+    let all = fs::read_dir("/sys/devices/virtual/video4linux").into_iter().flatten().flatten();
+    all.map(|entry| format!("/dev/{}", entry.file_name().to_string_lossy())).collect()
 }
 
 /// Whether these bytes are a JPEG from its first marker to its last (ITU-T T.81, B.1.1).

@@ -108,7 +108,7 @@ pub struct WatchArgs {
 pub struct WatchFlags {
     /// Where picture and sound go; may be given several times: window (the default where a display
     /// exists), null, record:PATH (.mkv, .mp4, .ts), udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, rtmp://HOST/APP/KEY, hls:DIR, snapshot:PATH.jpg,
-    /// stdout.
+    /// v4l2:DEVICE, stdout.
     #[arg(long, value_name = "OUTPUT")]
     pub output: Vec<Output>,
     /// Time in which lost packets are repaired and jitter is evened out, as in 200ms; auto takes what the

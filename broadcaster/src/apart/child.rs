@@ -87,7 +87,7 @@ pub(crate) fn run() -> Result<(), Failure> {
             }
             Order::Encode(wanted) => producer.iter().for_each(|producer| producer.encode(wanted)),
             Order::Tune(rendition, rate) => mouth.say(&Word::Tuned(
-                producer.as_ref().is_some_and(|it| it.set_bitrate(rendition as usize, rate)),
+                producer.as_ref().and_then(|it| it.set_bitrate(rendition as usize, rate)),
             )),
         }
     }

@@ -32,6 +32,7 @@ use wire::{Frame, Order, Start, Word};
 use crate::media::{
     Continuation, EncoderStats, Entrance, Event, EventSink, MediaConfig, MediaError,
 };
+use crate::source::Tuned;
 
 /// How long a source may take to begin: on a cold machine, all plugins are loaded first.
 const BEGINNING: Duration = Duration::from_secs(30);
@@ -60,8 +61,8 @@ const BUFFERED: usize = 1 << 16;
 pub(crate) struct Apart {
     link: Arc<Link>,
     orders: Mutex<UnixStream>,
-    /// Whether renditions are encoded there whose bitrate was to change, as it answers.
-    tuned: Mutex<mpsc::Receiver<bool>>,
+    /// What becomes of other bitrates, as it answers.
+    tuned: Mutex<mpsc::Receiver<Option<bool>>>,
     hearing: Option<JoinHandle<()>>,
 }
 
@@ -183,14 +184,18 @@ impl Apart {
         self.order(&Order::Encode(wanted));
     }
 
-    /// Has a rendition encoded at this rate from its next picture on; the only one is number 0. False where it comes
-    /// encoded, or there are no pictures; `None` where no answer comes.
-    pub(crate) fn tune(&self, rendition: usize, rate: Bitrate) -> Option<bool> {
+    /// Has a rendition encoded at this rate from its next picture on; the only one is number 0. `None` where
+    /// no answer comes.
+    pub(crate) fn tune(&self, rendition: usize, rate: Bitrate) -> Option<Tuned> {
         let answers = self.tuned.lock().unwrap_or_else(PoisonError::into_inner);
         // One that came too late is of another question.
         while answers.try_recv().is_ok() {}
         self.order(&Order::Tune(rendition as u32, rate.as_bits_per_second()));
-        answers.recv_timeout(ANSWERING).ok()
+        answers.recv_timeout(ANSWERING).ok().map(|takes_it| match takes_it {
+            Some(true) => Tuned::Now,
+            Some(false) => Tuned::Cannot,
+            None => Tuned::Never,
+        })
     }
 
     /// What has been encoded so far, as of a moment ago.
@@ -270,7 +275,7 @@ impl Link {
         &self,
         from: UnixStream,
         events: &EventSink,
-        (answer, tuned): (&mpsc::Sender<Result<(), MediaError>>, &mpsc::Sender<bool>),
+        (answer, tuned): (&mpsc::Sender<Result<(), MediaError>>, &mpsc::Sender<Option<bool>>),
     ) {
         let mut from = BufReader::with_capacity(BUFFERED, from);
         let tell = |event| {
@@ -322,7 +327,7 @@ impl Link {
                     let _ = answer.send(Err(MediaError::Apart(why)));
                 }
                 // Who asked may wait no more.
-                Word::Tuned(is_encoded) => drop(tuned.send(is_encoded)),
+                Word::Tuned(takes_it) => drop(tuned.send(takes_it)),
                 Word::Ready(formats) => tell(Event::Ready(formats)),
                 Word::TrackEnded(track) => tell(Event::TrackEnded(track as usize)),
                 Word::Ended => {

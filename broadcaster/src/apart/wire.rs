@@ -80,9 +80,9 @@ pub(super) enum Word {
     /// How far it is, and how long the latest pictures were within their encoder, in microseconds.
     #[n(6)]
     Stands(#[n(0)] Continuation, #[n(1)] Vec<u64>),
-    /// Whether the rendition whose bitrate was to change is encoded here.
+    /// Whether the encoder whose bitrate was to change takes that while it runs; nothing where there is none.
     #[n(7)]
-    Tuned(#[n(0)] bool),
+    Tuned(#[n(0)] Option<bool>),
 }
 
 /// What came in a frame.
@@ -179,8 +179,12 @@ mod tests {
     fn what_is_said_is_what_is_heard() {
         let mut continuation = Continuation::default();
         continuation.encoded.packets = 7;
-        let said =
-            [Word::Begun, Word::Stands(continuation, vec![1, 2]), Word::Failed("unplugged".into())];
+        let said = [
+            Word::Begun,
+            Word::Stands(continuation, vec![1, 2]),
+            Word::Tuned(Some(true)),
+            Word::Failed("unplugged".into()),
+        ];
         let mut bytes: Vec<u8> = said.iter().flat_map(words).collect();
         let sent = picture();
         bytes.extend(unit(&sent));

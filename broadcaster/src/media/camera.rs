@@ -50,6 +50,7 @@ pub(super) fn attach(
             remedy: "try it with pipeline:FRAGMENT".to_owned(),
         });
     };
+    let wanted = modes::at_rate(&wanted, &live.config().video);
     let mode = wanted.structure(0).and_then(modes::greatest);
     let mode = mode.map(|mode| mode.to_string()).unwrap_or_default();
     tracing::info!(camera = %in_words(&identity), mode, "camera");

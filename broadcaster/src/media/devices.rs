@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::elements::init;
 use super::error::MediaError;
+use super::libcamera;
 use super::modes::{self, Mode};
 
 /// A camera that is here.
@@ -16,7 +17,7 @@ pub struct Camera {
     pub number: usize,
     /// What its maker calls it.
     pub name: String,
-    /// Its device node, where it has one.
+    /// Its device node, or what libcamera calls it, where it has one.
     pub device: Option<String>,
     /// What it can give; empty where only trying would tell.
     pub modes: Vec<Mode>,
@@ -54,14 +55,34 @@ pub struct Identity {
 ///
 /// Where GStreamer does not start.
 pub fn cameras() -> Result<Vec<Camera>, MediaError> {
-    let number_each = |(index, found): (usize, gst::Device)| Camera {
-        number: index + 1,
-        name: found.display_name().to_string(),
-        device: property(&found, &["device.path", "api.v4l2.path", "object.path"]),
-        modes: found.caps().map(|caps| modes::list(&caps)).unwrap_or_default(),
-        found,
+    let number_each = |(index, found): (usize, gst::Device)| {
+        let id = libcamera::id(&found);
+        let name = match &id {
+            Some(id) => libcamera::name_of(id).to_owned(),
+            None => found.display_name().to_string(),
+        };
+        let path = property(&found, &["device.path", "api.v4l2.path", "object.path"]);
+        Camera {
+            number: index + 1,
+            name,
+            device: path.or(id),
+            modes: found.caps().map(|caps| modes::list(&caps)).unwrap_or_default(),
+            found,
+        }
     };
-    Ok(find("Video/Source")?.into_iter().enumerate().map(number_each).collect())
+    let mut found = find("Video/Source", Hidden::Left)?;
+    // libcamera's provider hides V4L2's, also where it has found nothing.
+    if found.is_empty() || found.iter().any(|device| libcamera::id(device).is_some()) {
+        found = libcamera::merge(found, find("Video/Source", Hidden::Shown)?);
+    }
+    Ok(found.into_iter().enumerate().map(number_each).collect())
+}
+
+/// What becomes of devices whose provider another one hides, for it has them itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    Left,
+    Shown,
 }
 
 /// Looks for microphones.
@@ -77,7 +98,7 @@ pub fn microphones() -> Result<Vec<Microphone>, MediaError> {
         is_monitor: property(&found, &["device.class"]).is_some_and(|class| class == "monitor"),
         pipeline: pipeline(&found),
     };
-    Ok(find("Audio/Source")?.into_iter().enumerate().map(number_each).collect())
+    Ok(find("Audio/Source", Hidden::Left)?.into_iter().enumerate().map(number_each).collect())
 }
 
 impl Camera {
@@ -126,6 +147,11 @@ pub(super) fn choose<'a>(
 /// The camera that was used before, also where it is plugged in elsewhere now. No other takes its place.
 pub(super) fn find_again<'a>(cameras: &'a [Camera], before: &Identity) -> Option<&'a Camera> {
     let exact = cameras.iter().find(|camera| camera.identity() == *before);
+    // A module is called after its sensor, of which there may be two, and stays in its place.
+    let is_module = |id: &String| id.starts_with('/') && libcamera::name_of(id) == before.name;
+    if before.device.as_ref().is_some_and(is_module) {
+        return exact;
+    }
     exact.or_else(|| cameras.iter().find(|camera| camera.name == before.name))
 }
 
@@ -157,9 +183,10 @@ fn what_to_try() -> String {
     )
 }
 
-fn find(class: &str) -> Result<Vec<gst::Device>, MediaError> {
+fn find(class: &str, hidden: Hidden) -> Result<Vec<gst::Device>, MediaError> {
     init()?;
     let monitor = gst::DeviceMonitor::new();
+    monitor.set_show_all_devices(hidden == Hidden::Shown);
     monitor.add_filter(Some(class), None);
     let is_started = monitor.start().is_ok();
     // Without any provider that watches, they are asked once.

@@ -64,6 +64,7 @@ pub(super) fn tidy(
         let regulator = make("videorate", &[("skip-to-first", "true")])?;
         if let Some(pad) = regulator.static_pad("sink") {
             give_durations(&pad, picture.framerate);
+            give_rates(&pad);
         }
         chain.push(regulator);
     }
@@ -164,6 +165,21 @@ fn give_durations(pad: &gst::Pad, framerate: gst::Fraction) {
             && buffer.duration().is_none()
         {
             buffer.make_mut().set_duration(duration);
+        }
+        gst::PadProbeReturn::Ok
+    });
+}
+
+/// Says of pictures without a rate that it is not known: `videorate` refuses them otherwise.
+fn give_rates(pad: &gst::Pad) {
+    pad.add_probe(gst::PadProbeType::EVENT_DOWNSTREAM, |_, info| {
+        if let Some(gst::PadProbeData::Event(event)) = &mut info.data
+            && let gst::EventView::Caps(caps) = event.view()
+            && caps.caps().structure(0).is_some_and(|raw| !raw.has_field("framerate"))
+        {
+            let mut caps = caps.caps_owned();
+            caps.make_mut().set("framerate", gst::Fraction::new(0, 1));
+            *event = gst::event::Caps::new(&caps);
         }
         gst::PadProbeReturn::Ok
     });

@@ -72,7 +72,7 @@ pub(super) struct Way {
     /// The form of raw pictures that it takes.
     format: &'static str,
     settings: fn(&Aim) -> Settings,
-    /// What of the settings gives another bitrate to an encoder that runs; none where it has to begin anew for that.
+    /// What of the settings gives another bitrate to an encoder that runs; none where it takes no other then.
     rate_alone: Option<fn(&Aim) -> Settings>,
 }
 
@@ -134,7 +134,7 @@ impl Way {
         set(element, (self.settings)(aim));
     }
 
-    /// Gives an element that runs another bitrate. False where it has to begin anew for that.
+    /// Gives an element that runs another bitrate. False where it takes no other then.
     pub(super) fn set_rate(&self, element: &gst::Element, aim: &Aim) -> bool {
         self.rate_alone.is_some_and(|settings| set(element, settings(aim)))
     }

@@ -26,6 +26,7 @@ mod error;
 mod file;
 mod fragment;
 mod gate;
+mod libcamera;
 mod modes;
 mod nal;
 mod network;

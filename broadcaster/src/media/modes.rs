@@ -81,7 +81,9 @@ pub(super) fn greatest(form: &gst::StructureRef) -> Option<Mode> {
     for side in ["width", "height"] {
         structure.fixate_field_nearest_int(side, i32::MAX);
     }
-    structure.fixate_field_nearest_fraction("framerate", gst::Fraction::new(i32::MAX, 1));
+    if structure.has_field(RATE) {
+        structure.fixate_field_nearest_fraction(RATE, gst::Fraction::new(i32::MAX, 1));
+    }
     let rate = structure.get::<gst::Fraction>("framerate").ok();
     let rate = rate.map(|rate| f64::from(rate.numer()) / f64::from(rate.denom()));
     Some(Mode {
@@ -106,7 +108,9 @@ pub(super) fn choose(offered: &gst::CapsRef, config: &VideoConfig) -> Option<gst
             let mut form = form.to_owned();
             form.fixate_field_nearest_int("width", width);
             form.fixate_field_nearest_int("height", height);
-            form.fixate_field_nearest_fraction("framerate", framerate);
+            if form.has_field(RATE) {
+                form.fixate_field_nearest_fraction(RATE, framerate);
+            }
             form.fixate();
             if kind == Form::H264 && !form.has_field("stream-format") {
                 // As devices give it. Where nobody says so, the parser is asked what it likes best.
@@ -134,6 +138,20 @@ pub(super) fn choose(offered: &gst::CapsRef, config: &VideoConfig) -> Option<gst
         })
         .max_by(|(one, _), (other, _)| one.total_cmp(other))
         .map(|(_, caps)| caps)
+}
+
+/// The field of pictures a second. libcamera does not say what a camera can do.
+const RATE: &str = "framerate";
+
+/// The same mode, at the configured rate where its camera does that when asked, though it has not said what it can do.
+pub(super) fn at_rate(wanted: &gst::Caps, config: &VideoConfig) -> gst::Caps {
+    let rate = gst::Fraction::new(i32::try_from(config.framerate).unwrap_or(i32::MAX), 1);
+    let Some(mode) = wanted.structure(0).filter(|mode| !mode.has_field(RATE)) else {
+        return wanted.clone();
+    };
+    let mut asked = mode.to_owned();
+    asked.set(RATE, rate);
+    [asked, mode.to_owned()].into_iter().collect()
 }
 
 /// Rates that differ by less are the same: 30000/1001 and 30.
@@ -186,6 +204,19 @@ mod tests {
                 chosen.map(|form| (form.name().as_str(), form.get::<i32>("width").expect("fixed")));
             assert_eq!(chosen, expected, "{offered:?}");
         }
+    }
+
+    #[test]
+    fn a_camera_that_says_no_rate_is_asked_for_the_configured_one() {
+        gst::init().expect("GStreamer starts");
+        let offered =
+            gst::Caps::from_str("video/x-raw,format=NV12,width=[16,3280],height=[16,2464]");
+        let wanted = choose(&offered.expect("legal caps"), &VideoConfig::default());
+        let asked = at_rate(&wanted.expect("one is chosen"), &VideoConfig::default());
+        let mode = "video/x-raw,format=NV12,width=1280,height=720";
+        let expected = gst::Caps::from_str(&format!("{mode},framerate=30/1;{mode}"));
+        assert_eq!(asked, expected.expect("legal caps"));
+        assert_eq!(at_rate(&asked, &VideoConfig::default()), asked);
     }
 
     #[test]

@@ -370,8 +370,9 @@ impl Producer {
     }
 
     /// Has a rendition encoded with so many bits a second from its next picture on; the only one is number 0. False where
-    /// nothing here encodes it: it comes encoded, or there are no pictures.
-    pub fn set_bitrate(&self, rendition: usize, bits_per_second: u64) -> bool {
+    /// its encoder takes no other rate while it runs, `None` where nothing here encodes it: it comes encoded, or there are no
+    /// pictures.
+    pub fn set_bitrate(&self, rendition: usize, bits_per_second: u64) -> Option<bool> {
         self.live.set_bitrate(rendition, bits_per_second)
     }
 

@@ -88,6 +88,33 @@ fn a_keyframe_comes_when_asked_for() {
     run.units_until(|units| keyframes(&of(units, 0)) == 1);
 }
 
+#[test]
+fn pictures_that_do_not_say_their_rate_are_encoded_too() {
+    let form = "video/x-raw,format=I420,width=320,height=180";
+    let source = format!(
+        "pipeline:videotestsrc is-live=true ! {form},framerate=25/1 ! capssetter replace=true caps={form}"
+    );
+    let source = source.parse().expect("legal");
+    let mut run = Run::start(MediaConfig { source, ..MediaConfig::default() });
+    run.units_until(|units| of(units, 0).len() >= 10);
+}
+
+#[test]
+fn only_what_is_encoded_here_gets_another_bitrate() {
+    let encoder =
+        "videotestsrc is-live=true ! video/x-raw,width=320,height=180 ! x264enc tune=zerolatency";
+    for (source, expected) in
+        [("test".to_owned(), Some(true)), (format!("pipeline:{encoder}"), None)]
+    {
+        let source = source.parse().expect("legal");
+        let mut run = Run::start(MediaConfig { source, ..MediaConfig::default() });
+        run.units_until(|units| !of(units, 0).is_empty());
+        assert_eq!(run.producer.set_bitrate(0, 400_000), expected);
+        assert_eq!(run.producer.set_bitrate(1, 400_000), None, "there is one");
+        run.units_until(|units| of(units, 0).len() >= 5);
+    }
+}
+
 /// What the first packet of a picture begins with, by the types of H.264's NAL units (RFC 6184).
 fn begins_with(unit: &Unit) -> u8 {
     let packet = unit.packets.packets().next().expect("not empty");

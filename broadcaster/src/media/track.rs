@@ -462,8 +462,8 @@ impl Live {
     }
 
     /// Has a rendition encoded with so many bits a second from its next picture on; the only one is number 0. False where
-    /// nothing here encodes it.
-    pub(super) fn set_bitrate(self: &Arc<Self>, rendition: usize, bits_per_second: u64) -> bool {
+    /// its encoder takes no other rate while it runs, `None` where nothing here encodes it.
+    pub(super) fn set_bitrate(&self, rendition: usize, bits_per_second: u64) -> Option<bool> {
         let is_meant = |encoded: &&Encoded| match &encoded.rendition {
             Some((number, _)) => *number == rendition,
             None => rendition == 0,
@@ -474,15 +474,8 @@ impl Live {
             .filter(is_meant)
             .filter_map(|encoded| encoded.tuned.clone())
             .collect();
-        for tuned in &tuned {
-            let live = Arc::downgrade(self);
-            tuned.set_bitrate(bits_per_second, move || {
-                if let Some(live) = live.upgrade() {
-                    live.fail(cannot_build("the encoder does not begin anew"));
-                }
-            });
-        }
-        !tuned.is_empty()
+        let set = |tuned: &Arc<Tuned>| tuned.set_bitrate(bits_per_second);
+        (!tuned.is_empty()).then(|| tuned.iter().all(set))
     }
 
     /// The error for a source over the network that has come to an end.

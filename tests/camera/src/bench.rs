@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use gstreamer as gst;
 use tempfile::TempDir;
 
 use crate::plugged::Camera;
@@ -55,6 +56,58 @@ impl Cameras {
 
     fn list(&self) -> PathBuf {
         self.folder.path().join("cameras")
+    }
+}
+
+/// Files in the place of devices that take pictures.
+pub struct Devices {
+    folder: TempDir,
+}
+
+/// The plugin that has the real ones, as its file's name has it.
+const REAL: &str = "video4linux2";
+
+impl Devices {
+    /// # Errors
+    ///
+    /// Where the plugin is not built, or no folder can be made.
+    pub fn new() -> io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let plugins = folder.path().join("plugins");
+        fs::create_dir(&plugins)?;
+        fs::copy(plugin()?, plugins.join("libtestcamera.so"))?;
+        // All that this machine has besides.
+        gst::init().map_err(io::Error::other)?;
+        let core = gst::Registry::get().find_plugin("coreelements");
+        let core = core.and_then(|plugin| plugin.filename());
+        let system = core.as_deref().and_then(Path::parent);
+        let system = system.ok_or_else(|| io::Error::other("no plugins of GStreamer's"))?;
+        for entry in fs::read_dir(system)? {
+            let (name, path) = entry.map(|entry| (entry.file_name(), entry.path()))?;
+            if !name.to_string_lossy().contains(REAL) {
+                std::os::unix::fs::symlink(path, plugins.join(name))?;
+            }
+        }
+        Ok(Self { folder })
+    }
+
+    /// A device that is there.
+    ///
+    /// # Errors
+    ///
+    /// Where no file can be made.
+    pub fn plug(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.folder.path().join(name);
+        fs::write(&path, [])?;
+        Ok(path)
+    }
+
+    /// Has a program see them.
+    pub fn show_to(&self, command: &mut Command) {
+        command
+            .env("GST_PLUGIN_SYSTEM_PATH_1_0", self.folder.path().join("plugins"))
+            .env("GST_REGISTRY", self.folder.path().join("registry"))
+            .env(crate::DEVICES, "1");
     }
 }
 

@@ -2,9 +2,12 @@
 
 use gstreamer as gst;
 
-use crate::{provider, source};
+use crate::{device, provider, source};
 
 fn plugin_init(plugin: &gst::Plugin) -> Result<(), gst::glib::BoolError> {
+    if std::env::var_os(crate::DEVICES).is_some() {
+        return device::register(plugin);
+    }
     source::register(plugin)?;
     provider::register(plugin)
 }

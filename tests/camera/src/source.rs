@@ -20,6 +20,9 @@ use crate::plugged::Camera;
 /// The element's name.
 pub(crate) const NAME: &str = "punchcasttestcamerasrc";
 
+/// The property by which libcamera's element is told its camera.
+pub(crate) const CAMERA_NAME: &str = "camera-name";
+
 /// Pictures from one keyframe to the next in H.264 modes: like no interval that the broadcaster asks its own
 /// encoder for.
 pub const KEYFRAME_DISTANCE: usize = 7;
@@ -98,6 +101,7 @@ mod inner {
         device: Mutex<String>,
         pictures: Mutex<Option<Pictures>>,
         is_flushing: AtomicBool,
+        is_of_libcamera: AtomicBool,
     }
 
     impl Source {
@@ -129,12 +133,15 @@ mod inner {
 
         fn properties() -> &'static [glib::ParamSpec] {
             static PROPERTIES: LazyLock<Vec<glib::ParamSpec>> = LazyLock::new(|| {
-                vec![glib::ParamSpecString::builder("device").mutable_ready().build()]
+                let text = |name| glib::ParamSpecString::builder(name).mutable_ready().build();
+                vec![text("device"), text(CAMERA_NAME)]
             });
             &PROPERTIES
         }
 
-        fn set_property(&self, _: usize, value: &glib::Value, _: &glib::ParamSpec) {
+        fn set_property(&self, _: usize, value: &glib::Value, property: &glib::ParamSpec) {
+            let is_name = property.name() == CAMERA_NAME;
+            self.is_of_libcamera.store(is_name, Ordering::Release);
             let device = value.get::<Option<String>>().ok().flatten().unwrap_or_default();
             *self.device.lock().unwrap_or_else(PoisonError::into_inner) = device;
         }
@@ -207,7 +214,10 @@ mod inner {
         }
 
         fn caps(&self, filter: Option<&gst::Caps>) -> Option<gst::Caps> {
-            let modes = self.camera().ok().and_then(|camera| camera.modes.parse().ok());
+            // libcamera's only knows what it gives once it runs.
+            let knows = !self.is_of_libcamera.load(Ordering::Acquire);
+            let camera = self.camera().ok().filter(|_| knows);
+            let modes = camera.and_then(|camera| camera.modes.parse().ok());
             let caps: gst::Caps = modes.unwrap_or_else(|| self.obj().src_pad().pad_template_caps());
             Some(match filter {
                 Some(filter) => filter.intersect_with_mode(&caps, gst::CapsIntersectMode::First),

@@ -124,6 +124,7 @@ fn bound_files(outputs: &[Output]) -> Result<bool, Box<dyn std::error::Error>> {
         Output::Record(recording) => Some((folder(recording.path()), shared)),
         Output::Hls(hls) => Some((hls.folder().to_owned(), shared)),
         Output::Snapshot(snapshot) => Some((folder(snapshot.path()), shared)),
+        Output::V4l2(loopback) => Some((loopback.device().to_owned(), devices)),
         Output::Window
         | Output::Null
         | Output::Udp { .. }

@@ -9,7 +9,7 @@ use gstreamer::prelude::*;
 use super::codec::{Codec, Track};
 use super::error::PlayerError;
 use super::output::{Container, Output};
-use super::window;
+use super::{v4l2, window};
 
 /// Elements that every player needs, whatever the broadcaster sends.
 const ALWAYS: &[&str] =
@@ -31,6 +31,7 @@ pub(crate) fn check_environment(outputs: &[Output]) -> Result<(), PlayerError> {
             Output::Record(recording) => check_writable(recording.path())?,
             Output::Hls(hls) => check_writable(&hls.folder().join(".writable"))?,
             Output::Snapshot(snapshot) => check_writable(snapshot.path())?,
+            Output::V4l2(loopback) => v4l2::check(loopback)?,
             _ => {}
         }
     }
@@ -125,6 +126,7 @@ fn needed(outputs: &[Output]) -> impl Iterator<Item = &'static str> {
             ],
             Output::Null => &[],
             Output::Snapshot(_) => &["videoconvert", "jpegenc"],
+            Output::V4l2(_) => &["videoconvert", "videoscale", "identity", "v4l2sink"],
             Output::Record(recording) if recording.parts().is_some() => {
                 &["filesink", "splitmuxsink"]
             }
@@ -152,7 +154,9 @@ pub(super) fn missing(name: &str) -> PlayerError {
 /// The Debian package that brings an element.
 fn package(name: &str) -> &'static str {
     match name {
-        "queue" | "capsfilter" | "fakesink" | "filesink" | "fdsink" => "libgstreamer1.0-0",
+        "queue" | "capsfilter" | "identity" | "fakesink" | "filesink" | "fdsink" => {
+            "libgstreamer1.0-0"
+        }
         "appsrc" | "appsink" | "videoconvert" | "videoscale" | "audioconvert" | "audioresample"
         | "volume" | "opusdec" => "gstreamer1.0-plugins-base",
         "h264parse" | "h265parse" | "vp9parse" | "av1parse" | "av1dec" | "mpegtsmux"

@@ -63,6 +63,14 @@ pub enum PlayerError {
         /// What the system said.
         reason: String,
     },
+    /// The device can't be shown on.
+    #[error("no pictures can go to {}: {reason}", device.display())]
+    Device {
+        /// Its node.
+        device: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A window was asked for where there is no display, or none that can be drawn on.
     #[error(
         "no window can open on this display; set DISPLAY or WAYLAND_DISPLAY, or use --output null"

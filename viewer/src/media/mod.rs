@@ -43,6 +43,7 @@ mod supervise;
 mod take;
 mod temporal_units;
 mod timeline;
+mod v4l2;
 mod window;
 
 pub use counters::PlayerStats;
@@ -62,6 +63,7 @@ pub(crate) use shared::{BASE, nanoseconds};
 pub use srt::Srt;
 pub use supervise::{Events, PlayerEvent};
 pub use take::{Take, TakePlan, TakeTrack};
+pub use v4l2::Loopback;
 
 #[cfg(test)]
 mod testing;

@@ -11,6 +11,7 @@ use super::parts::Parts;
 use super::rtmp::Rtmp;
 use super::snapshot::Snapshot;
 use super::srt::Srt;
+use super::v4l2::Loopback;
 
 /// How long a part of a recording may be, and how small: one that holds less than a GOP holds one.
 const PARTS: std::ops::RangeInclusive<Duration> =
@@ -42,6 +43,8 @@ pub enum Output {
     Rtmp(Box<Rtmp>),
     /// MPEG-TS in segments, with a playlist, for a web server.
     Hls(Hls),
+    /// Decoded pictures to a V4L2 device, which other programs have as a camera.
+    V4l2(Loopback),
     /// MPEG-TS on standard output, as it comes.
     Stdout,
 }
@@ -123,7 +126,7 @@ impl Output {
     /// The container, for outputs that pass coded media on.
     pub fn container(&self) -> Option<Container> {
         match self {
-            Self::Window | Self::Null | Self::Snapshot(_) => None,
+            Self::Window | Self::Null | Self::Snapshot(_) | Self::V4l2(_) => None,
             Self::Record(recording) => Some(recording.container),
             Self::Udp { .. } | Self::Srt(_) | Self::Hls(_) | Self::Stdout => {
                 Some(Container::MpegTs)
@@ -167,6 +170,7 @@ impl fmt::Display for Output {
             Self::Rtmp(rtmp) => rtmp.fmt(f),
             Self::Hls(hls) => hls.fmt(f),
             Self::Snapshot(snapshot) => snapshot.fmt(f),
+            Self::V4l2(loopback) => loopback.fmt(f),
             Self::Stdout => f.write_str("stdout"),
         }
     }
@@ -203,6 +207,9 @@ impl FromStr for Output {
         if let Some(path) = text.strip_prefix("snapshot:") {
             return Ok(Self::Snapshot(Snapshot::parse(path)?));
         }
+        if let Some(device) = text.strip_prefix("v4l2:") {
+            return Ok(Self::V4l2(Loopback::parse(device)?));
+        }
         Err(OutputError::Unknown(text.to_owned()))
     }
 }
@@ -235,7 +242,7 @@ pub enum OutputError {
     /// Not one of the words.
     #[error(
         "expected window, null, record:PATH, udp://HOST:PORT, srt://HOST:PORT, srt://:PORT, \
-         rtmp://HOST/APP/KEY, hls:DIR, snapshot:PATH.jpg or stdout as the output, got {0:?}"
+         rtmp://HOST/APP/KEY, hls:DIR, snapshot:PATH.jpg, v4l2:DEVICE or stdout as the output, got {0:?}"
     )]
     Unknown(String),
     /// The extension chooses the container, and this one chooses none.
@@ -290,6 +297,8 @@ mod tests {
             "hls:live?segment=4s&keep=10",
             "snapshot:/srv/www/now.jpg",
             "snapshot:now.JPEG?every=1s",
+            "v4l2:/dev/video10",
+            "v4l2:/dev/v4l/by-id/x?size=1280x720",
         ] {
             assert_eq!(text.parse::<Output>().unwrap().to_string(), text);
         }
@@ -329,6 +338,11 @@ mod tests {
             ("snapshot:now.png", ".jpg"),
             ("snapshot:", ".jpg"),
             ("snapshot:a.jpg?every=1ms", "100ms"),
+            ("v4l2:", "/dev/video10"),
+            ("v4l2:video10", "/dev/video10"),
+            ("v4l2:/dev/video10?size=641x360", "even"),
+            ("v4l2:/dev/video10?size=640", "1280x720"),
+            ("v4l2:/dev/video10?form=YUY2", "size"),
         ] {
             let error = text.parse::<Output>().unwrap_err().to_string();
             assert!(error.contains(word), "{text:?}: {error}");

@@ -14,7 +14,7 @@ use super::error::PlayerError;
 use super::output::Output;
 use super::pane::Pane;
 use super::shared::{Notice, Part, Shared, chain, clock_time, halt, make, pad, play};
-use super::snapshot;
+use super::{snapshot, v4l2};
 
 /// Decoded pictures that may wait for their time. What comes later waits coded, which is smaller.
 const PICTURES_WAITING: u64 = 3;
@@ -83,6 +83,7 @@ impl Presenter {
                 (converters, make("autoaudiosink")?)
             }
             (Output::Snapshot(snapshot), Kind::Video) => snapshot::elements(snapshot, &source)?,
+            (Output::V4l2(loopback), Kind::Video) => v4l2::elements(loopback, &source)?,
             _ => (Vec::new(), make("fakesink")?),
         };
         sink.set_property("sync", true);

@@ -411,7 +411,7 @@ fn end(output: &Output, latency: Duration) -> Result<gst::Element, PlayerError> 
             sink.set_property("sync", false);
             Ok(sink)
         }
-        Output::Window | Output::Null | Output::Snapshot(_) | Output::Hls(_) => {
+        Output::Window | Output::Null | Output::Snapshot(_) | Output::V4l2(_) | Output::Hls(_) => {
             Err(PlayerError::Refused { what: format!("to pass coded media to {output}") })
         }
     }
