@@ -126,6 +126,8 @@ pub(super) fn format(caps: &gst::CapsRef) -> Option<Format> {
 
 #[cfg(test)]
 mod tests {
+    use gstreamer_app as gst_app;
+
     use super::*;
 
     #[test]
@@ -146,5 +148,32 @@ mod tests {
         let parameters = [("packetization-mode", "1"), ("sprop-parameter-sets", "a,b")];
         let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(format.parameters, BTreeMap::from(parameters));
+    }
+
+    #[test]
+    fn frames_of_silence_wait_for_nothing() {
+        gst::init().expect("GStreamer starts");
+        let caps = gst::Caps::from_str("audio/mpeg,mpegversion=4,stream-format=adts");
+        let source = gst_app::AppSrc::builder().caps(&caps.expect("legal caps")).build();
+        let sink = gst_app::AppSink::builder().sync(false).build();
+        let pipeline = gst::Pipeline::new();
+        let parser = parser(Codec::Aac).expect("the parser is there");
+        let chain = [&[source.clone().upcast()], &parser[..], &[sink.clone().upcast()]].concat();
+        pipeline.add_many(&chain).expect("they are new");
+        gst::Element::link_many(&chain).expect("they fit");
+        pipeline.set_state(gst::State::Playing).expect("it starts");
+        // Two channels of 48 kHz; the first frames are large.
+        for size in [300_u16, 200].into_iter().chain([13; 30]) {
+            let [high, low] = (size << 5 | 0x1f).to_be_bytes();
+            let mut frame = vec![0xff, 0xf1, 0x4c, 0x80, high, low, 0xfc];
+            frame.resize(usize::from(size), 0x21);
+            source.push_buffer(gst::Buffer::from_slice(frame)).expect("it is taken");
+        }
+        // The first is believed once the second has come, and nothing more is needed.
+        for number in 0..32 {
+            let frame = sink.try_pull_sample(gst::ClockTime::from_seconds(10));
+            assert!(frame.is_some(), "frame {number} is kept back");
+        }
+        pipeline.set_state(gst::State::Null).expect("it stops");
     }
 }

@@ -1,7 +1,7 @@
-//! Gives what comes out of a transport stream the times that its sender wrote down for it, and no others. `tsdemux` follows the
-//! moments at which packets come, by the stream's clock references, and moves sound and pictures against each other
-//! meanwhile. So it is told to take no notice of either, which leaves the times of the packets' headers (ISO/IEC 13818-1, 2.4.3.7), exact to
-//! 11 µs, on a clock of any beginning. [`Arrival`] says where that lies on ours, for sound and pictures alike.
+//! Gives what comes out of a transport stream the times that its sender wrote down for it, and no others. `tsdemux`
+//! follows clock references and the moments at which packets come, and moves sound and pictures against each other
+//! meanwhile. So it is told to take no notice of either, which leaves the times in the packets' headers (ISO/IEC 13818-1,
+//! 2.4.3.7), exact to 11 µs, counted from anywhere. [`Arrival`] says where they lie on our clock, for sound and pictures alike.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,8 +13,8 @@ use super::super::error::MediaError;
 use super::super::track::{Live, cannot_build};
 use super::arrival::Arrival;
 
-/// What comes first is held until for so long nothing has come quicker than all before, in nanoseconds: a sender that begins
-/// late catches up, and what is passed on afterwards lies evenly from its beginning.
+/// What comes first is held until for so long nothing has come quicker than all before, in nanoseconds: a sender that
+/// begins late catches up, and what is passed on lies evenly from its beginning.
 const FIRST_LOOK: i64 = 250_000_000;
 
 /// What is quicker by less is as quick, in nanoseconds.
@@ -23,22 +23,23 @@ const AS_QUICK: i64 = 2_000_000;
 /// No longer than so, in nanoseconds.
 const LONGEST_LOOK: i64 = 2_000_000_000;
 
-/// Nor more than this, in bytes.
+/// Nor more than this, in bytes, of which holding something takes a few itself.
 const MOST_HELD: usize = 16 << 20;
+const TO_HOLD: usize = 512;
 
 /// Times count 1/90,000 s in 33 bits: after so many nanoseconds they begin anew.
 const WRAP: i64 = 95_443_717_688_889;
 
-/// How much later than decoded something may be shown, in nanoseconds, and how much earlier, by senders that are not careful. What says
-/// otherwise is shown as it is decoded.
+/// How much later than decoded something may be shown, in nanoseconds, and how much earlier, by senders that are not
+/// careful. What says otherwise is shown as it is decoded.
 const MOST_LATER: i64 = 5_000_000_000;
 const MOST_EARLIER: i64 = 1_000_000_000;
 
 /// What would be placed farther than this from when it came has other times than what came later, in nanoseconds.
 const LONGEST_OFF: i64 = 5_000_000_000;
 
-/// The moment at which all packets are said to have come: all that matters is that it is later than 33 bits can count, or
-/// times that step back would lie before time zero and be lost.
+/// When all packets are said to have come: any moment that is later than 33 bits can count, or times that step back would lie
+/// before time zero and be lost.
 const CAME: gst::ClockTime = gst::ClockTime::from_seconds(1_000 * 3_600);
 
 /// Sees to it that what comes out of this demultiplexer, once it has pads, has its sender's times, on our clock.
@@ -122,7 +123,7 @@ fn pass(
         },
         _ => return gst::PadProbeReturn::Ok,
     };
-    let is_end = buffers.is_empty();
+    let is_end = matches!(info.data, Some(gst::PadProbeData::Event(_)));
     let ready = {
         let mut steady = lock();
         let ready = steady.take(pad, buffers, is_end, now);
@@ -146,8 +147,8 @@ fn pass(
     gst::PadProbeReturn::Handled
 }
 
-/// When something is decoded, by the sender's clock, and by how much later it is shown; and when it came, in running time. All in
-/// nanoseconds.
+/// When something is decoded, by the sender's clock, by how much later it is shown, and when it came, in running time. All
+/// in nanoseconds.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
     decoded: i64,
@@ -164,7 +165,7 @@ struct Steady {
     began: Option<i64>,
     /// When one came that was quicker than those before.
     quicker_at: Option<i64>,
-    /// What came before it was known how things come, for which pad, and its size in bytes.
+    /// What came before it was known how things come, and for which pad.
     held: Vec<(gst::Pad, gst::Buffer, Option<Moment>)>,
     held_bytes: usize,
     looked: bool,
@@ -173,7 +174,7 @@ struct Steady {
 }
 
 impl Steady {
-    /// Takes what came for a pad at this running time, in nanoseconds, and after which may be nothing more. Returns what goes on.
+    /// Takes what came for a pad at this running time, in nanoseconds; at the end nothing more comes. Returns what goes on.
     fn take(
         &mut self,
         pad: &gst::Pad,
@@ -183,7 +184,7 @@ impl Steady {
     ) -> Vec<(gst::Pad, gst::Buffer)> {
         for buffer in buffers {
             let moment = self.hear(&buffer, now);
-            self.held_bytes += buffer.size();
+            self.held_bytes += buffer.size() + TO_HOLD;
             self.held.push((pad.clone(), buffer, moment));
         }
         let began = *self.began.get_or_insert(now);
@@ -199,7 +200,7 @@ impl Steady {
         // Not those of another time, which began anew meanwhile.
         let moments = held.iter().filter_map(|(_, _, moment)| *moment);
         let near = moments.filter(|moment| self.place(*moment).is_some());
-        let first = near.map(|moment| moment.decoded + moment.later.min(0)).min();
+        let first = near.map(|moment| moment.decoded.saturating_add(moment.later.min(0))).min();
         self.arrival.settle(first.unwrap_or(0));
         held.iter_mut().for_each(|(_, buffer, moment)| self.stamp(buffer.make_mut(), *moment));
         held.into_iter().map(|(pad, buffer, _)| (pad, buffer)).collect()
@@ -214,13 +215,13 @@ impl Steady {
         let before = self.arrival.at(0);
         let latest = self.latest.replace(decoded).unwrap_or(decoded);
         let decoded = self.arrival.advance(since(decoded, latest), now);
-        if before - self.arrival.at(0) > AS_QUICK {
+        if before.wrapping_sub(self.arrival.at(0)) > AS_QUICK {
             self.quicker_at = Some(now);
         }
         Some(Moment { decoded, later, came: now })
     }
 
-    /// Running time at which it is decoded, in nanoseconds. `None` for what came before times began anew, as it may that was held.
+    /// Running time at which it is decoded, in nanoseconds. `None` where times have begun anew since it came.
     fn place(&self, moment: Moment) -> Option<i64> {
         let at = self.arrival.at(moment.decoded);
         (at.saturating_sub(moment.came).saturating_abs() <= LONGEST_OFF).then_some(at)
