@@ -333,7 +333,14 @@ impl Film {
         let is_even = STEPS.contains(&least) && STEPS.contains(&most);
         let rate = (count - 1) as f64 / (times[count - 1] - times[0]);
         demand((rate / RATE as f64 - 1.0).abs() < FASTEST, format!("{rate:.2} pictures a second"));
-        demand(is_even, format!("{least:.1} to {most:.1} ms from one picture to the next"));
+        let step = |at: &usize| times[at + 1] - times[*at];
+        let longest = (0..count - 1).max_by(|a, b| step(a).total_cmp(&step(b))).unwrap_or(0);
+        demand(
+            is_even,
+            format!(
+                "{least:.1} to {most:.1} ms from one picture to the next, most after {longest}"
+            ),
+        );
         let begin = self.begin(media, &pictures);
         if self.kept == Kept::Encoded {
             let film = &self.pictures.0[begin..];

@@ -22,8 +22,8 @@ const STEP_BACK: i64 = 10 * SECOND;
 /// not by packets, or tracks that have few of them would follow later than the others, and sound leave its picture.
 const SLEW: i64 = 100;
 
-/// No more time than this has passed since the last packet, for that. Pictures that are shown behind others that are sent later step
-/// further than from one to the next, and must not lose any of it to sound.
+/// No more time than this has passed since the last packet, for that. Pictures that are shown behind others that are sent
+/// later step further than from one to the next, and must not fall behind sound.
 const LONGEST_STEP: i64 = SECOND / 2;
 
 const SECOND: i64 = 1_000_000_000;
