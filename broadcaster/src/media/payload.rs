@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
+use gstreamer_base as gst_base;
+use gstreamer_base::prelude::*;
 use protocol::media::{Format, Kind};
 use protocol::size::MAX_RTP_PACKET;
 
@@ -18,6 +20,10 @@ const FIRST_PAYLOAD_TYPE: usize = 96;
 
 /// How many dynamic payload types there are.
 pub(super) const MAX_TRACKS: usize = 32;
+
+/// Bytes that tell how long a frame of AAC is (ISO/IEC 14496-3, 1.A.3.2), with those of its checksum and of what the parser looks
+/// at besides.
+const ADTS_HEADER: u32 = 10;
 
 /// What brings data of any source into the form that [`payloader`] wants.
 pub(super) fn parser(codec: Codec) -> Result<Vec<gst::Element>, MediaError> {
@@ -34,6 +40,9 @@ pub(super) fn parser(codec: Codec) -> Result<Vec<gst::Element>, MediaError> {
     let caps = gst::Caps::from_str(caps)
         .map_err(|error| MediaError::Track { reason: one_line(&error.to_string()) })?;
     let filter = caps_filter(&caps)?;
+    if codec == Codec::Aac {
+        part_at_once(&parser);
+    }
     if let Some(pad) = filter.static_pad("src") {
         match codec {
             Codec::H264 | Codec::H265 => nal::tidy(codec, &pad),
@@ -42,6 +51,18 @@ pub(super) fn parser(codec: Codec) -> Result<Vec<gst::Element>, MediaError> {
         }
     }
     Ok(vec![parser, filter])
+}
+
+/// Has `aacparse` part sound into frames as it comes. It waits for as many bytes as one of the first frames had, from then on:
+/// frames of silence are much smaller, and came by the second.
+fn part_at_once(parser: &gst::Element) {
+    let Some(pad) = parser.static_pad("sink") else { return };
+    pad.add_probe(gst::PadProbeType::BUFFER, |pad, _| {
+        if let Some(parser) = pad.parent().and_downcast::<gst_base::BaseParse>() {
+            parser.set_min_frame_size(ADTS_HEADER);
+        }
+        gst::PadProbeReturn::Ok
+    });
 }
 
 /// Makes the payloader of a track. RTP timestamps are running time in clock ticks plus an offset.
@@ -105,6 +126,8 @@ pub(super) fn format(caps: &gst::CapsRef) -> Option<Format> {
 
 #[cfg(test)]
 mod tests {
+    use gstreamer_app as gst_app;
+
     use super::*;
 
     #[test]
@@ -125,5 +148,32 @@ mod tests {
         let parameters = [("packetization-mode", "1"), ("sprop-parameter-sets", "a,b")];
         let parameters = parameters.map(|(name, value)| (name.to_owned(), value.to_owned()));
         assert_eq!(format.parameters, BTreeMap::from(parameters));
+    }
+
+    #[test]
+    fn frames_of_silence_wait_for_nothing() {
+        gst::init().expect("GStreamer starts");
+        let caps = gst::Caps::from_str("audio/mpeg,mpegversion=4,stream-format=adts");
+        let source = gst_app::AppSrc::builder().caps(&caps.expect("legal caps")).build();
+        let sink = gst_app::AppSink::builder().sync(false).build();
+        let pipeline = gst::Pipeline::new();
+        let parser = parser(Codec::Aac).expect("the parser is there");
+        let chain = [&[source.clone().upcast()], &parser[..], &[sink.clone().upcast()]].concat();
+        pipeline.add_many(&chain).expect("they are new");
+        gst::Element::link_many(&chain).expect("they fit");
+        pipeline.set_state(gst::State::Playing).expect("it starts");
+        // Two channels of 48 kHz; the first frames are large.
+        for size in [300_u16, 200].into_iter().chain([13; 30]) {
+            let [high, low] = (size << 5 | 0x1f).to_be_bytes();
+            let mut frame = vec![0xff, 0xf1, 0x4c, 0x80, high, low, 0xfc];
+            frame.resize(usize::from(size), 0x21);
+            source.push_buffer(gst::Buffer::from_slice(frame)).expect("it is taken");
+        }
+        // The first is believed once the second has come, and nothing more is needed.
+        for number in 0..32 {
+            let frame = sink.try_pull_sample(gst::ClockTime::from_seconds(10));
+            assert!(frame.is_some(), "frame {number} is kept back");
+        }
+        pipeline.set_state(gst::State::Null).expect("it stops");
     }
 }

@@ -8,6 +8,7 @@ use super::super::elements::make;
 use super::super::error::MediaError;
 use super::super::fragment;
 use super::super::track::{Live, Timing, cannot_build};
+use super::steady;
 use super::url::Srt;
 
 /// Waits for a sender, or calls one, and takes its stream apart.
@@ -33,6 +34,7 @@ pub(super) fn attach(live: &Arc<Live>, srt: &Srt) -> Result<(), MediaError> {
     live.add(&source)?;
     live.add(&demultiplexer)?;
     source.link(&demultiplexer).map_err(cannot_build)?;
+    steady::steady(live, &demultiplexer)?;
     fragment::attach_late(live, &[&demultiplexer], Timing::Network);
     Ok(())
 }

@@ -194,6 +194,7 @@ impl Tracks {
         }
         self.live.gate.complete();
         self.sources = Some(sources);
+        self.arrival.settle(0);
         for unit in std::mem::take(&mut self.held) {
             self.pass(unit)?;
         }
