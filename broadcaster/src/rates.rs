@@ -9,8 +9,7 @@ use serde_json::{Value, json};
 use crate::audience::Audience;
 use crate::events::{Event, Events};
 use crate::live::Live;
-use crate::media::AS_IT_COMES;
-use crate::media::{MediaConfig, SourceSpec};
+use crate::media::{AS_IT_COMES, MediaConfig, SourceSpec};
 use crate::shared::LiveChannel;
 use crate::source::Tuned;
 
@@ -115,8 +114,10 @@ impl Live {
         };
         let row = |(at, sent): (usize, u64)| {
             let (name, rate) = set.get(at).cloned().unzip();
+            let name = name.flatten();
+            let rate = rate.filter(|_| name.as_deref() != Some(AS_IT_COMES));
             json!({
-                "rendition": name.flatten().as_deref(),
+                "rendition": name.as_deref(),
                 "set_bps": rate.map(Bitrate::as_bits_per_second),
                 "sent_bps": sent,
             })
