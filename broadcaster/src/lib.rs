@@ -30,6 +30,7 @@ mod operator;
 mod origin;
 mod places;
 mod playout;
+mod portal;
 mod registration;
 mod run;
 mod session;

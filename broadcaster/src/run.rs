@@ -28,7 +28,7 @@ use transport::openings::Openings;
 use transport::paths::Peer;
 use transport::port::{self, Arrival, Inbound, Port};
 
-use crate::apart::Apart;
+use crate::apart::{Apart, Given};
 use crate::audience::Audience;
 use crate::config::{Config, EMBEDDED_PORT, Rendezvous};
 use crate::contents::Pace;
@@ -45,6 +45,7 @@ use crate::operator::{self, Desk};
 use crate::origin::Barred;
 use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
+use crate::portal::Portal;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::{LiveChannel, Rendition, Shared, choose_ssrcs};
@@ -126,14 +127,15 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         audio: config.audio.clone(),
     };
     let (is_live, log_format) = (config.source != SourceSpec::None, config.log_format);
-    let publishers = Entrance::of(&media.source)?;
+    let given =
+        Given { entrance: Entrance::of(&media.source)?, portal: Portal::of(&media.source, &state) };
     if is_live {
-        source.set(Some(Apart::start(
-            &media,
-            (log_format, publishers.as_ref()),
-            feed.sink(),
-            None,
-        )?));
+        let (media, given, sink) = (media.clone(), given.clone(), feed.sink());
+        // A desktop's user may take a while to answer.
+        let begun = tokio::task::spawn_blocking(move || {
+            Apart::start(&media, (log_format, &given), sink, None)
+        });
+        source.set(Some(begun.await.map_err(Failure::runtime)??));
     }
     let surroundings = Arc::<Surroundings>::default();
     let workshop = Workshop {
@@ -204,7 +206,7 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         result = shutdown => result.map_err(|error| {
             Failure::runtime(format!("cannot listen for signals: {error}"))
         }),
-        end = source.supervise((&media, log_format, publishers.as_ref()), &feed, &mut told.turns, &metrics.events) => end,
+        end = source.supervise((&media, log_format, &given), &feed, &mut told.turns, &metrics.events) => end,
         () = at_the_desk => Err(Failure::runtime("the operator's socket is gone")),
         result = async {
             let ready = !is_live || told.channel.wait_for(Option::is_some).await.is_ok();
@@ -515,6 +517,11 @@ fn write_link(path: &Path, line: &str) -> std::io::Result<()> {
     let temporary = Path::new(&name);
     create_private(temporary)?.write_all(line.as_bytes())?;
     std::fs::rename(temporary, path)
+}
+
+/// Writes what this user alone may read, whole or not at all.
+pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    write_link(path, text)
 }
 
 /// A new file that its owner alone can read.

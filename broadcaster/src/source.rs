@@ -10,10 +10,10 @@ use service::exit::Failure;
 use service::log::LogFormat;
 use tokio::sync::{mpsc, watch};
 
-use crate::apart::Apart;
+use crate::apart::{Apart, Given};
 use crate::events::{Event as Happened, Events};
 use crate::fanout::{Burst, FanOut};
-use crate::media::{Entrance, Event, EventSink, MediaConfig, MediaError, SourceSpec, Unit};
+use crate::media::{Event, EventSink, MediaConfig, MediaError, SourceSpec, Unit};
 use crate::shared::LiveChannel;
 
 /// Makes a channel for tracks of these formats.
@@ -139,7 +139,7 @@ impl Source {
     /// again.
     pub(crate) async fn supervise(
         self: &Arc<Self>,
-        (config, log_format, port): (&MediaConfig, LogFormat, Option<&Entrance>),
+        (config, log_format, given): (&MediaConfig, LogFormat, &Given),
         feed: &Arc<Feed>,
         turns: &mut mpsc::UnboundedReceiver<Turn>,
         events: &Events,
@@ -213,9 +213,9 @@ impl Source {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(LONGEST_RESTART);
             let (source, config, sink) = (Arc::clone(self), config.clone(), feed.sink());
-            let port = port.cloned();
+            let given = given.clone();
             let restarted = tokio::task::spawn_blocking(move || {
-                let around = (log_format, port.as_ref());
+                let around = (log_format, &given);
                 let resumed = Apart::start(&config, around, sink, Some(before));
                 resumed.map(|producer| source.set(Some(producer)))
             });
@@ -263,6 +263,9 @@ impl Feed {
     fn failed(&self, error: MediaError) {
         self.turn(match error {
             MediaError::Crashed { .. } => Turn::Crashed(error.into()),
+            // Nobody is asked twice.
+            MediaError::Refused => Turn::Failed(error.into()),
+            MediaError::Withdrawn => Turn::Ended,
             error => Turn::Lost(error.into()),
         });
     }
