@@ -211,7 +211,11 @@ fn attach_shown(live: &Arc<Live>, Shown { remote, node }: Shown) -> Result<(), M
     // It makes a copy of its own each time that it connects, as long as this process lives.
     source.set_property("fd", remote.into_raw_fd());
     live.add(&source)?;
-    let pad = source.static_pad("src").ok_or_else(|| cannot_build("a screen without a pad"))?;
+    // Left to choose from anything, the two ends find nothing.
+    let filter = caps_filter(&gst::Caps::new_empty_simple("video/x-raw"))?;
+    live.add(&filter)?;
+    source.link(&filter).map_err(cannot_build)?;
+    let pad = filter.static_pad("src").ok_or_else(|| cannot_build("a filter without a pad"))?;
     live.attach(&pad, Timing::Source)
 }
 
