@@ -6,6 +6,7 @@ declare -A packages=(
     [build]="build-essential pkg-config cmake libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev"
     [run]="gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad
         gstreamer1.0-plugins-ugly gstreamer1.0-libav gstreamer1.0-x gstreamer1.0-pulseaudio
+        gstreamer1.0-pipewire
         gstreamer1.0-tools python3"
     [test]="nftables iproute2 tcpdump util-linux mount ffmpeg curl coturn miniupnpd-nftables
         ethtool iperf3 iputils-ping prometheus fonts-dejavu-core tmux xvfb xdotool

@@ -31,6 +31,7 @@ mod operator;
 mod origin;
 mod places;
 mod playout;
+mod portal;
 mod rates;
 mod registration;
 mod run;

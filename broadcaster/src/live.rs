@@ -16,6 +16,7 @@ use service::log::LogFormat;
 use tokio::sync::{Notify, mpsc, watch};
 use transport::port::Port;
 
+use crate::apart::Given;
 use crate::audience::Audience;
 use crate::config::{Config, LiveConfig};
 use crate::events::{Event, Events, Whose};
@@ -24,6 +25,7 @@ use crate::keys::{KeyLog, Keyring};
 use crate::media::{AS_IT_COMES, Entrance, MediaConfig};
 use crate::metrics::{ChannelMetrics, Metrics};
 use crate::places::Places;
+use crate::portal::Portal;
 use crate::rates::Rates;
 use crate::shared::{LiveChannel, Rendition, choose_ssrcs};
 use crate::source::{Feed, Source, Start, Turn};
@@ -61,7 +63,7 @@ pub(crate) struct Live {
 pub(crate) struct Supervision {
     live: Arc<Live>,
     media: MediaConfig,
-    entrance: Option<Entrance>,
+    given: Given,
     feed: Arc<Feed>,
     turns: mpsc::UnboundedReceiver<Turn>,
 }
@@ -69,6 +71,8 @@ pub(crate) struct Supervision {
 /// What all live channels have in common.
 pub(crate) struct Around<'a> {
     pub(crate) config: &'a Config,
+    /// The state folder.
+    pub(crate) state: &'a Path,
     pub(crate) port: &'a Port,
     pub(crate) metrics: &'a Metrics,
     pub(crate) audience: &'a Arc<Audience>,
@@ -88,17 +92,20 @@ impl Live {
         around: &Around<'_>,
     ) -> Result<(Arc<Self>, Supervision), Failure> {
         let name: Arc<str> = name.into();
+        let whose = (!around.is_alone).then(|| Arc::clone(&name));
         let source = Arc::<Source>::default();
         let rates = Arc::new(Rates::new(media.clone()));
         let set = (&rates, media.audio.bitrate);
         let start = starter(&name, set, (metrics, &source), around)?;
         let (feed, told) = Feed::new(start);
         let entrance = Entrance::of(&media.source)?;
+        let portal = Portal::of(&media.source, around.state, whose.as_deref());
+        let given = Given { entrance, portal };
         let live = Arc::new(Self {
             kind: media.source.to_string().split(':').next().unwrap_or_default().to_owned(),
             source,
             channel: told.channel,
-            whose: (!around.is_alone).then(|| Arc::clone(&name)),
+            whose,
             rates,
             places: Places::default(),
             metrics: Arc::clone(metrics),
@@ -108,7 +115,7 @@ impl Live {
             name,
         });
         let (known, turns) = (Arc::clone(&live), told.turns);
-        Ok((live, Supervision { live: known, media, entrance, feed, turns }))
+        Ok((live, Supervision { live: known, media, given, feed, turns }))
     }
 
     /// The channel, waited for a while.
@@ -189,8 +196,8 @@ impl Supervision {
         log_format: LogFormat,
         events: Arc<Events>,
     ) -> (Arc<Live>, Result<(), Failure>) {
-        let Self { live, media, entrance, feed, turns } = &mut self;
-        let how = (&*media, log_format, entrance.as_ref());
+        let Self { live, media, given, feed, turns } = &mut self;
+        let how = (&*media, log_format, &*given);
         let whose = live.whose.clone();
         let end = live.source.supervise(how, feed, turns, (&events, whose)).await;
         (self.live, end)

@@ -113,8 +113,14 @@ pub async fn run(config: Config) -> Result<(), Failure> {
 
     let channels = config.live_channels();
     let is_alone = channels.len() < 2;
-    let around =
-        Around { config: &config, port: &port, metrics: &metrics, audience: &audience, is_alone };
+    let around = Around {
+        config: &config,
+        state: &state,
+        port: &port,
+        metrics: &metrics,
+        audience: &audience,
+        is_alone,
+    };
     let prepared = channels.into_iter().zip(&metrics.channels);
     let prepared = prepared.map(|(channel, counts)| Live::prepare(channel, counts, &around));
     let (live, supervisions): (Vec<_>, Vec<_>) =
@@ -453,6 +459,11 @@ fn write_link(path: &Path, line: &str) -> std::io::Result<()> {
     let temporary = Path::new(&name);
     create_private(temporary)?.write_all(line.as_bytes())?;
     std::fs::rename(temporary, path)
+}
+
+/// Writes what this user alone may read, whole or not at all.
+pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
+    write_link(path, text)
 }
 
 /// A new file that its owner alone can read.

@@ -12,12 +12,10 @@ use service::exit::Failure;
 use service::log::LogFormat;
 use tokio::sync::{mpsc, watch};
 
-use crate::apart::Apart;
+use crate::apart::{Apart, Given};
 use crate::events::{Event as Happened, Events, Whose};
 use crate::fanout::{Burst, FanOut};
-use crate::media::{
-    Continuation, Entrance, Event, EventSink, MediaConfig, MediaError, SourceSpec, Unit,
-};
+use crate::media::{Continuation, Event, EventSink, MediaConfig, MediaError, SourceSpec, Unit};
 use crate::shared::LiveChannel;
 
 /// Makes a channel for tracks of these formats.
@@ -204,7 +202,7 @@ impl Source {
     /// again. Where it is one of several, `whose` names its channel: then it is tried until it begins, as others go on.
     pub(crate) async fn supervise(
         self: &Arc<Self>,
-        (config, log_format, port): (&MediaConfig, LogFormat, Option<&Entrance>),
+        (config, log_format, given): (&MediaConfig, LogFormat, &Given),
         feed: &Arc<Feed>,
         turns: &mut mpsc::UnboundedReceiver<Turn>,
         (events, whose): (&Events, Whose),
@@ -216,9 +214,9 @@ impl Source {
         let waits = config.source.waits() || whose.is_some();
         let start = |before: Option<Continuation>| {
             let (source, config, sink) = (Arc::clone(self), self.tuned(config), feed.sink());
-            let port = port.cloned();
+            let given = given.clone();
             tokio::task::spawn_blocking(move || {
-                let started = Apart::start(&config, (log_format, port.as_ref()), sink, before);
+                let started = Apart::start(&config, (log_format, &given), sink, before);
                 started.map(|producer| source.set(Some(producer)))
             })
         };
@@ -326,6 +324,11 @@ impl Feed {
             // Others may go on.
             Event::TrackEnded(_) => {}
             Event::Ended => self.turn(Turn::Ended),
+            // Nobody is asked twice.
+            Event::Failed(MediaError::Refused) => {
+                self.turn(Turn::Failed(MediaError::Refused.into()))
+            }
+            Event::Failed(MediaError::Withdrawn) => self.turn(Turn::Ended),
             Event::Failed(error) if self.connected.get().is_some() => self.failed(error),
             Event::Failed(error) => self.turn(Turn::Unbegun(error.into())),
         }

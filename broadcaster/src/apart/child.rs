@@ -13,6 +13,7 @@ use service::child;
 use service::exit::Failure;
 
 use super::wire::{self, Frame, Order, Start, Word};
+use crate::media::screen::Shown;
 use crate::media::{Entrance, Event, MediaConfig, MediaError, Producer};
 
 /// How long it may take to stop.
@@ -123,7 +124,7 @@ fn listen(stream: UnixStream) -> std::io::Result<mpsc::IntoIter<Order>> {
 }
 
 fn begin(start: Start, output: OwnedFd, mouth: &Mouth) -> Result<Producer, MediaError> {
-    let Start { source, video, audio, before } = start;
+    let Start { source, video, audio, before, node } = start;
     let wrong = |error: &dyn std::fmt::Display| MediaError::Config { problem: error.to_string() };
     let config = MediaConfig {
         source: source.parse().map_err(|error| wrong(&error))?,
@@ -132,8 +133,12 @@ fn begin(start: Start, output: OwnedFd, mouth: &Mouth) -> Result<Producer, Media
     };
     let events = mouth.clone();
     let sink = Arc::new(move |event| events.event(event));
+    if let Some(node) = node {
+        let shown = Shown { remote: output, node };
+        return Producer::begin(config, sink, before.as_ref(), None, Some(shown));
+    }
     let port = Entrance::handed_over(&config.source, output);
-    Producer::begin(config, sink, before.as_ref(), port)
+    Producer::begin(config, sink, before.as_ref(), port, None)
 }
 
 /// Has it said how far the source is, until what is given back is dropped.

@@ -32,6 +32,7 @@ use wire::{Frame, Order, Start, Word};
 use crate::media::{
     Continuation, EncoderStats, Entrance, Event, EventSink, MediaConfig, MediaError,
 };
+use crate::portal::Portal;
 use crate::source::Tuned;
 
 /// How long a source may take to begin: on a cold machine, all plugins are loaded first.
@@ -56,6 +57,15 @@ const MOST_TIMES: usize = 1024;
 
 /// What is read at once, in bytes.
 const BUFFERED: usize = 1 << 16;
+
+/// What this process opens for those of the source, one after the other.
+#[derive(Clone, Default)]
+pub(crate) struct Given {
+    /// The port that publishers come to.
+    pub(crate) entrance: Option<Entrance>,
+    /// The desktop that shows its screen.
+    pub(crate) portal: Option<Portal>,
+}
 
 /// A running source, in another process. Dropping it stops it.
 pub(crate) struct Apart {
@@ -118,21 +128,25 @@ impl Apart {
     /// What the source says, or that no process can be started.
     pub(crate) fn start(
         config: &MediaConfig,
-        (log_format, port): (LogFormat, Option<&Entrance>),
+        (log_format, given): (LogFormat, &Given),
         events: EventSink,
         before: Option<Continuation>,
     ) -> Result<Self, MediaError> {
         let impossible = |error: std::io::Error| MediaError::Crashed {
             how: format!("cannot be started: {error}"),
         };
+        let shown = given.portal.as_ref().map(|portal| portal.open(&events)).transpose()?;
         let (ours, theirs) = UnixStream::pair().map_err(impossible)?;
         let from = ours.try_clone().map_err(impossible)?;
         let mut command = Command::new(THIS_PROGRAM);
         command.arg0("punchcast-broadcaster").args(["--log-format", log_format.as_str(), "source"]);
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
-        // It writes nothing there, and takes from there what it is to listen on.
-        let port = port.map(Entrance::to_hand_over).transpose().map_err(impossible)?;
-        command.stdout(port.map_or_else(Stdio::null, Stdio::from));
+        // It writes nothing there, and takes from there what it is to listen on, or PipeWire.
+        let port = given.entrance.as_ref().map(Entrance::to_hand_over);
+        let port = port.transpose().map_err(impossible)?;
+        let node = shown.as_ref().map(|shown| shown.node);
+        let handed_over = port.or(shown.map(|shown| shown.remote));
+        command.stdout(handed_over.map_or_else(Stdio::null, Stdio::from));
         let child = command.spawn().map_err(impossible)?;
         let (pid, child) = (child.id(), Mutex::new(child));
         // The other side's end is the child's alone from here on.
@@ -158,6 +172,7 @@ impl Apart {
             video: as_json(serde_json::to_string(&config.video))?,
             audio: as_json(serde_json::to_string(&config.audio))?,
             before,
+            node,
         })));
         match answers.recv_timeout(BEGINNING) {
             Ok(begun) => begun.map(|()| apart),

@@ -37,6 +37,9 @@ pub(super) struct Start {
     /// Where one that was there before got to.
     #[n(3)]
     pub(super) before: Option<Continuation>,
+    /// What PipeWire calls the screen that the desktop shows.
+    #[n(4)]
+    pub(super) node: Option<u32>,
 }
 
 /// What a source is to do.

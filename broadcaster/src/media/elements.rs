@@ -27,7 +27,8 @@ const REQUIRED: [&str; 15] = [
 ];
 
 /// Debian's packages and the elements of each that a broadcaster is likely to miss.
-const PACKAGES: [(&str, &[&str]); 7] = [
+const PACKAGES: [(&str, &[&str]); 8] = [
+    ("gstreamer1.0-pipewire", &["pipewiresrc"]),
     ("gstreamer1.0-plugins-ugly", &["x264enc", "asfdemux", "mpeg2dec", "a52dec"]),
     (
         "gstreamer1.0-plugins-bad",

@@ -117,6 +117,14 @@ pub enum MediaError {
         /// What to try.
         remedy: String,
     },
+    /// The desktop's user does not want a screen to be shown.
+    #[error(
+        "the desktop refused to show its screen; start again, and choose a screen or window where it asks"
+    )]
+    Refused,
+    /// The desktop's user has stopped the showing of a screen.
+    #[error("the desktop has stopped showing its screen")]
+    Withdrawn,
     /// A device that another program uses.
     #[error(
         "{element} can't use its device: {reason}; close the program that has it open \

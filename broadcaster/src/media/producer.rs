@@ -252,7 +252,7 @@ impl Producer {
     /// One that is the first.
     #[cfg(test)]
     pub fn start(config: MediaConfig, events: EventSink) -> Result<Self, MediaError> {
-        Self::begin(config, events, None, None)
+        Self::begin(config, events, None, None, None)
     }
 
     /// One in the place of another.
@@ -262,7 +262,7 @@ impl Producer {
         events: EventSink,
         before: &Continuation,
     ) -> Result<Self, MediaError> {
-        Self::begin(config, events, Some(before), None)
+        Self::begin(config, events, Some(before), None, None)
     }
 
     /// What another one needs to go on in this one's place.
@@ -274,13 +274,14 @@ impl Producer {
     }
 
     /// Starts a source, perhaps in the place of one that failed: [`Event::Ready`] comes again then. Publishers come in
-    /// by `entrance`, where it is open already. What is wrong at first sight is returned; what shows later comes as
+    /// by `entrance`, where it is open already; a Wayland screen by what is `shown`. What is wrong at first sight is returned; what shows later comes as
     /// [`Event::Failed`].
     pub fn begin(
         config: MediaConfig,
         events: EventSink,
         before: Option<&Continuation>,
         entrance: Option<network::Entrance>,
+        shown: Option<screen::Shown>,
     ) -> Result<Self, MediaError> {
         init()?;
         if let Some(problem) = config.problem() {
@@ -311,7 +312,7 @@ impl Producer {
             looper: None,
             watcher: None,
         };
-        producer.run()?;
+        producer.run(shown)?;
         let source = &producer.live.config().source;
         if before.is_none() && source.waits() {
             tracing::info!(%source, "waiting for a sender");
@@ -319,7 +320,7 @@ impl Producer {
         Ok(producer)
     }
 
-    fn run(&mut self) -> Result<(), MediaError> {
+    fn run(&mut self, shown: Option<screen::Shown>) -> Result<(), MediaError> {
         let live = &self.live;
         let looped = match &live.config().source {
             SourceSpec::Test => {
@@ -332,7 +333,7 @@ impl Producer {
                 None
             }
             SourceSpec::Screen(screen) => {
-                screen::attach(live, screen)?;
+                screen::attach(live, screen, shown)?;
                 None
             }
             SourceSpec::Pipeline(description) => {

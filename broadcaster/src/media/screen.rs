@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::env;
 use std::fmt;
 use std::fs;
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -15,13 +16,15 @@ use super::elements::{caps_filter, init, make};
 use super::error::MediaError;
 use super::track::{Live, Timing, cannot_build};
 
-/// Which part of which screen, and whether with sound: `[DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`.
+/// Which part of which screen, and whether with sound: `[DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`, or `portal[,sound]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub struct ScreenSpec {
     /// The X display, as `:1`; the session's where none is named.
     pub display: Option<String>,
     /// The part that is broadcast; all of it where none is named.
     pub region: Option<Region>,
+    /// Whatever the desktop's portal gives, which asks its user.
+    pub portal: bool,
     /// With what this machine plays.
     pub sound: bool,
 }
@@ -36,7 +39,8 @@ pub struct Region {
 }
 
 /// The way a screen is written.
-pub(super) const FORM: &str = "screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]";
+pub(super) const FORM: &str =
+    "screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound] or screen:portal[,sound]";
 
 impl FromStr for Region {
     type Err = ();
@@ -85,10 +89,13 @@ impl FromStr for ScreenSpec {
         for part in parts {
             match part {
                 "sound" => spec.sound = true,
+                "portal" => spec.portal = true,
                 region => spec.region = Some(region.parse()?),
             }
         }
-        Ok(spec)
+        // The portal's user chooses what is shown.
+        let is_named = spec.display.is_some() || spec.region.is_some();
+        if spec.portal && is_named { Err(()) } else { Ok(spec) }
     }
 }
 
@@ -96,11 +103,35 @@ impl fmt::Display for ScreenSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let region = self.region.map(|region| region.to_string());
         let sound = self.sound.then(|| "sound".to_owned());
-        let parts = self.display.clone().into_iter().chain(region).chain(sound);
+        let portal = self.portal.then(|| "portal".to_owned());
+        let parts = self.display.clone().into_iter().chain(portal).chain(region).chain(sound);
         let parts: Vec<_> = parts.collect();
         f.write_str(if parts.is_empty() { "" } else { ":" })?;
         f.write_str(&parts.join(","))
     }
+}
+
+/// A screen or window that the desktop shows to this program.
+#[derive(Debug)]
+pub struct Shown {
+    /// A connection to PipeWire that has nothing else.
+    pub remote: OwnedFd,
+    /// The number of PipeWire's node.
+    pub node: u32,
+}
+
+impl ScreenSpec {
+    /// Whether the desktop's portal must be asked for it: where that is written, or nothing else is and the session is
+    /// one of Wayland.
+    pub fn is_portals(&self) -> bool {
+        self.portal || self.display.is_none() && self.region.is_none() && is_wayland()
+    }
+}
+
+/// Whether this session's desktop is one of Wayland, whose X server, where it has one, shows X programs at most.
+pub fn is_wayland() -> bool {
+    let is_set = |name| env::var_os(name).is_some_and(|value| !value.is_empty());
+    is_set("WAYLAND_DISPLAY") || env::var_os("XDG_SESSION_TYPE").is_some_and(|it| it == "wayland")
 }
 
 /// A screen that is here.
@@ -146,14 +177,57 @@ fn look(display: &str) -> Option<Screen> {
 }
 
 /// Makes a track of the screen, and one of the sound if that is wanted and there is any.
-pub(super) fn attach(live: &Arc<Live>, spec: &ScreenSpec) -> Result<(), MediaError> {
+pub(super) fn attach(
+    live: &Arc<Live>,
+    spec: &ScreenSpec,
+    shown: Option<Shown>,
+) -> Result<(), MediaError> {
+    match shown {
+        Some(shown) => attach_shown(live, shown)?,
+        None => attach_display(live, spec)?,
+    }
+    if spec.sound {
+        attach_sound(live)?;
+    }
+    live.gate.complete();
+    Ok(())
+}
+
+/// What the desktop shows, by PipeWire.
+fn attach_shown(live: &Arc<Live>, Shown { remote, node }: Shown) -> Result<(), MediaError> {
+    let rate = i32::try_from(live.config().video.framerate).unwrap_or(i32::MAX).max(1);
+    let source = make(
+        "pipewiresrc",
+        &[
+            ("path", &node.to_string()),
+            // PipeWire's own times are of another clock.
+            ("do-timestamp", "true"),
+            // Desktops give what changes only; viewers that join need pictures all the time.
+            ("keepalive-time", &(1000 / rate).to_string()),
+            // The desktop draws on in what it has lent.
+            ("always-copy", "true"),
+        ],
+    )?;
+    // It makes a copy of its own each time that it connects, as long as this process lives.
+    source.set_property("fd", remote.into_raw_fd());
+    live.add(&source)?;
+    // Left to choose from anything, the two ends find nothing.
+    let filter = caps_filter(&gst::Caps::new_empty_simple("video/x-raw"))?;
+    live.add(&filter)?;
+    source.link(&filter).map_err(cannot_build)?;
+    let pad = filter.static_pad("src").ok_or_else(|| cannot_build("a filter without a pad"))?;
+    live.attach(&pad, Timing::Source)
+}
+
+/// What an X server shows.
+fn attach_display(live: &Arc<Live>, spec: &ScreenSpec) -> Result<(), MediaError> {
     let session = || env::var("DISPLAY").ok().filter(|display| !display.is_empty());
     let Some(display) = spec.display.clone().or_else(session) else {
         let what = match env::var_os("WAYLAND_DISPLAY") {
-            Some(_) => "a Wayland session's screen can't be broadcast yet",
+            Some(_) => "a Wayland desktop shows what its user chooses there, and no part of that",
             None => "no screen found: DISPLAY is not set",
         };
-        let remedy = format!("log in to an X11 session, or name its display: {FORM}");
+        let remedy = format!("log in to a desktop, or name an X display: {FORM}");
         return Err(MediaError::Screen { what: what.to_owned(), remedy });
     };
     // Damage would leave out what has not changed; viewers that join need pictures all the time.
@@ -195,12 +269,7 @@ pub(super) fn attach(live: &Arc<Live>, spec: &ScreenSpec) -> Result<(), MediaErr
     live.add(&filter)?;
     source.link(&filter).map_err(cannot_build)?;
     let pad = filter.static_pad("src").ok_or_else(|| cannot_build("a filter without a pad"))?;
-    live.attach(&pad, Timing::Source)?;
-    if spec.sound {
-        attach_sound(live)?;
-    }
-    live.gate.complete();
-    Ok(())
+    live.attach(&pad, Timing::Source)
 }
 
 fn opened_size(source: &gst::Element) -> Option<(u64, u64)> {
@@ -239,6 +308,8 @@ mod tests {
             (":1", "::1"),
             ("::1,800x600+0+0,sound", "::1,800x600+0+0,sound"),
             (":h:0.1", ":h:0.1"),
+            (":portal", ":portal"),
+            (",portal,sound", ":portal,sound"),
         ] {
             let spec: ScreenSpec = written.parse().expect(written);
             assert_eq!(spec.to_string(), expected);
@@ -248,7 +319,17 @@ mod tests {
 
     #[test]
     fn what_is_no_screen_is_refused() {
-        for written in [":", ":left", ":1,800x600", ":8x8+0+0", ":1,800x600+a+0", "1", ":1,loud"] {
+        for written in [
+            ":",
+            ":left",
+            ":1,800x600",
+            ":8x8+0+0",
+            ":1,800x600+a+0",
+            "1",
+            ":1,loud",
+            "::1,portal",
+            ":portal,64x64+0+0",
+        ] {
             assert_eq!(written.parse::<ScreenSpec>(), Err(()), "{written}");
         }
     }

@@ -569,7 +569,7 @@ impl Waiting {
         let config = MediaConfig { source, ..MediaConfig::default() };
         let (to, events) = mpsc::channel();
         let sink = Arc::new(move |event| to.send(event).unwrap_or_default());
-        let producer = Producer::begin(config, sink, before, entrance);
+        let producer = Producer::begin(config, sink, before, entrance, None);
         Self { producer: producer.expect("it starts"), events }
     }
 
