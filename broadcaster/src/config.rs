@@ -56,7 +56,7 @@ pub struct Args {
     #[arg(long, value_name = "HOST:PORT")]
     pub stun: Vec<String>,
     /// What to stream: test, `camera[:DEVICE]` (a device, name or number of the list that `devices` shows),
-    /// `screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]`, file:PATH (a file, folder or playlist, looped),
+    /// `screen[:DISPLAY][,WIDTHxHEIGHT+X+Y][,sound]` (screen:portal on a Wayland desktop), file:PATH (a file, folder or playlist, looped),
     /// rtsp://…, srt://…, rtmp://…, rtp://… or pipeline:GST-LAUNCH-FRAGMENT.
     #[arg(long, value_name = "SOURCE")]
     pub source: Option<SourceSpec>,
