@@ -11,7 +11,8 @@ declare -A packages=(
     [test]="nftables iproute2 tcpdump util-linux mount ffmpeg curl coturn miniupnpd-nftables
         ethtool iperf3 iputils-ping prometheus fonts-dejavu-core tmux xvfb xdotool
         tesseract-ocr tesseract-ocr-eng
-        python3-gi gir1.2-gst-rtsp-server-1.0 openssl"
+        python3-gi gir1.2-gst-rtsp-server-1.0 openssl
+        dbus-daemon pipewire pipewire-bin wireplumber"
     [bench]="gnuplot-nox gstreamer1.0-nice libgstreamer-plugins-bad1.0-dev
         srt-tools rist-tools"
     [deb]="dpkg-dev lintian python3"

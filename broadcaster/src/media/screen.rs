@@ -215,8 +215,17 @@ fn attach_shown(live: &Arc<Live>, Shown { remote, node }: Shown) -> Result<(), M
     let filter = caps_filter(&gst::Caps::new_empty_simple("video/x-raw"))?;
     live.add(&filter)?;
     source.link(&filter).map_err(cannot_build)?;
-    let pad = filter.static_pad("src").ok_or_else(|| cannot_build("a filter without a pad"))?;
-    live.attach(&pad, Timing::Source)
+    let (entry, pad) = (filter.static_pad("sink"), filter.static_pad("src"));
+    let (Some(entry), Some(pad)) = (entry, pad) else {
+        return Err(cannot_build("a filter without a pad"));
+    };
+    // It would connect anew where something is linked behind it, and may be given nothing then.
+    entry.add_probe(gst::PadProbeType::EVENT_UPSTREAM, |_, info| {
+        let is_anew =
+            info.event().is_some_and(|event| event.type_() == gst::EventType::Reconfigure);
+        if is_anew { gst::PadProbeReturn::Drop } else { gst::PadProbeReturn::Ok }
+    });
+    live.attach(&pad, Timing::Live)
 }
 
 /// What an X server shows.

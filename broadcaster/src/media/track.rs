@@ -31,6 +31,8 @@ pub(super) enum Timing {
     /// The source's own: it is asked whether it is live. If it is not, its time begins when its
     /// first track begins, and it is made to wait for the clock.
     Source,
+    /// The source's own, which is live, though it says so only once it runs.
+    Live,
     /// The moment at which it came over the network. Pictures may begin anywhere between two
     /// keyframes.
     Network,
@@ -158,7 +160,7 @@ impl Live {
         // A thread of its own for each track. A demuxer hands over unevenly and needs room; what is
         // stamped has been evened out.
         let room = match timing {
-            Timing::Source | Timing::Network => "2000000000",
+            Timing::Source | Timing::Live | Timing::Network => "2000000000",
             Timing::Stamped => "100000000",
         };
         let queue = make(
@@ -231,6 +233,7 @@ impl Live {
         let pacing = match timing {
             Timing::Stamped => Pacing::First,
             Timing::Network => Pacing::Arrival,
+            Timing::Live => Pacing::None,
             Timing::Source if is_live(pad) => Pacing::None,
             Timing::Source => Pacing::Parsed,
         };
