@@ -6,7 +6,7 @@ use serde_json::json;
 use service::exit::Failure;
 
 use crate::media::devices::{Camera, Microphone, cameras, microphones};
-use crate::media::screen::{Screen, screens};
+use crate::media::screen::{Screen, is_wayland, screens};
 use crate::media::{Present, present};
 
 /// Looks, and says what is to be printed.
@@ -22,13 +22,14 @@ pub(crate) fn show(as_json: bool) -> Result<String, Failure> {
             "cameras": cameras,
             "microphones": microphones,
             "screens": screens,
+            "portal": is_wayland(),
             "encoders": encoders,
         });
         return Ok(format!("{all}\n"));
     }
     let tables = [
         camera_table(&cameras),
-        screen_table(&screens),
+        screen_table(&screens, is_wayland()),
         microphone_table(&microphones),
         encoder_table(&encoders),
     ];
@@ -82,11 +83,16 @@ fn by_form(camera: &Camera) -> Vec<String> {
         .collect()
 }
 
-fn screen_table(screens: &[Screen]) -> String {
-    if screens.is_empty() {
+/// Of X displays, and of a Wayland desktop's portal where there is one.
+fn screen_table(screens: &[Screen], portal: bool) -> String {
+    if screens.is_empty() && !portal {
         return "no screen found\n".to_owned();
     }
     let mut text = format!("{:<28} SIZE\n", "--source");
+    if portal {
+        let _ =
+            writeln!(text, "{:<28} as the desktop's user chooses, who is asked", "screen:portal");
+    }
     for Screen { display, width, height } in screens {
         let _ = writeln!(text, "{:<28} {width}x{height}", format!("screen:{display}"));
     }

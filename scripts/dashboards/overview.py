@@ -298,6 +298,16 @@ ENCODER = [
           "video.keyframe_interval.",
           [query("max by (instance, channel) (punchcast_gop_bytes@)", "last GOP {{instance}} {{channel}}"),
            query("max by (instance) (punchcast_history_bytes@)", "history {{instance}}")], "bytes"),
+    graph("Who watches which rendition", "Viewers of each, where the picture comes in several sizes. Most at the smallest: paths are narrow, or the "
+          "next one is too much for them; see docs/renditions.md.",
+          query("sum by (instance, channel, rendition) (punchcast_rendition_viewers@)", "{{instance}} {{channel}} {{rendition}}"),
+          "short", none="one rendition"),
+    graph("Rates of renditions", "What each viewer of a rendition is sent, sound and headers included; 0 while nobody watches it, so that it is "
+          "not encoded.",
+          query("8 * max by (instance, channel, rendition) (punchcast_rendition_bytes_per_second@)",
+                "{{instance}} {{channel}} {{rendition}}"), "bps", none="one rendition"),
+    graph("Changes of rendition", "Times a minute that a viewer went on with another one. Many for few viewers: paths whose width changes.",
+          per_minute("punchcast_rendition_switches_total@", legend="changes"), "cpm"),
     graph("Keyframes", "Keyframes a minute: coded, and asked for because of joining viewers. Asked for and not "
           "coded: the source does not make them on request.",
           [per_minute("punchcast_encoder_keyframes_total@", legend="coded"),

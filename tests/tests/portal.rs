@@ -141,6 +141,11 @@ fn a_desktop_shows_its_screen_as_its_user_says() {
         Running::start(command.args(["--rendezvous", &at]), false)
     };
 
+    let mut devices = program("punchcast-broadcaster");
+    at_home(&mut devices, desktop.folder.path());
+    let listed = run(devices.arg("devices"));
+    assert!(listed.stdout.contains("\nscreen:portal "), "{}", listed.stdout);
+
     desktop.user("refuse");
     let refused: Ended = run(desktop.broadcaster("screen:portal").args(["--rendezvous", &at]));
     ends(&refused, 1, &["the desktop refused"]);
