@@ -13,13 +13,24 @@ use crate::manual::Manual;
 ///
 /// A usage failure with what is wrong, in one line; a page or completion that cannot be written.
 pub fn parse<T: Parser>() -> Result<T, Failure> {
-    let mut command = Manual::augment_subcommands(T::command());
+    let mut command = with_manual(T::command());
     let matches = command.clone().try_get_matches().map_err(told)?;
     if matches.subcommand_name().is_some_and(Manual::has_subcommand) {
         Manual::from_arg_matches(&matches).map_err(told)?.make(command)?;
         std::process::exit(0);
     }
     T::from_arg_matches(&matches).map_err(|error| told(error.format(&mut command)))
+}
+
+/// A program's own commands and those of [`Manual`]: what the program is stays said as it is.
+fn with_manual(command: clap::Command) -> clap::Command {
+    let about = (command.get_about().cloned(), command.get_long_about().cloned());
+    let command = Manual::augment_subcommands(command);
+    match about {
+        (Some(about), Some(long)) => command.about(about).long_about(long),
+        (Some(about), None) => command.about(about),
+        _ => command,
+    }
 }
 
 fn told(error: clap::Error) -> Failure {

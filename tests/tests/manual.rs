@@ -7,6 +7,8 @@ use tests::local::program;
 /// A program, and what its flags and commands must lead to.
 struct Manual {
     name: &'static str,
+    /// What `--help` begins with.
+    about: &'static str,
     /// The beginning of a flag, and the flag.
     typed: &'static str,
     flag: &'static str,
@@ -18,6 +20,7 @@ struct Manual {
 const MANUALS: [Manual; 3] = [
     Manual {
         name: "broadcaster",
+        about: "Streams a camera",
         typed: "--embe",
         flag: "--embedded-rendezvous",
         commands: &["completions", "viewers", "link"],
@@ -25,6 +28,7 @@ const MANUALS: [Manual; 3] = [
     },
     Manual {
         name: "rendezvous",
+        about: "Tells broadcasters and viewers",
         typed: "--list",
         flag: "--listen",
         commands: &["completions"],
@@ -32,6 +36,7 @@ const MANUALS: [Manual; 3] = [
     },
     Manual {
         name: "viewer",
+        about: "Watches a broadcast",
         typed: "--log-",
         flag: "--log-format",
         commands: &["completions", "watch", "list", "fetch", "check"],
@@ -55,6 +60,15 @@ impl Manual {
         let output = bash.output().expect("bash starts");
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).expect("text")
+    }
+}
+
+#[test]
+fn help_begins_with_what_the_program_does() {
+    for manual in MANUALS {
+        let output = manual.program().arg("--help").output().expect("the program starts");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.starts_with(manual.about), "{text}");
     }
 }
 
@@ -102,7 +116,8 @@ fn pages_for_man_explain_each_flag_and_exit_code() {
         }
         let page = read("").expect("it was read before");
         let flag = manual.flag.replace('-', "\\-");
-        for word in [&flag[..], "EXIT STATUS", "rendezvous unreachable"] {
+        let about = manual.about;
+        for word in [&flag[..], about, "EXIT STATUS", "rendezvous unreachable"] {
             assert!(page.contains(word), "{word} is not in {page}");
         }
         for hidden in manual.hidden {
