@@ -684,6 +684,10 @@ impl Seat {
                 notices.retain(|waiting| !matches!(waiting, Notice::Carries { .. }));
                 notices.push_back(notice);
             }
+            (notice @ Notice::Source { .. }, _) => {
+                notices.retain(|waiting| !matches!(waiting, Notice::Source { .. }));
+                notices.push_back(notice);
+            }
             (
                 notice @ (Notice::Ended
                 | Notice::Removed

@@ -27,7 +27,7 @@ use crate::metrics::{ChannelMetrics, Metrics};
 use crate::places::Places;
 use crate::portal::Portal;
 use crate::rates::Rates;
-use crate::shared::{LiveChannel, Rendition, choose_ssrcs};
+use crate::shared::{LiveChannel, Rendition, choose_ssrcs, micros};
 use crate::source::{Feed, Source, Start, Turn};
 
 /// How long a viewer that comes before the source is ready waits for it.
@@ -135,6 +135,12 @@ impl Live {
         self.metrics.stream().max(self.rates.expected())
     }
 
+    /// What its viewers are told of its source.
+    pub(crate) fn standing(&self) -> Notice {
+        let away = self.source.away_since().map(|since| micros(since.elapsed()) / 1000);
+        Notice::Source { away_ms: away }
+    }
+
     /// What all its viewers need, in bits a second.
     pub(crate) fn needed(&self) -> u64 {
         self.needed_for_each().as_bits_per_second().saturating_mul(self.places.taken() as u64)
@@ -182,6 +188,8 @@ impl Live {
             }
         }
         self.metrics.viewers.set(self.places.taken() as i64);
+        let runs = self.channel.borrow().is_some() && self.source.away_since().is_none();
+        self.metrics.source_live.set((runs && !self.is_over()).into());
     }
 }
 
@@ -195,11 +203,13 @@ impl Supervision {
         mut self,
         log_format: LogFormat,
         events: Arc<Events>,
+        audience: Arc<Audience>,
     ) -> (Arc<Live>, Result<(), Failure>) {
         let Self { live, media, given, feed, turns } = &mut self;
         let how = (&*media, log_format, &*given);
         let whose = live.whose.clone();
-        let end = live.source.supervise(how, feed, turns, (&events, whose)).await;
+        let news = || audience.tell_channel(&live.name, &live.standing());
+        let end = live.source.supervise(how, feed, turns, (&events, whose), news).await;
         (self.live, end)
     }
 }

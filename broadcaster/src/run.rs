@@ -296,7 +296,8 @@ async fn supervise(
     let mut running = JoinSet::new();
     for supervision in supervisions {
         let events = Arc::clone(&shared.metrics.events);
-        running.spawn(supervision.run(config.log_format, events));
+        let audience = Arc::clone(&shared.audience);
+        running.spawn(supervision.run(config.log_format, events, audience));
     }
     let mut result = Ok(());
     while let Some(ended) = running.join_next().await {

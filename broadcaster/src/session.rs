@@ -663,6 +663,11 @@ impl Session {
         let known = admission.keys.last().map_or(Epoch::FIRST, |key| key.epoch);
         let since = seat.channel.keys.since(known).into_iter().filter(|key| key.epoch > known);
         since.for_each(|key| seat.tell(Notice::Key { key }));
+        // It would wait for pictures that do not come.
+        let live = self.shared.live_named(&seat.channel.name);
+        if let Some(live) = live.filter(|live| live.source.away_since().is_some()) {
+            seat.tell(live.standing());
+        }
         self.tell_of_admission(viewer, path, connection);
         let watching = self.watching.insert(Watching {
             seat,

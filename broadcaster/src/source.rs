@@ -83,6 +83,8 @@ const LASTING: Duration = Duration::from_secs(10);
 pub(crate) struct Source {
     running: Mutex<Option<Arc<Apart>>>,
     encoding: Mutex<Encoding>,
+    /// Since when it has been away.
+    away_since: Mutex<Option<Instant>>,
     /// Bitrates that an operator has set, by rendition.
     rates: Mutex<BTreeMap<usize, Bitrate>>,
 }
@@ -113,6 +115,15 @@ impl Source {
     /// The one that runs, if any does.
     pub(crate) fn get(&self) -> Option<Arc<Apart>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Since when it has been away, where it is.
+    pub(crate) fn away_since(&self) -> Option<Instant> {
+        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_away(&self, since: Option<Instant>) {
+        *self.away_since.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
     /// Encodes those renditions whose bits are set, and no others: with the source that runs, and with those to come.
@@ -199,13 +210,15 @@ impl Source {
 
     /// Starts the source, and waits for the end. A camera, pipeline or network source that ran and fails is started again, for as long as it
     /// takes: a device that was unplugged comes back. So is whatever crashed, but a file that has that happen again and
-    /// again. Where it is one of several, `whose` names its channel: then it is tried until it begins, as others go on.
+    /// again. Where it is one of several, `whose` names its channel: then it is tried until it begins, as others go on. `news` is called
+    /// whenever it has gone away, or is back.
     pub(crate) async fn supervise(
         self: &Arc<Self>,
         (config, log_format, given): (&MediaConfig, LogFormat, &Given),
         feed: &Arc<Feed>,
         turns: &mut mpsc::UnboundedReceiver<Turn>,
         (events, whose): (&Events, Whose),
+        news: impl Fn(),
     ) -> Result<(), Failure> {
         let restarts = !matches!(config.source, SourceSpec::File(_) | SourceSpec::None);
         // Its owner may change it at any time, and back again.
@@ -266,6 +279,8 @@ impl Source {
                     if let Some(at) = lost_at.take() {
                         let (channel, lasted) = (whose.clone(), at.elapsed());
                         events.record(Happened::SourceBack { channel, lasted });
+                        self.set_away(None);
+                        news();
                     }
                     continue;
                 }
@@ -277,6 +292,8 @@ impl Source {
             if is_news {
                 let (channel, reason) = (whose.clone(), lost.to_string());
                 events.record(Happened::SourceLost { channel, reason });
+                self.set_away(lost_at);
+                news();
             }
             if runs_since.take().is_some_and(|since| since.elapsed() >= LASTING) {
                 wait = FIRST_RESTART;

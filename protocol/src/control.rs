@@ -407,6 +407,13 @@ pub enum Notice {
         #[n(2)]
         end: u64,
     },
+    /// The source of the channel is away and is started again, or it is back.
+    #[n(8)]
+    Source {
+        /// For how long it has been away, in milliseconds; `None` where it is there.
+        #[n(0)]
+        away_ms: Option<u64>,
+    },
 }
 
 /// Packets of a track that were not sent to a viewer.

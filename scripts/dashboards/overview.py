@@ -298,6 +298,8 @@ ENCODER = [
           "video.keyframe_interval.",
           [query("max by (instance, channel) (punchcast_gop_bytes@)", "last GOP {{instance}} {{channel}}"),
            query("max by (instance) (punchcast_history_bytes@)", "history {{instance}}")], "bytes"),
+    graph("Sources", "1 while a channel's source runs, 0 while it is away and started again: the log's source_lost says why.",
+          query("min by (instance, channel) (punchcast_source_live@)", "{{instance}} {{channel}}"), "short"),
     graph("Who watches which rendition", "Viewers of each, where the picture comes in several sizes. Most at the smallest: paths are narrow, or the "
           "next one is too much for them; see docs/renditions.md.",
           query("sum by (instance, channel, rendition) (punchcast_rendition_viewers@)", "{{instance}} {{channel}} {{rendition}}"),

@@ -66,9 +66,19 @@ fn a_camera_that_is_unplugged_comes_back_in_the_same_channel() {
     // Unplugged, while another one is there; back at another place. Then other modes, while it runs.
     plug(None);
     broadcaster.line(|line| line.contains("event=\"source_lost\""));
+    // Who watches is told, and who joins meanwhile.
+    viewer.line(|line| line.contains("\"source\":\"away\""));
+    let mut command = program("punchcast-viewer");
+    command.args(["watch", &link, "--output", "null", "--stats", "json"]);
+    let late = Running::start(&mut command, false);
+    late.line(|line| line.contains("\"source\":\"away\""));
     plug(Some(front("/dev/video-b", &[H264])));
     used("camera=Front (/dev/video-b) mode=\"H.264 320x180 25/s\"");
     broadcaster.line(|line| line.contains("event=\"source_back\""));
+    for viewer in [&viewer, &late] {
+        viewer.line(|line| line.contains("\"source\":\"live\""));
+    }
+    drop(late);
     so_far = decoded(so_far + 50);
     for (modes, mode) in [(RAW, "raw 320x180 25/s"), (JPEG, "MJPEG 640x360 25/s")] {
         plug(Some(front("/dev/video-b", &[modes])));

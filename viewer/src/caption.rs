@@ -81,6 +81,8 @@ struct View {
     has_picture: bool,
     /// The path carries nothing at all.
     is_shut: bool,
+    /// Since when the source has been away, as the broadcaster says.
+    source_away: Option<Instant>,
     /// How it goes, a line each.
     listed: String,
     volume: u32,
@@ -117,6 +119,7 @@ impl Captions {
             heard: (0, now),
             has_picture: false,
             is_shut: false,
+            source_away: None,
             listed: String::new(),
             volume: LOUDEST,
             is_muted: false,
@@ -238,6 +241,11 @@ impl Captions {
             }
             State::Ended => Some("ended".to_owned()),
             State::Reconnecting => Some(format!("reconnecting, {}", seconds(lasts))),
+            State::Playing if view.source_away.is_some() => {
+                let since = view.source_away.unwrap_or(now);
+                let lasts = now.saturating_duration_since(since);
+                Some(format!("the source is away, {}", seconds(lasts)))
+            }
             State::Playing if !view.has_picture => {
                 Some(format!("{name}\nwaiting for the first picture{long}"))
             }
@@ -280,6 +288,7 @@ impl View {
         self.lately.look(stats, now);
         self.has_picture = stats.player.first_frame_at.is_some();
         self.is_shut = stats.carries == Some(0);
+        self.source_away = stats.source_away.flatten();
         self.listed = listed(stats, self.lately.rates());
     }
 

@@ -280,6 +280,7 @@ impl Opener {
                     Ok(
                         Notice::Carries { .. }
                         | Notice::Rendition { .. }
+                        | Notice::Source { .. }
                         | Notice::Finished { .. }
                         | Notice::Interrupted,
                     ) => {}

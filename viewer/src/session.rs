@@ -54,6 +54,9 @@ const MUCH_LOSS: f64 = 0.02;
 /// No broadcaster may make pictures come later than this.
 const LONGEST_LAG: Duration = Duration::from_secs(2);
 
+/// No source has been away for longer than this, whatever the broadcaster says.
+const LONGEST_AWAY: Duration = Duration::from_secs(365 * 86_400);
+
 /// From one look for a direct path by a relayed viewer to the next: soon at first, then further apart.
 pub(crate) const FIRST_UPGRADE: Duration = Duration::from_secs(4);
 pub(crate) const LONGEST_UPGRADE: Duration = Duration::from_secs(30);
@@ -89,6 +92,8 @@ pub(crate) struct Session {
     shift: Shift,
     /// What the path carries, where that is less than the stream, in bits a second.
     carries: Option<u64>,
+    /// Since when the source has been away, where it is.
+    away_since: Option<Instant>,
     /// What the path needs, where the latency follows that.
     adaptation: Option<Adaptation>,
     capture_clock: CaptureClock,
@@ -170,6 +175,7 @@ impl Session {
             capture_clock,
             shown: None,
             carries: None,
+            away_since: None,
             report_at: now,
             outage: Outage::new(now),
             upgrade_at: now + FIRST_UPGRADE,
@@ -213,6 +219,7 @@ impl Session {
         self._requests = send;
         self.lag = Duration::ZERO;
         self.carries = None;
+        self.away_since = None;
         self.outage = Outage::new(now);
         self.report_at = now;
         self.hold_all(ssrc, Bitrate::bits_per_second(take.pace_bps));
@@ -528,6 +535,7 @@ impl Session {
         stats.rtt = Some(self.rtt());
         stats.jitter = self.receiver.jitter();
         stats.carries = self.carries;
+        stats.source_away = stats.playback.is_none().then_some(self.away_since);
         if stats.rendition != self.rendition {
             stats.rendition.clone_from(&self.rendition);
         }
@@ -648,6 +656,24 @@ impl Session {
             }
             Notice::Key { key } => {
                 self.receiver.add_key(&key);
+                Ok(true)
+            }
+            Notice::Source { away_ms } => {
+                let away = away_ms.map(|ms| Duration::from_millis(ms).min(LONGEST_AWAY));
+                match (away, self.away_since) {
+                    (Some(_), None) => tracing::warn!(
+                        event = "source_away",
+                        "the broadcaster's source is away, and is started again"
+                    ),
+                    (None, Some(since)) => tracing::info!(
+                        event = "source_back",
+                        lasted_ms = since.elapsed().as_millis() as u64,
+                        "the broadcaster's source is back"
+                    ),
+                    _ => {}
+                }
+                let now = Instant::now();
+                self.away_since = away.map(|away| now.checked_sub(away).unwrap_or(now));
                 Ok(true)
             }
             Notice::Carries { bits_per_second, lag_ms } => {

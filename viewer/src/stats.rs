@@ -81,6 +81,8 @@ pub struct Object {
     frames_decoded: u64,
     frames_dropped: u64,
     rendition: Option<String>,
+    /// `live` or `away`: whether the channel's source runs; null where that is not known, as of stored files.
+    source: Option<&'static str>,
     reconnects: u64,
     /// What the path carries, where that is less than the stream.
     path_carries_bps: Option<u64>,
@@ -111,6 +113,8 @@ pub(crate) struct Stats {
     pub(crate) state: State,
     /// What the path carries, where that is less than the stream.
     pub(crate) carries: Option<u64>,
+    /// Of a channel that was joined: since when its source has been away, where it is.
+    pub(crate) source_away: Option<Option<Instant>>,
     /// Which rendition of the picture comes, where there are several.
     pub(crate) rendition: Option<String>,
     /// From capture to arrival, once it is known.
@@ -150,6 +154,7 @@ impl Stats {
             started_at,
             state: State::default(),
             carries: None,
+            source_away: None,
             rendition: None,
             arrival: None,
             path: None,
@@ -236,6 +241,7 @@ impl Stats {
             frames_decoded: player.frames_decoded,
             frames_dropped: player.frames_dropped,
             rendition: self.rendition.clone(),
+            source: self.source_away.map(|away| if away.is_some() { "away" } else { "live" }),
             reconnects: self.reconnects,
             path_carries_bps: self.carries,
             position_ms: playback.map(|playback| ms(playback.position)),
@@ -294,6 +300,7 @@ mod tests {
             "frames_decoded",
             "frames_dropped",
             "rendition",
+            "source",
             "reconnects",
             "position_ms",
             "duration_ms",

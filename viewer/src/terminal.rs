@@ -295,6 +295,9 @@ fn playing(stats: &Stats, view: &View) -> String {
     if let Some(playback) = stats.playback {
         parts.push(position(playback));
     }
+    if let Some(since) = stats.source_away.flatten() {
+        parts.push(format!("the source is away, {} s", since.elapsed().as_secs()));
+    }
     let time = |time: Option<Duration>| time.map_or("-".into(), milliseconds);
     parts.push(format!("rtt {}", time(stats.rtt)));
     parts.push(format!("latency {}", time(stats.latency())));

@@ -131,7 +131,7 @@ fn response(input: &mut Input<'_>) -> Result<Response> {
 }
 
 fn notice(input: &mut Input<'_>) -> Result<Notice> {
-    Ok(match input.int_in_range(0..=7u8)? {
+    Ok(match input.int_in_range(0..=8u8)? {
         0 => Notice::Key { key: key(input)? },
         1 => Notice::Ended,
         2 => Notice::Removed,
@@ -151,6 +151,7 @@ fn notice(input: &mut Input<'_>) -> Result<Notice> {
             before: input.arbitrary()?,
             end: input.arbitrary()?,
         },
+        7 => Notice::Source { away_ms: input.arbitrary()? },
         _ => Notice::Interrupted,
     })
 }
