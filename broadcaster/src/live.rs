@@ -189,7 +189,7 @@ impl Live {
         }
         self.metrics.viewers.set(self.places.taken() as i64);
         let runs = self.channel.borrow().is_some() && self.source.away_since().is_none();
-        self.metrics.source_live.set((runs && !self.is_over()).into());
+        metrics.source_live(name, (!self.is_over()).then_some(runs));
     }
 }
 

@@ -155,6 +155,10 @@ channels:
     };
     assert_eq!(ended(ringing).code(), Some(0), "its broadcast ended");
     ends(&local::watch(bell, &[]), 6, &["bell"]);
+    let runs =
+        |name: &str| broadcaster.metric(&format!("punchcast_source_live{{channel=\"{name}\"}}"));
+    assert!(lab::eventually(PATIENCE, || runs("bell").is_none()), "it is over");
+    assert_eq!([runs("door"), runs("gate")], [Some(1.0), Some(0.0)]);
     let coded_before = coded("door");
     assert!(lab::eventually(PATIENCE, || coded("door") > coded_before));
     for viewer in &mut watching {

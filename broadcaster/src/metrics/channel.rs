@@ -60,8 +60,6 @@ pub struct ChannelMetrics {
     pub repair_queue: Part,
     /// Viewers that have a place.
     pub(crate) viewers: IntGauge,
-    /// Whether its source runs.
-    pub(crate) source_live: IntGauge,
     gop: Gop,
 }
 
@@ -104,7 +102,7 @@ impl Drop for Part {
 #[derive(Debug)]
 pub(super) struct ByChannel {
     viewers: IntGaugeVec,
-    source_live: IntGaugeVec,
+    pub(super) source_live: IntGaugeVec,
     live_rate: GaugeVec,
     gop_seconds: GaugeVec,
     gop_bytes: IntGaugeVec,
@@ -126,8 +124,7 @@ impl ByChannel {
             viewers: gauges("punchcast_channel_viewers", "Viewers of each live channel."),
             source_live: gauges(
                 "punchcast_source_live",
-                "1 while the channel's source runs; 0 before it first does, while it is away and started again, and once \
-                 the channel is over.",
+                "1 while the channel's source runs; 0 before it first does, and while it is away and started again.",
             ),
             live_rate: rates(
                 "punchcast_channel_bytes_per_second",
@@ -287,7 +284,6 @@ impl ChannelMetrics {
             ),
             live_rate: by_channel.live_rate.with_label_values(&[name]),
             viewers: by_channel.viewers.with_label_values(&[name]),
-            source_live: by_channel.source_live.with_label_values(&[name]),
             gop: Gop::new(by_channel, name),
         }
     }
@@ -318,7 +314,6 @@ impl ChannelMetrics {
             pacing_queue: self.pacing_queue.another(),
             repair_queue: self.repair_queue.another(),
             viewers: by_channel.viewers.with_label_values(&[name]),
-            source_live: by_channel.source_live.with_label_values(&[name]),
             gop: Gop::new(by_channel, name),
         }
     }

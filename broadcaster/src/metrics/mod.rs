@@ -42,6 +42,8 @@ pub(crate) struct Metrics {
     pub events: Arc<Events>,
     /// What the fan-outs of the live channels count, in the order of their names; one at least.
     pub channels: Vec<Arc<ChannelMetrics>>,
+    /// Whether the source of each live channel runs.
+    source_live: IntGaugeVec,
     /// Viewers that are admitted now.
     pub viewers: IntGauge,
     /// Viewers that lose more than a little.
@@ -242,6 +244,7 @@ impl Metrics {
                 "Bytes of the heap that hold something, as the C library counts them; 0 where it does not.",
             ),
             channels: [Arc::new(first)].into_iter().chain(others).collect(),
+            source_live: by_channel.source_live,
             viewers: gauge(r, "punchcast_viewers", "Viewers admitted now."),
             lossy: gauge(
                 r,
@@ -415,6 +418,15 @@ impl Metrics {
     /// A feedback packet was dropped.
     pub(crate) fn unheard(&self, reason: Unheard) {
         self.feedback_dropped[reason as usize].inc();
+    }
+
+    /// Whether the channel's source runs; of a channel that is over, nothing is said any more.
+    pub(crate) fn source_live(&self, channel: &str, is_live: Option<bool>) {
+        match is_live {
+            Some(is_live) => self.source_live.with_label_values(&[channel]).set(is_live.into()),
+            // Nothing was said before, or not any more.
+            None => _ = self.source_live.remove_label_values(&[channel]),
+        }
     }
 
     /// What the channel's encoder did so far, and how long the latest pictures took.
@@ -713,6 +725,7 @@ pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
         totals: Totals::default(),
     });
     metrics.per_viewer.show_all(rows.into());
+    metrics.source_live("live", Some(true));
     metrics.encodes_with("live", Some("x264enc"));
     metrics.renditions("live", [("480p", 0, Bitrate::bits_per_second(0))].into_iter());
     metrics.is_set_to("live", &[(Some("480p".into()), Bitrate::bits_per_second(0))]);
