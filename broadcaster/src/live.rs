@@ -1,7 +1,7 @@
 //! A live channel from its configuration on, whether its source runs or not.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,9 @@ const SOURCE_PATIENCE: Duration = Duration::from_secs(5);
 /// A channel is told what it may fill the uplink with when that has changed by this share.
 const WORTH_TELLING: f64 = 0.03;
 
+/// After so many seconds with viewers it is known what a rendition needs.
+const MEASURED: u32 = 3;
+
 /// A live channel.
 pub(crate) struct Live {
     pub(crate) name: Arc<str>,
@@ -55,6 +58,8 @@ pub(crate) struct Live {
     pub(crate) key_wanted: Notify,
     /// It has come to its end, and others go on.
     is_over: AtomicBool,
+    /// For how many seconds somebody has watched its best rendition.
+    best_watched: AtomicU32,
     /// What it was told that it may fill the uplink with.
     budget: Mutex<Option<Budget>>,
 }
@@ -111,6 +116,7 @@ impl Live {
             metrics: Arc::clone(metrics),
             key_wanted: Notify::new(),
             is_over: AtomicBool::new(false),
+            best_watched: AtomicU32::new(0),
             budget: Mutex::new(around.config.uplink.map(Budget::of)),
             name,
         });
@@ -146,6 +152,13 @@ impl Live {
         self.needed_for_each().as_bits_per_second().saturating_mul(self.places.taken() as u64)
     }
 
+    /// What its viewers need of the uplink, and with one more of them, in bits a second: nothing while it does not run.
+    pub(crate) fn shares(&self) -> (u64, u64) {
+        let runs = self.channel.borrow().is_some() && !self.is_over();
+        let needed = self.needed();
+        if runs { (needed, needed + self.needed_for_each().as_bits_per_second()) } else { (0, 0) }
+    }
+
     /// How viewers see it in the list of what there is. One whose source does not run yet has no formats.
     pub(crate) fn entry(&self) -> ChannelEntry {
         let formats = self.channel.borrow().as_ref().map(|channel| channel.formats.to_vec());
@@ -172,6 +185,9 @@ impl Live {
     /// Copies what its source counts into the metrics. Each second.
     pub(crate) fn count(&self, metrics: &Metrics, audience: &Audience) {
         let name = &*self.name;
+        if self.is_over() {
+            return metrics.over(name);
+        }
         if let Some(producer) = self.source.get() {
             metrics.encoded(name, &producer.encoder_stats(), &producer.take_encoding_times());
             metrics.source_uses(name, producer.usage().unwrap_or_default());
@@ -182,14 +198,20 @@ impl Live {
             metrics.is_set_to(name, &set);
         }
         if let Some(channel) = &*self.channel.borrow() {
-            metrics.renditions(name, channel.renditions_now(audience));
-            if channel.measure() {
+            let renditions: Vec<_> = channel.renditions_now(audience).collect();
+            let is_watched = renditions.first().is_some_and(|(_, viewers, _)| *viewers > 0);
+            metrics.renditions(name, renditions.into_iter());
+            // Its rate counts over 2 s.
+            let watched =
+                if is_watched { self.best_watched.load(Ordering::Relaxed) + 1 } else { 0 };
+            self.best_watched.store(watched, Ordering::Relaxed);
+            if watched > MEASURED && channel.measure() {
                 audience.needs_changed();
             }
         }
         self.metrics.viewers.set(self.places.taken() as i64);
         let runs = self.channel.borrow().is_some() && self.source.away_since().is_none();
-        metrics.source_live(name, (!self.is_over()).then_some(runs));
+        metrics.source_live(name, runs);
     }
 }
 

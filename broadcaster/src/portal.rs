@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ashpd::desktop::screencast::{CursorMode, Screencast, SelectSourcesOptions, SourceType};
-use ashpd::desktop::{PersistMode, ResponseError, Session};
+use ashpd::desktop::{PersistMode, Session};
 use ashpd::{Error, zbus};
 use futures_util::StreamExt;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
+use tokio::task::AbortHandle;
 
-use crate::media::screen::Shown;
+use crate::media::screen::{self, Shown};
 use crate::media::{Event, EventSink, MediaError, SourceSpec};
 
 /// The file in the state folder with what the desktop wants to see to show the same again without asking.
@@ -39,6 +40,15 @@ struct Granted {
     screencast: Screencast,
     session: Arc<Session<Screencast>>,
     node: u32,
+    /// Who waits for its end.
+    watching: AbortHandle,
+}
+
+impl Drop for Granted {
+    /// The session ends with its connection, which nobody holds any more then.
+    fn drop(&mut self) {
+        self.watching.abort();
+    }
 }
 
 impl Portal {
@@ -65,6 +75,8 @@ impl Portal {
     /// [`MediaError::Refused`] where the user does not want it, [`MediaError::Withdrawn`] where the showing was stopped
     /// before, [`MediaError::Screen`] where there is no portal or it fails.
     pub(crate) fn open(&self, events: &EventSink) -> Result<Shown, MediaError> {
+        // Before anybody is asked.
+        screen::can_show()?;
         self.0.runtime.block_on(self.0.open(events))
     }
 }
@@ -80,6 +92,9 @@ impl Desk {
                 Ok(shown) => return Ok(shown),
                 Err(error) => tracing::debug!(%error, "the desktop's session is gone"),
             }
+            if self.is_withdrawn.load(Ordering::SeqCst) {
+                return Err(MediaError::Withdrawn);
+            }
         }
         *session = None;
         let granted = self.ask(events).await.map_err(said)?;
@@ -92,7 +107,6 @@ impl Desk {
         // One of its own each time: a bus that was restarted has forgotten the one before.
         let screencast = Screencast::with_connection(zbus::Connection::session().await?).await?;
         let session = Arc::new(screencast.create_session(Default::default()).await?);
-        self.watch(Arc::clone(&session), events);
         let token = self.token();
         let wanted = SelectSourcesOptions::default()
             .set_sources(SourceType::Monitor | SourceType::Window)
@@ -111,13 +125,14 @@ impl Desk {
         let stream = begun.streams().first().ok_or(Error::NoResponse)?;
         let node = stream.pipe_wire_node_id();
         tracing::info!(node, size = ?stream.size(), "the desktop shows its screen");
-        Ok(Granted { screencast, session, node })
+        let watching = self.watch(Arc::clone(&session), events);
+        Ok(Granted { screencast, session, node, watching })
     }
 
     /// Tells once the desktop's user stops the showing.
-    fn watch(&self, session: Arc<Session<Screencast>>, events: &EventSink) {
+    fn watch(&self, session: Arc<Session<Screencast>>, events: &EventSink) -> AbortHandle {
         let (events, is_withdrawn) = (Arc::clone(events), Arc::clone(&self.is_withdrawn));
-        tokio::spawn(async move {
+        let watching = tokio::spawn(async move {
             match session.receive_closed().await {
                 // A bus that is gone closes nothing: its stream just ends.
                 Ok(closed) => {
@@ -130,6 +145,7 @@ impl Desk {
                 Err(error) => tracing::warn!(%error, "the end of the showing would not be noticed"),
             }
         });
+        watching.abort_handle()
     }
 
     fn token(&self) -> Option<String> {
@@ -169,7 +185,8 @@ fn said(error: Error) -> MediaError {
     let screen =
         |what: String, remedy: &str| MediaError::Screen { what, remedy: remedy.to_owned() };
     match error {
-        Error::Response(ResponseError::Cancelled) => MediaError::Refused,
+        // Whatever ends the asking, nobody is asked again by itself.
+        Error::Response(_) | Error::NoResponse => MediaError::Refused,
         Error::PortalNotFound(_) => screen(
             "this desktop has no portal for screens (org.freedesktop.portal.ScreenCast)".to_owned(),
             "install xdg-desktop-portal and the desktop's own part of it, as xdg-desktop-portal-gnome, -kde or -wlr",

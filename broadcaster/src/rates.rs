@@ -145,6 +145,7 @@ impl Live {
                 let unknown = || RateError::Unknown {
                     wanted: wanted.to_owned(),
                     known: match renditions {
+                        [] if channel.is_none() => "its source is not there yet".to_owned(),
                         [] => "the picture comes in one size".to_owned(),
                         some => {
                             let names: Vec<_> = some.iter().map(|one| &*one.name).collect();

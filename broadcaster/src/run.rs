@@ -193,7 +193,10 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         end = supervise(supervisions, &config, &shared) => end,
         () = at_the_desk => Err(Failure::runtime("the operator's socket is gone")),
         result = async {
-            any_runs(&shared.live).await;
+            // The only source has something to tell first. Of several, each may come when it comes.
+            if let [alone] = &shared.live[..] {
+                runs(alone).await;
+            }
             if config.rendezvous()? == Rendezvous::ByHand {
                 let (seen_in, seen) = watch::channel(None);
                 let offering = offering(&config, &identity, &shared, seen_in, readiness)?;
@@ -273,7 +276,11 @@ pub async fn run(config: Config) -> Result<(), Failure> {
         }
     };
     tokio::join!(stop(&shared, &port), releasing);
-    shared.live.iter().for_each(|live| live.source.set(None));
+    std::thread::scope(|scope| {
+        for live in &shared.live {
+            scope.spawn(|| live.source.set(None));
+        }
+    });
     if let Some(embedded) = embedded {
         embedded.server.stop().await;
     }
@@ -310,20 +317,9 @@ async fn supervise(
     result
 }
 
-/// Waits until a live channel can be watched, unless there are none at all: for ever, where none will be. Why, their
-/// supervision says.
-async fn any_runs(live: &[Arc<Live>]) {
-    let mut waiting = JoinSet::new();
-    for live in live {
-        let mut channel = live.channel.clone();
-        waiting.spawn(async move { channel.wait_for(Option::is_some).await.is_ok() });
-    }
-    while let Some(runs) = waiting.join_next().await {
-        if runs.unwrap_or(false) {
-            return;
-        }
-    }
-    if !live.is_empty() {
+/// Waits until a channel can be watched: for ever, where it never will be. Why, its supervision says.
+async fn runs(live: &Live) {
+    if live.channel.clone().wait_for(Option::is_some).await.is_err() {
         std::future::pending().await
     }
 }

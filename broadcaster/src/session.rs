@@ -668,6 +668,10 @@ impl Session {
         if let Some(live) = live.filter(|live| live.source.away_since().is_some()) {
             seat.tell(live.standing());
         }
+        // Its end may have come while the viewer joined.
+        if live.is_some_and(|live| live.is_over()) {
+            seat.tell(Notice::Ended);
+        }
         self.tell_of_admission(viewer, path, connection);
         let watching = self.watching.insert(Watching {
             seat,

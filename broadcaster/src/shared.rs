@@ -37,7 +37,7 @@ use crate::origin::{Barred, Origin};
 use crate::places::{Booked, Booking, Bookings, Place, Places};
 use crate::playout::Workshop;
 use crate::surroundings::Surroundings;
-use crate::uplink::Uplink;
+use crate::uplink::{self, Uplink};
 
 /// So long a viewer that joins while the source begins waits for the first of all tracks, by which sound and pictures
 /// are in time with each other.
@@ -402,14 +402,13 @@ impl Shared {
         self.fetches.reserve(|taken| taken < MOST_FETCHES)
     }
 
-    /// Shares out the uplink: among live channels by what their viewers need, one more of each included, and what they
+    /// Shares out the uplink: among live channels by what their viewers need, with room for one more each, and what they
     /// leave among playouts and copies of files. Each second.
     pub(crate) fn share_uplink(&self) {
-        let needs = |live: &Live| live.needed() + live.needed_for_each().as_bits_per_second();
-        let all: u64 = self.live.iter().map(|live| needs(live)).sum();
-        for live in &self.live {
-            let share = needs(live).max(1) as f64 / all.max(1) as f64;
-            live.set_budget(self.uplink.budget().map(|budget| budget.part(share.min(1.0))));
+        let shares: Vec<(u64, u64)> = self.live.iter().map(|live| live.shares()).collect();
+        let all = self.uplink.budget().map_or(0, |budget| budget.media().as_bits_per_second());
+        for (live, share) in self.live.iter().zip(uplink::shares(all, &shares)) {
+            live.set_budget(self.uplink.budget().map(|budget| budget.part(share)));
         }
         let Some(budget) = self.uplink.budget() else {
             self.pace.set(None);
@@ -445,10 +444,7 @@ impl LiveChannel {
     /// much else than before.
     pub(crate) fn measure(&self) -> bool {
         let as_it_comes = self.renditions.first().filter(|best| *best.name == *AS_IT_COMES);
-        let needs = self.metrics.stream_of(0);
-        // Nothing, where nobody watches it.
-        let is_known = needs.as_bits_per_second() > 0;
-        as_it_comes.is_some_and(|best| is_known && best.measured(needs))
+        as_it_comes.is_some_and(|best| best.measured(self.metrics.stream_of(0)))
     }
 
     /// The encoder of a rendition is set to another rate.

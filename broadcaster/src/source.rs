@@ -185,10 +185,12 @@ impl Source {
         let rates = self.rates().clone();
         let Some(producer) = self.get().filter(|_| !rates.is_empty()) else { return };
         let tuning = tokio::task::spawn_blocking(move || {
-            rates.into_iter().all(|(at, rate)| producer.tune(at, rate).is_some())
+            rates.into_iter().all(|(at, rate)| producer.tune(at, rate) == Some(Tuned::Now))
         });
         if !tuning.await.unwrap_or(false) {
-            tracing::debug!("a source does not say whether it keeps to another bitrate");
+            tracing::warn!(
+                "the source does not keep to the bitrate that was set while it was away"
+            );
         }
     }
 
@@ -243,6 +245,7 @@ impl Source {
         // Of the one that runs; of none that has not begun.
         let mut runs_since = Some(Instant::now());
         let (mut told_unlike, mut crashes) = (false, 0);
+        let mut has_run = false;
         let mut continuation = None;
         loop {
             let turn = turns.recv().await;
@@ -278,10 +281,13 @@ impl Source {
                     self.tune_again().await;
                     if let Some(at) = lost_at.take() {
                         let (channel, lasted) = (whose.clone(), at.elapsed());
-                        events.record(Happened::SourceBack { channel, lasted });
+                        if has_run {
+                            events.record(Happened::SourceBack { channel, lasted });
+                        }
                         self.set_away(None);
                         news();
                     }
+                    has_run = true;
                     continue;
                 }
                 Some(Turn::Lost(failure) | Turn::Unbegun(failure)) => failure,

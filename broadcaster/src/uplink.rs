@@ -4,7 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use protocol::units::Bitrate;
-use protocol::uplink::{Budget, Estimator, most_suffer};
+use protocol::uplink::{Budget, Estimator, REPAIR_SHARE, most_suffer};
 
 use crate::audience::Audience;
 use crate::events::Event;
@@ -40,6 +40,28 @@ impl Fullness {
         self.is_told = is_full;
         self.otherwise = 0;
         Some(is_full)
+    }
+}
+
+/// Which share of the uplink each channel may fill, where its viewers need the first of two rates, and with one more of
+/// them the second. What viewers need goes first, with what repairs it; the rest is for who joins. All in bits a second.
+pub(crate) fn shares(all: u64, channels: &[(u64, u64)]) -> Vec<f64> {
+    let repaired = |rate: u64| rate as f64 * (1.0 + REPAIR_SHARE);
+    let needed: f64 = channels.iter().map(|(needed, _)| repaired(*needed)).sum();
+    let more = |(needed, with_one): &(u64, u64)| repaired(with_one.saturating_sub(*needed));
+    let joining: f64 = channels.iter().map(more).sum();
+    let all = all as f64;
+    let left = (all - needed).max(0.0);
+    let one = |channel: &(u64, u64)| {
+        // More is needed than there is: all get less alike.
+        let own = repaired(channel.0) * (all / needed).min(1.0);
+        let of_the_rest = if joining > 0.0 { more(channel) / joining } else { 0.0 };
+        if all > 0.0 { ((own + left * of_the_rest) / all).min(1.0) } else { 1.0 }
+    };
+    match channels {
+        // Also where nothing is known of it yet.
+        [_] => vec![1.0],
+        several => several.iter().map(one).collect(),
     }
 }
 
@@ -106,6 +128,23 @@ impl Uplink {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn channels_that_nobody_watches_take_nothing_from_others() {
+        const CAMERA: u64 = 2_600_000;
+        // Six cameras, and two viewers of one: it may need 5.72 of 9.5 Mbit/s.
+        let mut channels = [(0, CAMERA); 6];
+        channels[2] = (2 * CAMERA, 3 * CAMERA);
+        let shares = shares(9_500_000, &channels);
+        assert!(shares[2] * 9.5 > 5.72, "{shares:?}");
+        assert!(shares[0] > 0.0 && (shares.iter().sum::<f64>() - 1.0).abs() < 1e-9, "{shares:?}");
+        // One that is over, or has not begun, has no part.
+        assert_eq!(super::shares(9_500_000, &[(CAMERA, 2 * CAMERA), (0, 0)]), [1.0, 0.0]);
+        assert_eq!(super::shares(0, &[(0, 0)]), [1.0]);
+        // More is needed than there is.
+        let short = super::shares(1_000_000, &[(CAMERA, CAMERA), (CAMERA, CAMERA)]);
+        assert!(short.iter().all(|share| (share - 0.5).abs() < 1e-9), "{short:?}");
+    }
 
     #[test]
     fn a_full_uplink_is_said_once() {

@@ -90,13 +90,17 @@ impl Choice {
         let next = match carries {
             Carries::Nothing => return None,
             Carries::Only(rate) => {
-                let last = self.needs.len().checked_sub(1)?;
-                self.needs.iter().position(|needs| *needs <= rate).unwrap_or(last)
+                let least = (0..self.needs.len()).min_by_key(|at| self.needs[*at])?;
+                self.needs.iter().position(|needs| *needs <= rate).unwrap_or(least)
             }
             Carries::Everything if is_ours => return None,
             Carries::Everything => self.better(brought, now)?,
         };
-        let is_down = next > self.current;
+        if next == self.current {
+            return None;
+        }
+        // What comes encoded may need less than what is made of it.
+        let is_down = next > self.current || self.needs[next] < self.needs[self.current];
         match (is_down, carries) {
             (true, _) => self.too_much(now),
             // A full path is not tried with more.
@@ -245,6 +249,14 @@ mod tests {
         assert_eq!(choice.report(Carries::Everything, fits, false, now + 3 * S), None);
         choice.set_needs([2200, 1700, 650].map(rate).into());
         assert_eq!(choice.report(Carries::Everything, fits, false, now + 4 * S), Some(0));
+    }
+
+    #[test]
+    fn a_full_path_gets_what_needs_least_also_where_that_is_the_first() {
+        let mut choice = Choice::new([450, 1700].map(rate).into(), Instant::now());
+        let now = Instant::now();
+        assert_eq!(choice.report(Carries::Only(rate(600)), None, false, now), Some(0));
+        assert_eq!(choice.report(Carries::Only(rate(300)), None, false, now + S), None);
     }
 
     #[test]

@@ -154,6 +154,11 @@ impl Config {
                 channel.name
             )));
         }
+        for LiveConfig { name, media } in self.live_channels() {
+            if let Some(problem) = media.problem() {
+                return Err(Failure::usage(format!("channel '{name}': {problem}")));
+            }
+        }
         if self.offer && self.channels.len() > 1 {
             return Err(Failure::usage(
                 "an offer leads to one channel; several need a rendezvous, which may be --embedded-rendezvous",
@@ -221,6 +226,7 @@ channels:
             (TWO.replace("source: test", "source: none"), "'door' has source none"),
             (TWO.replace("height", "heigth"), "heigth"),
             (TWO.replace("source: test", "sauce: test"), "sauce"),
+            (TWO.replace("300k", "3k"), "channel 'door': video.bitrate"),
             (format!("offer: true{TWO}"), "one channel"),
             (format!("channels:{many}"), "16 at most"),
             ("channels:\n  - source: test".to_owned(), "name"),

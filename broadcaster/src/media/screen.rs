@@ -12,7 +12,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use serde::Serialize;
 
-use super::elements::{caps_filter, init, make};
+use super::elements::{caps_filter, init, make, missing};
 use super::error::MediaError;
 use super::track::{Live, Timing, cannot_build};
 
@@ -193,6 +193,16 @@ pub(super) fn attach(
     Ok(())
 }
 
+/// Whether what a desktop shows can be taken here.
+///
+/// # Errors
+///
+/// Where a package is missing.
+pub(crate) fn can_show() -> Result<(), MediaError> {
+    init()?;
+    gst::ElementFactory::find("pipewiresrc").map(drop).ok_or_else(|| missing("pipewiresrc"))
+}
+
 /// What the desktop shows, by PipeWire.
 fn attach_shown(live: &Arc<Live>, Shown { remote, node }: Shown) -> Result<(), MediaError> {
     let rate = i32::try_from(live.config().video.framerate).unwrap_or(i32::MAX).max(1);
@@ -231,7 +241,9 @@ fn attach_shown(live: &Arc<Live>, Shown { remote, node }: Shown) -> Result<(), M
 /// What an X server shows.
 fn attach_display(live: &Arc<Live>, spec: &ScreenSpec) -> Result<(), MediaError> {
     let session = || env::var("DISPLAY").ok().filter(|display| !display.is_empty());
-    let Some(display) = spec.display.clone().or_else(session) else {
+    // There its X server shows X programs at most.
+    let is_meant = |_: &String| !(is_wayland() && spec.region.is_some());
+    let Some(display) = spec.display.clone().or_else(|| session().filter(is_meant)) else {
         let what = match env::var_os("WAYLAND_DISPLAY") {
             Some(_) => "a Wayland desktop shows what its user chooses there, and no part of that",
             None => "no screen found: DISPLAY is not set",

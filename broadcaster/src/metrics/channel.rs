@@ -110,6 +110,17 @@ pub(super) struct ByChannel {
 }
 
 impl ByChannel {
+    /// Of this one nothing is said any more.
+    pub(super) fn over(&self, name: &str) {
+        for gauges in [&self.live_rate, &self.gop_seconds, &self.keyframe_age] {
+            // It is gone already, each time but the first.
+            let _ = gauges.remove_label_values(&[name]);
+        }
+        for gauges in [&self.viewers, &self.source_live, &self.gop_bytes] {
+            let _ = gauges.remove_label_values(&[name]);
+        }
+    }
+
     pub(super) fn new(registry: &Registry) -> Self {
         let labels = ["channel"];
         let rates = |name, help| {

@@ -42,8 +42,8 @@ pub(crate) struct Metrics {
     pub events: Arc<Events>,
     /// What the fan-outs of the live channels count, in the order of their names; one at least.
     pub channels: Vec<Arc<ChannelMetrics>>,
-    /// Whether the source of each live channel runs.
-    source_live: IntGaugeVec,
+    /// What each live channel is like.
+    by_channel: ByChannel,
     /// Viewers that are admitted now.
     pub viewers: IntGauge,
     /// Viewers that lose more than a little.
@@ -244,7 +244,7 @@ impl Metrics {
                 "Bytes of the heap that hold something, as the C library counts them; 0 where it does not.",
             ),
             channels: [Arc::new(first)].into_iter().chain(others).collect(),
-            source_live: by_channel.source_live,
+            by_channel,
             viewers: gauge(r, "punchcast_viewers", "Viewers admitted now."),
             lossy: gauge(
                 r,
@@ -420,13 +420,21 @@ impl Metrics {
         self.feedback_dropped[reason as usize].inc();
     }
 
-    /// Whether the channel's source runs; of a channel that is over, nothing is said any more.
-    pub(crate) fn source_live(&self, channel: &str, is_live: Option<bool>) {
-        match is_live {
-            Some(is_live) => self.source_live.with_label_values(&[channel]).set(is_live.into()),
-            // Nothing was said before, or not any more.
-            None => _ = self.source_live.remove_label_values(&[channel]),
+    /// Whether the channel's source runs.
+    pub(crate) fn source_live(&self, channel: &str, is_live: bool) {
+        self.by_channel.source_live.with_label_values(&[channel]).set(is_live.into());
+    }
+
+    /// Of a channel that is over nothing is said any more: what stands still would look like a fault.
+    pub(crate) fn over(&self, channel: &str) {
+        self.by_channel.over(channel);
+        self.encodes_with(channel, None);
+        let Encoder { frames_in, frames_encoded, frames_dropped, keyframes, .. } = &self.encoder;
+        for counters in [frames_in, frames_encoded, frames_dropped, keyframes] {
+            // It is gone already, each time but the first.
+            let _ = counters.remove_label_values(&[channel]);
         }
+        let _ = self.source.resident.remove_label_values(&[channel]);
     }
 
     /// What the channel's encoder did so far, and how long the latest pictures took.
@@ -725,7 +733,7 @@ pub fn described_metrics() -> Vec<prometheus::proto::MetricFamily> {
         totals: Totals::default(),
     });
     metrics.per_viewer.show_all(rows.into());
-    metrics.source_live("live", Some(true));
+    metrics.source_live("live", true);
     metrics.encodes_with("live", Some("x264enc"));
     metrics.renditions("live", [("480p", 0, Bitrate::bits_per_second(0))].into_iter());
     metrics.is_set_to("live", &[(Some("480p".into()), Bitrate::bits_per_second(0))]);

@@ -20,6 +20,9 @@ pub(crate) const AS_IT_COMES: &str = "source";
 /// Coded pictures that wait for their decoder, in nanoseconds, at most: behind them, all up to a keyframe are left out.
 const LONGEST_WAIT: u64 = 1_000_000_000;
 
+/// And so many bytes of them.
+const MOST_WAITING: u32 = 32 << 20;
+
 /// A rendition that is to be encoded.
 struct Ordered {
     number: usize,
@@ -110,8 +113,10 @@ impl Live {
         let way = way.ok_or_else(|| cannot_build("a tee without a pad"))?;
         let waiting = queue.downgrade();
         pass_from_keyframe(&way, move || {
-            let level = |queue: gst::Element| queue.property::<u64>("current-level-time");
-            let is_behind = waiting.upgrade().is_some_and(|queue| level(queue) > LONGEST_WAIT);
+            let is_behind = waiting.upgrade().is_some_and(|queue| {
+                queue.property::<u64>("current-level-time") > LONGEST_WAIT
+                    || queue.property::<u32>("current-level-bytes") > MOST_WAITING
+            });
             !is_behind && wanted_by.iter().any(|wanted| wanted.load(Ordering::Acquire))
         });
         self.link(&way, &[queue, decoder])?;
