@@ -128,7 +128,7 @@ fn each_element_comes_with_a_package_that_is_named() {
     let packages = packages_of_plugins();
     for (of, known) in [("broadcaster", "x264enc"), ("viewer", "avdec_h264")] {
         let package = metadata(of);
-        let named: BTreeSet<String> = ["depends", "recommends"]
+        let named: BTreeSet<String> = ["depends", "recommends", "suggests"]
             .iter()
             .flat_map(|list| text(&package[*list]).split(", ").map(ToOwned::to_owned))
             .collect();
