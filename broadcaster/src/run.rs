@@ -444,23 +444,18 @@ fn open_port(
     Ok((Arc::new(port), openings))
 }
 
-/// Writes a link file for its owner alone, since a link may hold a secret: whole or not at all, so
+/// Writes a file for its owner alone, since a link may hold a secret: whole or not at all, so
 /// that whoever waits for it never reads half a link. What is no plain file, as a pipe, is written to.
-fn write_link(path: &Path, line: &str) -> std::io::Result<()> {
+pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
     let plain = std::fs::symlink_metadata(path).map_or(true, |found| found.is_file());
     if !plain {
-        return std::fs::write(path, line);
+        return std::fs::write(path, text);
     }
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.new", std::process::id()));
     let temporary = Path::new(&name);
-    create_private(temporary)?.write_all(line.as_bytes())?;
+    create_private(temporary)?.write_all(text.as_bytes())?;
     std::fs::rename(temporary, path)
-}
-
-/// Writes what this user alone may read, whole or not at all.
-pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    write_link(path, text)
 }
 
 /// A new file that its owner alone can read.
@@ -525,7 +520,7 @@ fn announce(
 /// Prints lines, and writes them where that was asked for.
 fn print_lines(file: Option<&Path>, lines: &str) -> Result<(), Failure> {
     if let Some(path) = file {
-        write_link(path, lines).map_err(|error| {
+        write_private(path, lines).map_err(|error| {
             Failure::runtime(format!("cannot write the link to {}: {error}", path.display()))
         })?;
     }

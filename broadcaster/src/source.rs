@@ -210,10 +210,10 @@ impl Source {
         }
     }
 
-    /// Starts the source, and waits for the end. A camera, pipeline or network source that ran and fails is started again, for as long as it
-    /// takes: a device that was unplugged comes back. So is whatever crashed, but a file that has that happen again and
-    /// again. Where it is one of several, `whose` names its channel: then it is tried until it begins, as others go on. `news` is called
-    /// whenever it has gone away, or is back.
+    /// Starts the source, and waits for the end. A camera, pipeline or network source that ran and fails is started
+    /// again, for as long as it takes: a device that was unplugged comes back. So is whatever crashed, but a file that
+    /// has that happen again and again. Where it is one of several, `whose` names its channel: then it is tried until it
+    /// begins, as others go on. `news` is called whenever it has gone away, or is back.
     pub(crate) async fn supervise(
         self: &Arc<Self>,
         (config, log_format, given): (&MediaConfig, LogFormat, &Given),

@@ -302,30 +302,17 @@ impl ChannelMetrics {
     /// Those of another live channel.
     pub(super) fn another(&self, by_channel: &ByChannel, name: &str) -> Self {
         Self {
-            packets: self.packets.clone(),
-            bytes: self.bytes.clone(),
-            errors: self.errors.clone(),
-            retransmitted: self.retransmitted.clone(),
-            repair_packets: self.repair_packets.clone(),
-            repair_bytes: self.repair_bytes.clone(),
-            join_bytes: self.join_bytes.clone(),
-            bursts_dropped: self.bursts_dropped.clone(),
-            requests_dropped: self.requests_dropped.clone(),
             keyframes_requested: self.keyframes_requested.clone(),
             history_bytes: self.history_bytes.another(),
             joining: self.joining.another(),
             limited: self.limited.another(),
-            left_out: self.left_out.clone(),
-            published: AtomicU64::new(0),
-            published_packets: AtomicU64::new(0),
             live_rate: by_channel.live_rate.with_label_values(&[name]),
-            rates: Default::default(),
-            encoded: AtomicU32::new(0),
             switched: self.switched.clone(),
             pacing_queue: self.pacing_queue.another(),
             repair_queue: self.repair_queue.another(),
             viewers: by_channel.viewers.with_label_values(&[name]),
             gop: Gop::new(by_channel, name),
+            ..self.for_playout()
         }
     }
 
