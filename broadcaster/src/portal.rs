@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use ashpd::desktop::screencast::{CursorMode, Screencast, SelectSourcesOptions, SourceType};
 use ashpd::desktop::{PersistMode, Session};
@@ -23,6 +24,9 @@ use crate::media::{Event, EventSink, MediaError, SourceSpec};
 
 /// The file in the state folder with what the desktop wants to see to show the same again without asking.
 const TOKEN: &str = "screen-token";
+
+/// How long a desktop may take to give another connection; its user has no part in that.
+const CONNECTING: Duration = Duration::from_secs(5);
 
 /// The desktop, asked at most once for a screen until that is taken back.
 #[derive(Clone)]
@@ -177,7 +181,10 @@ impl Desk {
 impl Granted {
     async fn connect(&self) -> Result<Shown, Error> {
         let remote = self.screencast.open_pipe_wire_remote(&self.session, Default::default());
-        Ok(Shown { remote: remote.await?, node: self.node })
+        match tokio::time::timeout(CONNECTING, remote).await {
+            Ok(remote) => Ok(Shown { remote: remote?, node: self.node }),
+            Err(_) => Err(std::io::Error::from(ErrorKind::TimedOut).into()),
+        }
     }
 }
 

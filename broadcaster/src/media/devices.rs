@@ -185,6 +185,7 @@ fn what_to_try() -> String {
 
 fn find(class: &str, hidden: Hidden) -> Result<Vec<gst::Device>, MediaError> {
     init()?;
+    leave_out_pipewire();
     let monitor = gst::DeviceMonitor::new();
     monitor.set_show_all_devices(hidden == Hidden::Shown);
     monitor.add_filter(Some(class), None);
@@ -195,6 +196,14 @@ fn find(class: &str, hidden: Hidden) -> Result<Vec<gst::Device>, MediaError> {
         monitor.stop();
     }
     Ok(devices.into_iter().collect())
+}
+
+/// PipeWire's provider spoils the memory of the process that asks it twice (0.3.65), and hides the kernel's own cameras.
+/// What it has is told by the providers of V4L2, libcamera and PulseAudio, too.
+fn leave_out_pipewire() {
+    if let Some(provider) = gst::DeviceProviderFactory::find("pipewiredeviceprovider") {
+        provider.set_rank(gst::Rank::NONE);
+    }
 }
 
 fn property(device: &gst::Device, names: &[&str]) -> Option<String> {
