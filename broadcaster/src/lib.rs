@@ -32,6 +32,7 @@ mod origin;
 mod places;
 mod playout;
 mod portal;
+mod private;
 mod rates;
 mod registration;
 mod run;

@@ -345,7 +345,7 @@ fn open_key_log(path: &Path, ssrcs: &Arc<[u32]>) -> Result<KeyLog, Failure> {
         "writing the channel's keys to {}: who reads it can read the broadcast",
         path.display()
     );
-    let file = crate::run::create_private(path).map_err(|error| {
+    let file = crate::private::create(path).map_err(|error| {
         Failure::runtime(format!("cannot write the key log {}: {error}", path.display()))
     })?;
     Ok(KeyLog { file, path: path.to_owned(), ssrcs: Arc::clone(ssrcs) })

@@ -166,7 +166,7 @@ impl Desk {
     /// Each token is good for one showing; the desktop gives the next one with it.
     fn remember(&self, token: Option<&str>) {
         let kept = match token {
-            Some(token) => crate::run::write_private(&self.token_at, token),
+            Some(token) => crate::private::write(&self.token_at, token),
             None => match std::fs::remove_file(&self.token_at) {
                 Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
                 removed => removed,

@@ -39,6 +39,7 @@ use crate::operator::{self, Desk};
 use crate::origin::Barred;
 use crate::places::{Bookings, Places};
 use crate::playout::Workshop;
+use crate::private;
 use crate::registration::{Introduced, Registrar, Registrations, Server, Told};
 use crate::session;
 use crate::shared::Shared;
@@ -444,33 +445,6 @@ fn open_port(
     Ok((Arc::new(port), openings))
 }
 
-/// Writes a file for its owner alone, since a link may hold a secret: whole or not at all, so
-/// that whoever waits for it never reads half a link. What is no plain file, as a pipe, is written to.
-pub(crate) fn write_private(path: &Path, text: &str) -> std::io::Result<()> {
-    let plain = std::fs::symlink_metadata(path).map_or(true, |found| found.is_file());
-    if !plain {
-        return std::fs::write(path, text);
-    }
-    let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
-    let temporary = Path::new(&name);
-    create_private(temporary)?.write_all(text.as_bytes())?;
-    std::fs::rename(temporary, path)
-}
-
-/// A new file that its owner alone can read.
-pub(crate) fn create_private(path: &Path) -> std::io::Result<std::fs::File> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        Ok(()) | Err(_) => {}
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path)
-}
-
 /// What is offered where there is no rendezvous.
 fn offering(
     config: &Config,
@@ -520,7 +494,7 @@ fn announce(
 /// Prints lines, and writes them where that was asked for.
 fn print_lines(file: Option<&Path>, lines: &str) -> Result<(), Failure> {
     if let Some(path) = file {
-        write_private(path, lines).map_err(|error| {
+        private::write(path, lines).map_err(|error| {
             Failure::runtime(format!("cannot write the link to {}: {error}", path.display()))
         })?;
     }

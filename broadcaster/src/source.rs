@@ -49,8 +49,17 @@ pub(crate) struct Told {
 /// What becomes of a source.
 #[derive(Debug)]
 pub(crate) enum Turn {
+    /// It runs, for the first time or again.
+    Runs,
     /// It came to its end.
     Ended,
+    /// It is none that goes on by itself.
+    Trouble(Trouble),
+}
+
+/// Why a source gives nothing, or nothing of use.
+#[derive(Debug)]
+pub(crate) enum Trouble {
     /// It cannot be broadcast.
     Failed(Failure),
     /// It failed before it began.
@@ -61,8 +70,6 @@ pub(crate) enum Turn {
     Crashed(Failure),
     /// It runs again, with other tracks than those of the channel.
     Unlike,
-    /// It runs, for the first time or again.
-    Runs,
 }
 
 /// From a failure to the first try to start again, growing to the longest while it does not last.
@@ -222,11 +229,7 @@ impl Source {
         (events, whose): (&Events, Whose),
         news: impl Fn(),
     ) -> Result<(), Failure> {
-        let restarts = !matches!(config.source, SourceSpec::File(_) | SourceSpec::None);
-        // Its owner may change it at any time, and back again.
-        let is_elsewhere = matches!(config.source, SourceSpec::Network(_));
-        // Whoever sends what is of no use does not end it for the next one.
-        let waits = config.source.waits() || whose.is_some();
+        let policy = Policy::of(&config.source, whose.is_some());
         let start = |before: Option<Continuation>| {
             let (source, config, sink) = (Arc::clone(self), self.tuned(config), feed.sink());
             let given = given.clone();
@@ -240,69 +243,34 @@ impl Source {
             Err(error) if whose.is_none() => return Err(error.into()),
             Err(error) => feed.take(Event::Failed(error)),
         }
-        let mut wait = FIRST_RESTART;
-        let mut lost_at: Option<Instant> = None;
-        // Of the one that runs; of none that has not begun.
-        let mut runs_since = Some(Instant::now());
-        let (mut told_unlike, mut crashes) = (false, 0);
-        let mut has_run = false;
+        let mut course = Course::new();
         let mut continuation = None;
-        loop {
-            let turn = turns.recv().await;
-            let is_unlike = matches!(turn, Some(Turn::Unlike));
+        while let Some(turn) = turns.recv().await {
             let lost = match turn {
-                Some(Turn::Ended) => {
+                Turn::Ended => {
                     events.record(Happened::SourceEnded { channel: whose });
                     return Ok(());
                 }
-                None => return Ok(()),
-                Some(Turn::Failed(failure)) => return Err(failure),
-                Some(Turn::Unbegun(failure)) if !waits => return Err(failure),
-                Some(Turn::Lost(failure)) if !restarts => return Err(failure),
-                Some(Turn::Crashed(failure)) => {
-                    let lasted = runs_since.is_some_and(|since| since.elapsed() >= LASTING);
-                    crashes = if lasted { 1 } else { crashes + 1 };
-                    if !restarts && crashes > MOST_CRASHES {
-                        return Err(failure);
-                    }
-                    failure
-                }
-                Some(Turn::Unlike) if is_elsewhere => {
-                    Failure::runtime("the source came back with other tracks")
-                }
-                Some(Turn::Unlike) => {
-                    return Err(Failure::runtime(
-                        "the source came back with other tracks; start the broadcast again",
-                    ));
-                }
-                Some(Turn::Runs) => {
-                    runs_since = Some(Instant::now());
+                Turn::Runs => {
                     self.described();
                     self.tune_again().await;
-                    if let Some(at) = lost_at.take() {
-                        let (channel, lasted) = (whose.clone(), at.elapsed());
+                    if let Some((lasted, has_run)) = course.runs() {
+                        let channel = whose.clone();
                         if has_run {
                             events.record(Happened::SourceBack { channel, lasted });
                         }
                         self.set_away(None);
                         news();
                     }
-                    has_run = true;
                     continue;
                 }
-                Some(Turn::Lost(failure) | Turn::Unbegun(failure)) => failure,
+                Turn::Trouble(trouble) => policy.lost(trouble, &mut course)?,
             };
-            let is_news = lost_at.is_none() || is_unlike && !told_unlike;
-            told_unlike = is_unlike;
-            lost_at.get_or_insert_with(Instant::now);
-            if is_news {
-                let (channel, reason) = (whose.clone(), lost.to_string());
+            if course.lost(lost.is_unlike) {
+                let (channel, reason) = (whose.clone(), lost.failure.to_string());
                 events.record(Happened::SourceLost { channel, reason });
-                self.set_away(lost_at);
+                self.set_away(course.lost_at);
                 news();
-            }
-            if runs_since.take().is_some_and(|since| since.elapsed() >= LASTING) {
-                wait = FIRST_RESTART;
             }
             continuation = self.get().map(|producer| producer.continuation()).or(continuation);
             // Devices belong to one at a time.
@@ -311,8 +279,7 @@ impl Source {
             stopped.await.map_err(Failure::runtime)?;
             // What it said besides is not said of the next one.
             while turns.try_recv().is_ok() {}
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(LONGEST_RESTART);
+            tokio::time::sleep(course.wait()).await;
             match start(continuation.clone()).await.map_err(Failure::runtime)? {
                 Ok(()) => {}
                 Err(error) => {
@@ -321,6 +288,122 @@ impl Source {
                 }
             }
         }
+        Ok(())
+    }
+}
+
+/// What becomes of a source that fails.
+struct Policy {
+    /// What ran is started again.
+    restarts: bool,
+    /// Its owner may change it at any time, and back again.
+    is_elsewhere: bool,
+    /// What cannot begin is tried again: whoever sends what is of no use does not end it for the next one.
+    waits: bool,
+}
+
+/// What is gone, and is to be started again.
+struct Lost {
+    failure: Failure,
+    /// It is back, with other tracks.
+    is_unlike: bool,
+}
+
+impl Policy {
+    fn of(source: &SourceSpec, is_one_of_several: bool) -> Self {
+        Self {
+            restarts: !matches!(source, SourceSpec::File(_) | SourceSpec::None),
+            is_elsewhere: matches!(source, SourceSpec::Network(_)),
+            waits: source.waits() || is_one_of_several,
+        }
+    }
+
+    /// What is to be started again, where that is of use.
+    ///
+    /// # Errors
+    ///
+    /// Why not, where it is of none.
+    fn lost(&self, trouble: Trouble, course: &mut Course) -> Result<Lost, Failure> {
+        let (failure, is_worth_it, is_unlike) = match trouble {
+            Trouble::Failed(failure) => (failure, false, false),
+            Trouble::Unbegun(failure) => (failure, self.waits, false),
+            Trouble::Lost(failure) => (failure, self.restarts, false),
+            Trouble::Crashed(failure) => {
+                let crashes = course.crashed();
+                (failure, self.restarts || crashes <= MOST_CRASHES, false)
+            }
+            Trouble::Unlike if self.is_elsewhere => {
+                (Failure::runtime("the source came back with other tracks"), true, true)
+            }
+            Trouble::Unlike => {
+                let what = "the source came back with other tracks; start the broadcast again";
+                (Failure::runtime(what), false, true)
+            }
+        };
+        if is_worth_it { Ok(Lost { failure, is_unlike }) } else { Err(failure) }
+    }
+}
+
+/// How a source has fared so far.
+struct Course {
+    /// Of the one that runs; of none that has not begun.
+    runs_since: Option<Instant>,
+    lost_at: Option<Instant>,
+    has_run: bool,
+    told_unlike: bool,
+    /// In a row.
+    crashes: u32,
+    /// Before the next one is started.
+    wait: Duration,
+}
+
+impl Course {
+    /// Of one that begins now.
+    fn new() -> Self {
+        Self {
+            runs_since: Some(Instant::now()),
+            lost_at: None,
+            has_run: false,
+            told_unlike: false,
+            crashes: 0,
+            wait: FIRST_RESTART,
+        }
+    }
+
+    /// It runs. Returns how long it was away, where it was, and whether it had run before that.
+    fn runs(&mut self) -> Option<(Duration, bool)> {
+        self.runs_since = Some(Instant::now());
+        let had_run = std::mem::replace(&mut self.has_run, true);
+        self.lost_at.take().map(|at| (at.elapsed(), had_run))
+    }
+
+    fn has_lasted(&self) -> bool {
+        self.runs_since.is_some_and(|since| since.elapsed() >= LASTING)
+    }
+
+    /// It crashed. Returns how often it has, in a row.
+    fn crashed(&mut self) -> u32 {
+        self.crashes = if self.has_lasted() { 1 } else { self.crashes + 1 };
+        self.crashes
+    }
+
+    /// It is gone. Returns whether that is worth saying.
+    fn lost(&mut self, is_unlike: bool) -> bool {
+        let is_news = self.lost_at.is_none() || is_unlike && !self.told_unlike;
+        self.told_unlike = is_unlike;
+        self.lost_at.get_or_insert_with(Instant::now);
+        if self.has_lasted() {
+            self.wait = FIRST_RESTART;
+        }
+        self.runs_since = None;
+        is_news
+    }
+
+    /// How long to wait before the next try: longer each time, while none lasts.
+    fn wait(&mut self) -> Duration {
+        let wait = self.wait;
+        self.wait = (wait * 2).min(LONGEST_RESTART);
+        wait
     }
 }
 
@@ -349,20 +432,24 @@ impl Feed {
             Event::Ended => self.turn(Turn::Ended),
             // Nobody is asked twice.
             Event::Failed(MediaError::Refused) => {
-                self.turn(Turn::Failed(MediaError::Refused.into()))
+                self.trouble(Trouble::Failed(MediaError::Refused.into()));
             }
             Event::Failed(MediaError::Withdrawn) => self.turn(Turn::Ended),
             Event::Failed(error) if self.connected.get().is_some() => self.failed(error),
-            Event::Failed(error) => self.turn(Turn::Unbegun(error.into())),
+            Event::Failed(error) => self.trouble(Trouble::Unbegun(error.into())),
         }
     }
 
     /// What ran has failed, or is not back.
     fn failed(&self, error: MediaError) {
-        self.turn(match error {
-            MediaError::Crashed { .. } => Turn::Crashed(error.into()),
-            error => Turn::Lost(error.into()),
+        self.trouble(match error {
+            MediaError::Crashed { .. } => Trouble::Crashed(error.into()),
+            error => Trouble::Lost(error.into()),
         });
+    }
+
+    fn trouble(&self, trouble: Trouble) {
+        self.turn(Turn::Trouble(trouble));
     }
 
     fn turn(&self, turn: Turn) {
@@ -380,7 +467,8 @@ impl Feed {
             };
             let is_like = Format::are_like(before, &formats);
             fits.store(is_like, Ordering::Relaxed);
-            return self.turn(if is_like { Turn::Runs } else { Turn::Unlike });
+            let turn = if is_like { Turn::Runs } else { Turn::Trouble(Trouble::Unlike) };
+            return self.turn(turn);
         };
         // Any sound can be decoded from where it starts, but a viewer joins at a picture.
         let has_video = formats.iter().any(|format| format.kind == Kind::Video);
@@ -395,7 +483,7 @@ impl Feed {
                 self.channel.send_replace(Some(channel));
                 self.turn(Turn::Runs);
             }
-            Err(failure) => self.turn(Turn::Failed(failure)),
+            Err(failure) => self.trouble(Trouble::Failed(failure)),
         }
     }
 
@@ -408,5 +496,58 @@ impl Feed {
         let keyframe = keyframe && joinable.get(track).is_some_and(|joinable| *joinable);
         let handed_over_at = Instant::now();
         fan_out.publish(Burst { track, keyframe, captured_at, handed_over_at, packets });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure() -> Failure {
+        Failure::runtime("it failed")
+    }
+
+    #[test]
+    fn what_is_of_no_use_is_not_started_again() {
+        let goes_on = |source: &str, is_one_of_several, trouble: Trouble| {
+            let source = source.parse().expect("a source");
+            Policy::of(&source, is_one_of_several).lost(trouble, &mut Course::new()).is_ok()
+        };
+        for (source, on_loss, on_unlike, unbegun) in [
+            ("file:/film.mkv", false, false, false),
+            ("test", true, false, false),
+            ("rtsp://camera/1", true, true, false),
+            ("srt://:5000", true, true, true),
+        ] {
+            assert_eq!(goes_on(source, false, Trouble::Lost(failure())), on_loss, "{source}");
+            assert_eq!(goes_on(source, false, Trouble::Unlike), on_unlike, "{source}");
+            assert_eq!(goes_on(source, false, Trouble::Unbegun(failure())), unbegun, "{source}");
+            assert!(goes_on(source, true, Trouble::Unbegun(failure())), "{source}");
+            assert!(!goes_on(source, true, Trouble::Failed(failure())), "{source}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_crash_its_reader_a_few_times() {
+        let policy = Policy::of(&"file:/film.mkv".parse().expect("a source"), false);
+        let mut course = Course::new();
+        for crash in 1..=MOST_CRASHES + 1 {
+            let lost = policy.lost(Trouble::Crashed(failure()), &mut course);
+            assert_eq!(lost.is_ok(), crash <= MOST_CRASHES, "{crash}");
+        }
+    }
+
+    #[test]
+    fn a_loss_is_told_once_and_waited_for_longer_each_time() {
+        let mut course = Course::new();
+        assert_eq!(course.runs(), None);
+        let told = [false, false, true, true, false].map(|is_unlike| course.lost(is_unlike));
+        assert_eq!(told, [true, false, true, false, false]);
+        let waits = [0; 5].map(|_| course.wait().as_millis());
+        assert_eq!(waits, [200, 400, 800, 1000, 1000]);
+        assert!(course.runs().is_some_and(|(_, had_run)| had_run));
+        assert_eq!(course.runs(), None);
+        assert!(course.lost(false));
+        assert_eq!(course.wait(), LONGEST_RESTART, "it did not last");
     }
 }

@@ -17,6 +17,9 @@ const WINDOW: Duration = Duration::from_secs(4);
 /// the last in time.
 const SETTLING: Duration = Duration::from_secs(1);
 
+/// A track of which nothing comes is waited for no longer than this.
+const LONGEST_SETTLING: Duration = Duration::from_secs(2);
+
 /// Smaller errors are left alone: they are jitter.
 const TOLERANCE_US: i64 = 2_000;
 
@@ -45,6 +48,8 @@ pub struct Timeline {
     /// Local time minus capture time of a packet without jitter, in microseconds.
     offset_us: i64,
     adjusted_at_us: Option<i64>,
+    /// Local time of the first that was observed of any track.
+    began_us: Option<i64>,
     jump_us: i64,
 }
 
@@ -82,7 +87,7 @@ impl Timeline {
         // Saturating, here and below: the admission may say anything.
         let ahead = micros(local_now).saturating_sub(micros(capture_now));
         let offset_us = ahead.saturating_add(micros(send_lag));
-        Self { tracks, offset_us, adjusted_at_us: None, jump_us: JUMP_US }
+        Self { tracks, offset_us, adjusted_at_us: None, began_us: None, jump_us: JUMP_US }
     }
 
     /// What comes later than its place by more than `room` is of no use: a path that grows longer by that is followed
@@ -116,10 +121,15 @@ impl Timeline {
         let Some(line) = self.tracks.get_mut(track) else { return };
         let delay = now.saturating_sub(line.captured_us(rtp_timestamp));
         line.observe(delay, now);
+        let elapsed = now - self.adjusted_at_us.replace(now).unwrap_or(now);
+        let began = *self.began_us.get_or_insert(now);
+        // The slowest may be one of which too little was seen.
+        if self.tracks.iter().any(|line| line.is_settling(began, now)) {
+            return;
+        }
         let slowest = self.tracks.iter().filter_map(|line| line.least_delay(now)).max();
         let Some(target) = slowest else { return };
         let error = target.saturating_sub(self.offset_us);
-        let elapsed = now - self.adjusted_at_us.replace(now).unwrap_or(now);
         if error > self.jump_us || error < -JUMP_US {
             self.offset_us = target;
         } else if error.saturating_abs() > TOLERANCE_US {
@@ -169,7 +179,15 @@ impl TrackLine {
         }
     }
 
-    /// `None` until enough was seen of it.
+    /// Whether too little was seen of it, or nothing, where something may still come.
+    fn is_settling(&self, began: i64, now: i64) -> bool {
+        match self.observed_at {
+            Some(at) => now - at < micros(SETTLING),
+            None => now - began < micros(LONGEST_SETTLING),
+        }
+    }
+
+    /// `None` where nothing has come of late.
     fn least_delay(&self, now: i64) -> Option<i64> {
         self.observed_at.filter(|at| now - at >= micros(SETTLING))?;
         self.delays.front().map(|&(_, delay)| delay)
@@ -227,6 +245,26 @@ mod tests {
             let timestamp = (u32::MAX - 10).wrapping_add((second * 90_000) as u32);
             assert_eq!(timeline.place(0, timestamp), Some(ms(120_005 + second * 1000)));
         }
+    }
+
+    #[test]
+    fn the_first_track_that_is_known_moves_nothing_without_the_others() {
+        // Sound comes half a second after the first picture, and 200 ms later than pictures, as admission has told.
+        let mut timeline = timeline();
+        let place = |timeline: &mut Timeline| timeline.place(0, u32::MAX - 10).expect("there");
+        for at in (0..10_000).step_by(40) {
+            timeline.observe(0, (u32::MAX - 10).wrapping_add(at * 90), ms(119_805 + u64::from(at)));
+            if at >= 500 {
+                timeline.observe(1, 7 + at * 48, ms(120_005 + u64::from(at)));
+            }
+            assert_eq!(place(&mut timeline), ms(120_005), "after {at} ms");
+        }
+        // Where no sound comes at all, pictures are followed.
+        let mut timeline = self::timeline();
+        for at in (0..4_000).step_by(40) {
+            timeline.observe(0, (u32::MAX - 10).wrapping_add(at * 90), ms(119_805 + u64::from(at)));
+        }
+        assert_eq!(timeline.offset_us(), 114_805_000);
     }
 
     #[test]

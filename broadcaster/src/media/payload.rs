@@ -65,6 +65,17 @@ fn part_at_once(parser: &gst::Element) {
     });
 }
 
+/// The same, for what a `decodebin` takes for it.
+pub(super) fn part_at_once_within(decoder: &gst::Element) {
+    decoder.connect("deep-element-added", false, |arguments| {
+        let element = arguments.get(2).and_then(|element| element.get::<gst::Element>().ok())?;
+        if element.factory().is_some_and(|factory| factory.name() == "aacparse") {
+            part_at_once(&element);
+        }
+        None
+    });
+}
+
 /// Makes the payloader of a track. RTP timestamps are running time in clock ticks plus an offset.
 pub(super) fn payloader(
     codec: Codec,

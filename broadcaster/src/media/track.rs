@@ -36,6 +36,8 @@ pub(super) enum Timing {
     /// The moment at which it came over the network. Pictures may begin anywhere between two
     /// keyframes.
     Network,
+    /// The same, of several tracks that come in turns: what comes early is made to wait for the others.
+    Interleaved,
     /// Running time already, to be waited for.
     Stamped,
 }
@@ -46,6 +48,9 @@ const LIVE_PICTURES: u32 = 3;
 /// Buffers of raw sound that may wait, of 10–20 ms as sources give them.
 const LIVE_SOUND: u32 = 25;
 
+/// Whoever holds tracks back is told of no smaller changes, in nanoseconds.
+const LEAST_CHANGE: i64 = 1_000_000;
+
 /// Where a track waits for the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pacing {
@@ -53,6 +58,8 @@ enum Pacing {
     None,
     /// Nowhere: it is live elsewhere, and what comes before a keyframe is of no use.
     Arrival,
+    /// The same, once it has been parsed, for by how much all is held back.
+    HeldBack,
     /// As soon as it comes, by the decoding times that it was stamped with.
     First,
     /// Once it has been parsed, which may be what gives it times.
@@ -73,6 +80,8 @@ pub(super) struct Live {
     encoded: Mutex<Vec<Encoded>>,
     /// Whether some come in several renditions.
     renders: AtomicBool,
+    /// What holds tracks back, and by how much, in nanoseconds.
+    held_back: Mutex<(Vec<glib::WeakRef<gst::Element>>, i64)>,
 }
 
 /// A track of pictures.
@@ -111,6 +120,7 @@ impl Live {
             began: OnceLock::new(),
             encoded: Mutex::default(),
             renders: AtomicBool::new(false),
+            held_back: Mutex::default(),
         }
     }
 
@@ -161,6 +171,8 @@ impl Live {
         // stamped has been evened out.
         let room = match timing {
             Timing::Source | Timing::Live | Timing::Network => "2000000000",
+            // What is held back waits here.
+            Timing::Interleaved => "4000000000",
             Timing::Stamped => "100000000",
         };
         let queue = make(
@@ -212,6 +224,44 @@ impl Live {
         }
     }
 
+    /// Has what is held back go on so much later than its time, in nanoseconds.
+    pub(super) fn hold_back(&self, by: i64) {
+        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        let (holders, before) = &mut *held_back;
+        if (by - *before).abs() < LEAST_CHANGE {
+            return;
+        }
+        *before = by;
+        holders.retain(|holder| {
+            let holder = holder.upgrade();
+            holder.iter().for_each(|holder| holder.set_property("ts-offset", by));
+            holder.is_some()
+        });
+    }
+
+    /// What holds a track back.
+    fn holder(&self) -> Result<gst::Element, MediaError> {
+        let holder = make("clocksync", &[])?;
+        let sink =
+            holder.static_pad("sink").ok_or_else(|| cannot_build("a clock without a pad"))?;
+        // Times are those at which it came: what it took to come is in them.
+        sink.add_probe(gst::PadProbeType::QUERY_UPSTREAM, |_, info| match info.query_mut() {
+            Some(query) => match query.view_mut() {
+                gst::QueryViewMut::Latency(latency) => {
+                    latency.set(false, gst::ClockTime::ZERO, gst::ClockTime::NONE);
+                    gst::PadProbeReturn::Handled
+                }
+                _ => gst::PadProbeReturn::Ok,
+            },
+            None => gst::PadProbeReturn::Ok,
+        });
+        let mut held_back = self.held_back.lock().unwrap_or_else(PoisonError::into_inner);
+        let (holders, by) = &mut *held_back;
+        holder.set_property("ts-offset", *by);
+        holders.push(holder.downgrade());
+        Ok(holder)
+    }
+
     /// Lets a pad's data go nowhere.
     pub(super) fn leave_out(&self, pad: &gst::Pad) -> Result<(), MediaError> {
         let sink = make("fakesink", &[("sync", "false"), ("async", "false")])?;
@@ -233,13 +283,14 @@ impl Live {
         let pacing = match timing {
             Timing::Stamped => Pacing::First,
             Timing::Network => Pacing::Arrival,
+            Timing::Interleaved => Pacing::HeldBack,
             Timing::Live => Pacing::None,
             Timing::Source if is_live(pad) => Pacing::None,
             Timing::Source => Pacing::Parsed,
         };
         match (pacing, Plan::for_caps(caps)) {
             // An encoder that can't keep up loses the oldest; delay does not grow.
-            (Pacing::None | Pacing::Arrival, Plan::Encode(kind)) => {
+            (Pacing::None | Pacing::Arrival | Pacing::HeldBack, Plan::Encode(kind)) => {
                 let room = match kind {
                     Kind::Video => LIVE_PICTURES,
                     Kind::Audio => LIVE_SOUND,
@@ -266,6 +317,7 @@ impl Live {
         tracing::debug!(slot, %caps, "track");
         let pace = || match pacing {
             Pacing::None | Pacing::Arrival => Ok(None),
+            Pacing::HeldBack => self.holder().map(Some),
             Pacing::First | Pacing::Parsed => make("clocksync", &[]).map(Some),
         };
         let (mut chain, codec, encoder) = match Plan::for_caps(caps) {
@@ -312,7 +364,8 @@ impl Live {
             }
         };
         let payloader = payload::payloader(codec, slot, self.epoch.offset())?;
-        if pacing == Pacing::Arrival && codec.kind() == Kind::Video {
+        let is_from_afar = matches!(pacing, Pacing::Arrival | Pacing::HeldBack);
+        if is_from_afar && codec.kind() == Kind::Video {
             begin_at_keyframe(&payloader);
         }
         let pictures = (codec.kind() == Kind::Video).then_some(encoder.as_ref());
@@ -369,6 +422,7 @@ impl Live {
     ) -> Result<(), MediaError> {
         let decoder = make("decodebin", &[("force-sw-decoders", "true")])?;
         stop_at_final_form(&decoder);
+        payload::part_at_once_within(&decoder);
         let taken = AtomicBool::new(false);
         let live = self.clone();
         decoder.connect_pad_added(move |_, pad| {

@@ -2,6 +2,7 @@
 //! Coded tracks go on as they are.
 
 mod arrival;
+mod interleave;
 mod rtmp;
 mod rtp;
 mod rtsp;

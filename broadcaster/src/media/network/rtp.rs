@@ -108,7 +108,7 @@ fn attach_transport_stream(live: &Arc<Live>, source: &gst::Element) -> Result<()
         before = element;
     }
     steady::steady(live, before)?;
-    fragment::attach_late(live, &[before], Timing::Network);
+    fragment::attach_late(live, &[before], Timing::Interleaved);
     Ok(())
 }
 

@@ -35,6 +35,6 @@ pub(super) fn attach(live: &Arc<Live>, srt: &Srt) -> Result<(), MediaError> {
     live.add(&demultiplexer)?;
     source.link(&demultiplexer).map_err(cannot_build)?;
     steady::steady(live, &demultiplexer)?;
-    fragment::attach_late(live, &[&demultiplexer], Timing::Network);
+    fragment::attach_late(live, &[&demultiplexer], Timing::Interleaved);
     Ok(())
 }

@@ -12,6 +12,7 @@ use gstreamer::prelude::*;
 use super::super::error::MediaError;
 use super::super::track::{Live, cannot_build};
 use super::arrival::Arrival;
+use super::interleave::Interleave;
 
 /// What comes first is held until for so long nothing has come quicker than all before, in nanoseconds: a sender that
 /// begins late catches up, and what is passed on lies evenly from its beginning.
@@ -48,14 +49,21 @@ const CAME: gst::ClockTime = gst::ClockTime::from_seconds(1_000 * 3_600);
 ///
 /// Where it is none.
 pub(super) fn steady(live: &Arc<Live>, demultiplexer: &gst::Element) -> Result<(), MediaError> {
-    let epoch = live.epoch;
-    follow(demultiplexer, move || epoch.now())
+    let (epoch, to) = (live.epoch, Arc::downgrade(live));
+    let hold_back = move |by| {
+        if let Some(live) = to.upgrade() {
+            live.hold_back(by);
+        }
+    };
+    follow(demultiplexer, move || epoch.now(), hold_back)
 }
 
-/// The same, by the running time that this tells, in nanoseconds.
+/// The same, by the running time that this tells; `hold_back` is told by how much what is passed on is to be held back
+/// behind its times. Both in nanoseconds.
 fn follow(
     demultiplexer: &gst::Element,
     now: impl Fn() -> i64 + Clone + Send + Sync + 'static,
+    hold_back: impl Fn(i64) + Clone + Send + Sync + 'static,
 ) -> Result<(), MediaError> {
     let sink = demultiplexer.static_pad("sink");
     let sink = sink.ok_or_else(|| cannot_build("a demultiplexer without an entry"))?;
@@ -79,11 +87,11 @@ fn follow(
     });
     let steady = Arc::<Mutex<Steady>>::default();
     demultiplexer.connect_pad_added(move |_, pad| {
-        let (steady, now) = (steady.clone(), now.clone());
+        let (steady, now, hold_back) = (steady.clone(), now.clone(), hold_back.clone());
         let what = gst::PadProbeType::BUFFER
             | gst::PadProbeType::BUFFER_LIST
             | gst::PadProbeType::EVENT_DOWNSTREAM;
-        pad.add_probe(what, move |pad, info| pass(&steady, pad, info, now()));
+        pad.add_probe(what, move |pad, info| pass(&steady, (pad, info), now(), &hold_back));
     });
     Ok(())
 }
@@ -91,9 +99,9 @@ fn follow(
 /// Deals with what comes out of one pad. One thread serves all pads.
 fn pass(
     steady: &Mutex<Steady>,
-    pad: &gst::Pad,
-    info: &mut gst::PadProbeInfo,
+    (pad, info): (&gst::Pad, &mut gst::PadProbeInfo),
     now: i64,
+    hold_back: &impl Fn(i64),
 ) -> gst::PadProbeReturn {
     let lock = || steady.lock().unwrap_or_else(PoisonError::into_inner);
     let buffers = match &mut info.data {
@@ -104,6 +112,7 @@ fn pass(
             }
             if steady.looked {
                 let moment = steady.hear(buffer, now);
+                hold_back(steady.held_back);
                 steady.stamp(buffer.make_mut(), moment);
                 return gst::PadProbeReturn::Ok;
             }
@@ -127,6 +136,7 @@ fn pass(
     let ready = {
         let mut steady = lock();
         let ready = steady.take(pad, buffers, is_end, now);
+        hold_back(steady.held_back);
         // They come by here once more.
         steady.releases = true;
         ready
@@ -159,6 +169,9 @@ struct Moment {
 #[derive(Debug, Default)]
 struct Steady {
     arrival: Arrival,
+    interleave: Interleave,
+    /// By how much what is passed on is held back behind its times, in nanoseconds.
+    held_back: i64,
     /// The latest decoding time of all, as the demultiplexer tells it.
     latest: Option<i64>,
     /// When the first came, in running time.
@@ -215,6 +228,7 @@ impl Steady {
         let before = self.arrival.at(0);
         let latest = self.latest.replace(decoded).unwrap_or(decoded);
         let decoded = self.arrival.advance(since(decoded, latest), now);
+        self.held_back = self.interleave.take(decoded, now);
         if before.wrapping_sub(self.arrival.at(0)) > AS_QUICK {
             self.quicker_at = Some(now);
         }
@@ -281,7 +295,7 @@ mod tests {
             pipeline.add(&demultiplexer).expect("it is new");
             let (now, out) = (Arc::<AtomicI64>::default(), Arc::<Mutex<Vec<Out>>>::default());
             let told = now.clone();
-            follow(&demultiplexer, move || told.load(Relaxed)).expect("it has an entry");
+            follow(&demultiplexer, move || told.load(Relaxed), |_| {}).expect("it has an entry");
             let (into, came) = (pipeline.clone(), out.clone());
             demultiplexer.connect_pad_added(move |_, pad| {
                 let of = if pad.name().starts_with("video") { PICTURES } else { SOUND };
