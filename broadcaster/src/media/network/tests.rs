@@ -147,6 +147,31 @@ fn senders_by_srt_pass_through_bit_for_bit() {
 }
 
 #[test]
+fn pictures_wait_for_the_sound_that_is_packed_behind_them() {
+    let film = Film::new(H264, AAC);
+    let port = free_port();
+    let waiting = Waiting::start(&format!("srt://127.0.0.1:{port}?mode=listener"), None);
+    // Silence is small, so ffmpeg packs a third of a second of it together.
+    let mut arguments = vec!["-re", "-i", film.path(), "-c:v", "copy", "-af", "volume=0"];
+    let to = format!("srt://127.0.0.1:{port}");
+    arguments.extend(["-c:a", "aac", "-f", "mpegts", &to]);
+    let _sender = ffmpeg(&arguments);
+    let units = waiting.ready().expect("it is sent").units_until(200);
+    let mut sound = None;
+    let mut behind = Vec::new();
+    for unit in &units {
+        match (unit.track, sound) {
+            (1, _) => sound = Some(unit.captured_at),
+            (_, Some(sound)) => behind.push(unit.captured_at.saturating_duration_since(sound)),
+            _ => {}
+        }
+    }
+    // It is known how deep they lie once the first came. Pictures are sent up to 0.12 s before they are shown.
+    let most = behind[behind.len() - 100..].iter().max().expect("there are pictures");
+    assert!(*most < Duration::from_millis(250), "sound is {most:?} behind pictures");
+}
+
+#[test]
 fn senders_by_rtp_pass_through_bit_for_bit() {
     let film = Film::new(H264, AAC);
     let port = free_port();
