@@ -36,7 +36,8 @@ impl Interleave {
     pub(super) fn take(&mut self, decoded: i64, now: i64) -> i64 {
         let newest = *self.newest.get_or_insert(decoded);
         let depth = newest.saturating_sub(decoded);
-        if depth > FARTHEST || depth < 0 {
+        // It is newer, or of another time.
+        if !(0..=FARTHEST).contains(&depth) {
             self.newest = Some(decoded);
         }
         let depth = if depth > FARTHEST { 0 } else { depth.clamp(0, MOST) };
