@@ -61,7 +61,7 @@ struct TrackLine {
     captured_us: i64,
     /// (local time, arrival minus capture), with growing delays only: the front is the least.
     delays: VecDeque<(i64, i64)>,
-    /// Local time of the first of them.
+    /// Local time of the first that came, or came after a silence.
     observed_at: Option<i64>,
 }
 
@@ -168,7 +168,10 @@ impl TrackLine {
     }
 
     fn observe(&mut self, delay: i64, now: i64) {
-        self.observed_at.get_or_insert(now);
+        // What a source sends first on its return is late, and by how much says as little as at the beginning.
+        if self.delays.back().is_none_or(|&(at, _)| now - at > micros(WINDOW)) {
+            self.observed_at = Some(now);
+        }
         while self.delays.back().is_some_and(|&(_, other)| other >= delay) {
             self.delays.pop_back();
         }
@@ -265,6 +268,19 @@ mod tests {
             timeline.observe(0, (u32::MAX - 10).wrapping_add(at * 90), ms(119_805 + u64::from(at)));
         }
         assert_eq!(timeline.offset_us(), 114_805_000);
+    }
+
+    #[test]
+    fn what_is_late_after_a_silence_moves_nothing() {
+        let mut timeline = timeline();
+        for at in (0..60_000_u32).step_by(40).filter(|at| !(20_000..30_000).contains(at)) {
+            // A source that is back catches up within a fraction of a second.
+            let late = u64::from(30_300_u32.saturating_sub(at).min(300)) * u64::from(at >= 30_000);
+            let now = ms(120_005 + u64::from(at) + late);
+            timeline.observe(0, (u32::MAX - 10).wrapping_add(at * 90), now);
+            timeline.observe(1, 7 + at * 48, now);
+            assert_eq!(timeline.offset_us(), 115_005_000, "after {at} ms");
+        }
     }
 
     #[test]
