@@ -194,7 +194,8 @@ impl Event {
         };
         match self {
             Self::SourceStarted { channel, tracks } => {
-                format!("{} runs, {tracks} tracks", source(channel))
+                let plural = if *tracks == 1 { "" } else { "s" };
+                format!("{} runs, {tracks} track{plural}", source(channel))
             }
             Self::SourceEnded { channel } => format!("{} came to its end", source(channel)),
             Self::SourceLost { channel, reason } => {

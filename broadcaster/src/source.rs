@@ -68,8 +68,8 @@ pub(crate) enum Trouble {
     Lost(Failure),
     /// It ran, and its process ended by itself.
     Crashed(Failure),
-    /// It runs again, with other tracks than those of the channel.
-    Unlike,
+    /// It runs again, with other tracks than those of the channel: with which, and with which it began.
+    Unlike(String),
 }
 
 /// From a failure to the first try to start again, growing to the longest while it does not last.
@@ -81,6 +81,9 @@ const RELEASING: Duration = Duration::from_millis(1);
 
 /// So often in a row a file may crash what reads it.
 const MOST_CRASHES: u32 = 3;
+
+/// So many reasons are told of one absence.
+const MOST_REASONS: usize = 16;
 
 /// A source that runs for so long is well again.
 const LASTING: Duration = Duration::from_secs(10);
@@ -266,11 +269,14 @@ impl Source {
                 }
                 Turn::Trouble(trouble) => policy.lost(trouble, &mut course)?,
             };
-            if course.lost(lost.is_unlike) {
-                let (channel, reason) = (whose.clone(), lost.failure.to_string());
-                events.record(Happened::SourceLost { channel, reason });
+            let reason = lost.to_string();
+            let is_new = course.away_for(&reason);
+            if course.lost() {
+                events.record(Happened::SourceLost { channel: whose.clone(), reason });
                 self.set_away(course.lost_at);
                 news();
+            } else if is_new {
+                tracing::warn!(channel = whose.as_deref(), "the source is still away: {reason}");
             }
             continuation = self.get().map(|producer| producer.continuation()).or(continuation);
             // Devices belong to one at a time.
@@ -302,13 +308,6 @@ struct Policy {
     waits: bool,
 }
 
-/// What is gone, and is to be started again.
-struct Lost {
-    failure: Failure,
-    /// It is back, with other tracks.
-    is_unlike: bool,
-}
-
 impl Policy {
     fn of(source: &SourceSpec, is_one_of_several: bool) -> Self {
         Self {
@@ -318,29 +317,29 @@ impl Policy {
         }
     }
 
-    /// What is to be started again, where that is of use.
+    /// Why it is gone, where starting it again is of use.
     ///
     /// # Errors
     ///
-    /// Why not, where it is of none.
-    fn lost(&self, trouble: Trouble, course: &mut Course) -> Result<Lost, Failure> {
-        let (failure, is_worth_it, is_unlike) = match trouble {
-            Trouble::Failed(failure) => (failure, false, false),
-            Trouble::Unbegun(failure) => (failure, self.waits, false),
-            Trouble::Lost(failure) => (failure, self.restarts, false),
+    /// The same, where it is of none.
+    fn lost(&self, trouble: Trouble, course: &mut Course) -> Result<Failure, Failure> {
+        let (failure, is_worth_it) = match trouble {
+            Trouble::Failed(failure) => (failure, false),
+            Trouble::Unbegun(failure) => (failure, self.waits),
+            Trouble::Lost(failure) => (failure, self.restarts),
             Trouble::Crashed(failure) => {
                 let crashes = course.crashed();
-                (failure, self.restarts || crashes <= MOST_CRASHES, false)
+                (failure, self.restarts || crashes <= MOST_CRASHES)
             }
-            Trouble::Unlike if self.is_elsewhere => {
-                (Failure::runtime("the source came back with other tracks"), true, true)
+            Trouble::Unlike(how) if self.is_elsewhere => {
+                let what = format!("{how}; send those, or start the broadcast again");
+                (Failure::runtime(what), true)
             }
-            Trouble::Unlike => {
-                let what = "the source came back with other tracks; start the broadcast again";
-                (Failure::runtime(what), false, true)
+            Trouble::Unlike(how) => {
+                (Failure::runtime(format!("{how}; start the broadcast again")), false)
             }
         };
-        if is_worth_it { Ok(Lost { failure, is_unlike }) } else { Err(failure) }
+        if is_worth_it { Ok(failure) } else { Err(failure) }
     }
 }
 
@@ -350,7 +349,8 @@ struct Course {
     runs_since: Option<Instant>,
     lost_at: Option<Instant>,
     has_run: bool,
-    told_unlike: bool,
+    /// Why it has been away, as was told.
+    told: Vec<String>,
     /// In a row.
     crashes: u32,
     /// Before the next one is started.
@@ -364,7 +364,7 @@ impl Course {
             runs_since: Some(Instant::now()),
             lost_at: None,
             has_run: false,
-            told_unlike: false,
+            told: Vec::new(),
             crashes: 0,
             wait: FIRST_RESTART,
         }
@@ -373,6 +373,7 @@ impl Course {
     /// It runs. Returns how long it was away, where it was, and whether it had run before that.
     fn runs(&mut self) -> Option<(Duration, bool)> {
         self.runs_since = Some(Instant::now());
+        self.told.clear();
         let had_run = std::mem::replace(&mut self.has_run, true);
         self.lost_at.take().map(|at| (at.elapsed(), had_run))
     }
@@ -387,10 +388,18 @@ impl Course {
         self.crashes
     }
 
-    /// It is gone. Returns whether that is worth saying.
-    fn lost(&mut self, is_unlike: bool) -> bool {
-        let is_news = self.lost_at.is_none() || is_unlike && !self.told_unlike;
-        self.told_unlike = is_unlike;
+    /// It is away for this reason. Returns whether that has not been told of this absence.
+    fn away_for(&mut self, reason: &str) -> bool {
+        let is_new = self.told.len() < MOST_REASONS && !self.told.iter().any(|told| told == reason);
+        if is_new {
+            self.told.push(reason.to_owned());
+        }
+        is_new
+    }
+
+    /// It is gone. Returns whether it was there before.
+    fn lost(&mut self) -> bool {
+        let is_news = self.lost_at.is_none();
         self.lost_at.get_or_insert_with(Instant::now);
         if self.has_lasted() {
             self.wait = FIRST_RESTART;
@@ -405,6 +414,19 @@ impl Course {
         self.wait = (wait * 2).min(LONGEST_RESTART);
         wait
     }
+}
+
+/// Tracks as a user knows them.
+fn in_words(formats: &[Format]) -> String {
+    let track = |format: &Format| {
+        let channels = format.channels.map(|channels| format!("/{channels}"));
+        let rate = match format.kind {
+            Kind::Audio => format!(" {}{}", format.clock_rate, channels.unwrap_or_default()),
+            _ => String::new(),
+        };
+        format!("{} {}{rate}", format.kind, format.encoding_name)
+    };
+    formats.iter().map(track).collect::<Vec<_>>().join(", ")
 }
 
 impl Feed {
@@ -467,8 +489,14 @@ impl Feed {
             };
             let is_like = Format::are_like(before, &formats);
             fits.store(is_like, Ordering::Relaxed);
-            let turn = if is_like { Turn::Runs } else { Turn::Trouble(Trouble::Unlike) };
-            return self.turn(turn);
+            let how = || {
+                let (now, before) = (in_words(&formats), in_words(before));
+                format!("the source came back with other tracks: {now}, where it had {before}")
+            };
+            return self.turn(match is_like {
+                true => Turn::Runs,
+                false => Turn::Trouble(Trouble::Unlike(how())),
+            });
         };
         // Any sound can be decoded from where it starts, but a viewer joins at a picture.
         let has_video = formats.iter().any(|format| format.kind == Kind::Video);
@@ -520,7 +548,8 @@ mod tests {
             ("srt://:5000", true, true, true),
         ] {
             assert_eq!(goes_on(source, false, Trouble::Lost(failure())), on_loss, "{source}");
-            assert_eq!(goes_on(source, false, Trouble::Unlike), on_unlike, "{source}");
+            let unlike = Trouble::Unlike("other tracks".to_owned());
+            assert_eq!(goes_on(source, false, unlike), on_unlike, "{source}");
             assert_eq!(goes_on(source, false, Trouble::Unbegun(failure())), unbegun, "{source}");
             assert!(goes_on(source, true, Trouble::Unbegun(failure())), "{source}");
             assert!(!goes_on(source, true, Trouble::Failed(failure())), "{source}");
@@ -541,13 +570,15 @@ mod tests {
     fn a_loss_is_told_once_and_waited_for_longer_each_time() {
         let mut course = Course::new();
         assert_eq!(course.runs(), None);
-        let told = [false, false, true, true, false].map(|is_unlike| course.lost(is_unlike));
-        assert_eq!(told, [true, false, true, false, false]);
+        assert_eq!([(); 3].map(|()| course.lost()), [true, false, false]);
+        let reasons = ["refused", "refused", "timed out", "refused"];
+        let told = reasons.map(|reason| course.away_for(reason));
+        assert_eq!(told, [true, false, true, false]);
         let waits = [0; 5].map(|_| course.wait().as_millis());
         assert_eq!(waits, [200, 400, 800, 1000, 1000]);
         assert!(course.runs().is_some_and(|(_, had_run)| had_run));
         assert_eq!(course.runs(), None);
-        assert!(course.lost(false));
+        assert!(course.lost() && course.away_for("refused"));
         assert_eq!(course.wait(), LONGEST_RESTART, "it did not last");
     }
 }

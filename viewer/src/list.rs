@@ -114,7 +114,12 @@ fn table(channels: &[ChannelEntry], files: &[FileEntry]) -> String {
         let tracks: Vec<String> = channel
             .formats
             .iter()
-            .map(|format| format!("{} {}", format.kind, printable(&format.encoding_name)))
+            .map(|format| {
+                let rendition =
+                    format.rendition.as_deref().map(|name| format!(" {}", printable(name)));
+                let (kind, encoding) = (format.kind, printable(&format.encoding_name));
+                format!("{kind} {encoding}{}", rendition.unwrap_or_default())
+            })
             .collect();
         let tracks = match tracks.is_empty() {
             true => "(its source is not there yet)".to_owned(),
@@ -177,9 +182,13 @@ fn size(bytes: u64) -> String {
 
 fn object(link: &Link, channels: &[ChannelEntry], files: &[FileEntry]) -> String {
     let channel = |channel: &ChannelEntry| {
-        let tracks = channel.formats.iter().map(
-            |format| json!({ "kind": format.kind.as_str(), "encoding": format.encoding_name }),
-        );
+        let tracks = channel.formats.iter().map(|format| {
+            json!({
+                "kind": format.kind.as_str(),
+                "encoding": format.encoding_name,
+                "rendition": format.rendition,
+            })
+        });
         json!({ "name": channel.name, "tracks": tracks.collect::<Vec<_>>() })
     };
     let file = |file: &FileEntry| {

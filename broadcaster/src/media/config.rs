@@ -119,6 +119,13 @@ impl VideoConfig {
                 self.renditions.len()
             ));
         }
+        let name = |rendition: &RenditionConfig| rendition.name.clone();
+        let illegal = |name: &String| name.is_empty() || name.len() > 100 || name.contains('/');
+        if let Some(name) = self.renditions.iter().filter_map(name).find(illegal) {
+            return Some(format!(
+                "'{name}' can't be the name of a rendition; it has 1 to 100 bytes, and no '/'"
+            ));
+        }
         let all = self.all();
         let falls = all
             .windows(2)

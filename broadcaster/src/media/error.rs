@@ -29,6 +29,16 @@ pub enum MediaError {
         /// Which setting, what it is and what was expected.
         problem: String,
     },
+    /// A source over the network gives nothing.
+    #[error("{what}: {reason}; {remedy}")]
+    Remote {
+        /// Its URL, without secrets.
+        what: String,
+        /// GStreamer's words.
+        reason: String,
+        /// What to try.
+        remedy: &'static str,
+    },
     /// The fragment of a `pipeline:` source can't be made into elements.
     #[error("pipeline fragment can't be used: {reason}; try it with gst-launch-1.0 first")]
     Fragment {

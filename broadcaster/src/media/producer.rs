@@ -430,7 +430,10 @@ fn watch(bus: &gst::Bus, live: &Live) {
             continue;
         };
         match message.view() {
-            gst::MessageView::Error(error) => live.fail(MediaError::from_bus(error)),
+            gst::MessageView::Error(error) => {
+                let error = MediaError::from_bus(error);
+                live.fail(network::explained(&live.config().source, error));
+            }
             gst::MessageView::Eos(_) => live.gate.finish(match &live.config().source {
                 // Nothing that is live elsewhere has an end of its own.
                 SourceSpec::Network(_) => Event::Failed(live.over()),

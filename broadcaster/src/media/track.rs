@@ -15,6 +15,7 @@ use super::elements::make;
 use super::encode;
 use super::error::MediaError;
 use super::gate::Gate;
+use super::network;
 use super::payload;
 use super::plan::{Codec, Plan};
 use super::producer::{Counters, Event, Within};
@@ -132,7 +133,9 @@ impl Live {
     pub(super) fn first_error(&self) -> Option<MediaError> {
         let message = self.pipeline.upgrade()?.bus()?.pop_filtered(&[gst::MessageType::Error])?;
         match message.view() {
-            gst::MessageView::Error(error) => Some(MediaError::from_bus(error)),
+            gst::MessageView::Error(error) => {
+                Some(network::explained(&self.config.source, MediaError::from_bus(error)))
+            }
             _ => None,
         }
     }

@@ -70,7 +70,8 @@ fn main() -> Result<()> {
     for case in &CASES {
         let folder = tempfile::tempdir()?;
         let camera = Camera::start(&folder.path().join("camera"))?;
-        let screen = Screen::sized(WIDTH as u32, HEIGHT as u32)?;
+        // A window takes no more than nine tenths of it.
+        let screen = Screen::sized(WIDTH as u32 * 5 / 4, HEIGHT as u32 * 5 / 4)?;
         let row = match case {
             Case::Viewer(latency) => of_viewer(&camera, &screen, folder.path(), latency, seconds)?,
             Case::Peer(latency) => of_peer(&camera, &screen, *latency, seconds)?,
@@ -195,7 +196,10 @@ impl Camera {
 
     /// Looks at a screen for so long, from when something is shown on it.
     fn look_at(&self, screen: &Screen, seconds: u64) -> Result<Seen> {
-        ensure!(eventually(PATIENCE, || screen.number_of_all().is_some()), "nothing is shown");
+        ensure!(
+            eventually(PATIENCE, || screen.number_in_corner(WIDTH, HEIGHT).is_some()),
+            "nothing is shown"
+        );
         let began = Instant::now();
         let until = began + Duration::from_secs(seconds);
         let (mut late, mut last, mut looks) = (Vec::new(), None, 0_u32);
@@ -203,7 +207,7 @@ impl Camera {
         while Instant::now() < until {
             thread::sleep(LOOK_INTERVAL);
             looks += 1;
-            let Some(number) = screen.number_of_all() else { continue };
+            let Some(number) = screen.number_in_corner(WIDTH, HEIGHT) else { continue };
             let now = Instant::now();
             if last.replace(number) == Some(number) {
                 continue;

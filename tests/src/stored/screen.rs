@@ -141,11 +141,10 @@ impl Screen {
         Some(number)
     }
 
-    /// The number in a picture that fills the screen. None where there is none, or it is just being drawn.
-    pub fn number_of_all(&self) -> Option<u16> {
-        let (width, height) = (self.memory.width, self.memory.height);
+    /// The number in a picture of this size in the left upper corner. None where there is none, or it is just being drawn.
+    pub fn number_in_corner(&self, width: usize, height: usize) -> Option<u16> {
         let lines = self.memory.lines(0, MARK_LINES * height / HEIGHT).ok()?;
-        number_in(&lines, width, height, width)
+        number_in(&lines, width, height, self.memory.width)
     }
 
     /// A line of the picture that was seen last, in grey. None where none was seen.

@@ -23,7 +23,9 @@ const USUAL: &[Codec] = &[Codec::H264, Codec::Opus];
 pub(crate) fn check_environment(outputs: &[Output]) -> Result<(), PlayerError> {
     initialise()?;
     for (index, output) in outputs.iter().enumerate() {
-        if outputs[..index].contains(output) {
+        let place = output.place();
+        let is_same = |other: &Output| other == output || place.is_some() && other.place() == place;
+        if outputs[..index].iter().any(is_same) {
             return Err(PlayerError::Twice(output.clone()));
         }
         match output {

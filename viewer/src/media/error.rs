@@ -77,7 +77,7 @@ pub enum PlayerError {
     )]
     NoDisplay,
     /// Two outputs want the same place.
-    #[error("the output {0} was given twice")]
+    #[error("the output {0} was given twice, or writes where another one does")]
     Twice(Output),
     /// An output broke.
     #[error("{reason} ({element})")]

@@ -135,6 +135,23 @@ impl Output {
         }
     }
 
+    /// What is written to on this machine, however its path is put.
+    pub(super) fn place(&self) -> Option<PathBuf> {
+        let path = match self {
+            Self::Record(recording) => recording.path(),
+            Self::Snapshot(snapshot) => snapshot.path(),
+            Self::Hls(hls) => hls.folder(),
+            _ => return None,
+        };
+        // What is not there yet is told by its folder.
+        let of_folder = || {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+            Some(folder.join(path.file_name()?))
+        };
+        path.canonicalize().ok().or_else(of_folder)
+    }
+
     /// Whether it is begun anew where it breaks, as others may come back.
     pub(super) fn is_tried_again(&self) -> bool {
         matches!(self, Self::Rtmp(_))
@@ -361,5 +378,24 @@ mod tests {
         }
         let seen: Output = output.to_string().parse().unwrap();
         assert_ne!(seen, output);
+    }
+
+    #[test]
+    fn one_place_is_one_however_it_is_put() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::create_dir(folder.path().join("sub")).expect("a folder");
+        let place = |output: String| output.parse::<Output>().expect("an output").place();
+        let at = folder.path().display();
+        let first = place(format!("record:{at}/a.mkv")).expect("it is somewhere");
+        for same in [
+            format!("record:{at}/./a.mkv"),
+            format!("record:{at}/sub/../a.mkv"),
+            format!("record:{at}/a.mkv?every=3s"),
+        ] {
+            assert_eq!(place(same.clone()).as_ref(), Some(&first), "{same}");
+        }
+        assert_ne!(place(format!("record:{at}/b.mkv")), Some(first));
+        assert_eq!(place(format!("hls:{at}/sub")), place(format!("hls:{at}/./sub/")));
+        assert_eq!(place("null".to_owned()), None);
     }
 }
