@@ -103,6 +103,12 @@ fn pass(
     now: i64,
     hold_back: &impl Fn(i64),
 ) -> gst::PadProbeReturn {
+    let is_data =
+        matches!(info.data, Some(gst::PadProbeData::Buffer(_) | gst::PadProbeData::BufferList(_)));
+    // Subtitles come ahead of time, and nobody is sent them.
+    if is_data && !is_picture_or_sound(pad) {
+        return gst::PadProbeReturn::Ok;
+    }
     let lock = || steady.lock().unwrap_or_else(PoisonError::into_inner);
     let buffers = match &mut info.data {
         Some(gst::PadProbeData::Buffer(buffer)) => {
@@ -155,6 +161,13 @@ fn pass(
     }
     info.flow_res = passed;
     gst::PadProbeReturn::Handled
+}
+
+/// Whether this is what comes out of the pad, as far as is known.
+fn is_picture_or_sound(pad: &gst::Pad) -> bool {
+    let caps = pad.current_caps();
+    let name = caps.as_ref().and_then(|caps| caps.structure(0)).map(|caps| caps.name());
+    name.is_none_or(|name| name.starts_with("video/") || name.starts_with("audio/"))
 }
 
 /// When something is decoded, by the sender's clock, by how much later it is shown, and when it came, in running time. All
@@ -271,6 +284,8 @@ mod tests {
     /// Packets of pictures and of sound.
     const PICTURES: u16 = 0x100;
     const SOUND: u16 = 0x101;
+    /// And of what is neither.
+    const DATA: u16 = 0x102;
 
     /// Bytes of a packet (ISO/IEC 13818-1, 2.4.3.2).
     const PACKET: usize = 188;
@@ -283,6 +298,7 @@ mod tests {
         demultiplexer: gst::Element,
         pipeline: gst::Pipeline,
         now: Arc<AtomicI64>,
+        held_back: Arc<AtomicI64>,
         out: Arc<Mutex<Vec<Out>>>,
         counters: [u8; 0x2000],
     }
@@ -295,10 +311,19 @@ mod tests {
             pipeline.add(&demultiplexer).expect("it is new");
             let (now, out) = (Arc::<AtomicI64>::default(), Arc::<Mutex<Vec<Out>>>::default());
             let told = now.clone();
-            follow(&demultiplexer, move || told.load(Relaxed), |_| {}).expect("it has an entry");
+            let held_back = Arc::<AtomicI64>::default();
+            let hold_back = {
+                let held_back = held_back.clone();
+                move |by| held_back.store(by, Relaxed)
+            };
+            follow(&demultiplexer, move || told.load(Relaxed), hold_back).expect("it has an entry");
             let (into, came) = (pipeline.clone(), out.clone());
             demultiplexer.connect_pad_added(move |_, pad| {
-                let of = if pad.name().starts_with("video") { PICTURES } else { SOUND };
+                let of = match pad.name().split('_').next() {
+                    Some("video") => PICTURES,
+                    Some("audio") => SOUND,
+                    _ => DATA,
+                };
                 let sink = gst::ElementFactory::make("fakesink").property("async", false).build();
                 let sink = sink.expect("it is there");
                 into.add(&sink).expect("it is new");
@@ -327,7 +352,8 @@ mod tests {
             sink.send_event(gst::event::Caps::new(&caps));
             let segment = gst::FormattedSegment::<gst::ClockTime>::new();
             sink.send_event(gst::event::Segment::new(&segment));
-            let mut sender = Self { demultiplexer, pipeline, now, out, counters: [0; 0x2000] };
+            let mut sender =
+                Self { demultiplexer, pipeline, now, held_back, out, counters: [0; 0x2000] };
             sender.tables();
             sender
         }
@@ -357,7 +383,10 @@ mod tests {
             };
             let [high, low] = (PICTURES | 0xe000).to_be_bytes();
             let program = [high, low, 0xf0, 0];
-            let streams = [stream(0x1b, PICTURES), stream(3, SOUND)].concat();
+            let mut data = stream(6, DATA).to_vec();
+            data[4] = 6;
+            data.extend(b"\x05\x04KLVA");
+            let streams = [&stream(0x1b, PICTURES)[..], &stream(3, SOUND), &data].concat();
             self.packet(pmt, &section(2, &[&program[..], &streams].concat()));
         }
 
@@ -389,7 +418,11 @@ mod tests {
                     [part(30, 3) << 1 | mark << 4 | 1, part(22, 8), part(15, 7) << 1 | 1];
                 [b0, b1, b2, part(7, 8), part(0, 7) << 1 | 1]
             };
-            let id = if pid == PICTURES { 0xe0 } else { 0xc0 };
+            let id = match pid {
+                PICTURES => 0xe0,
+                SOUND => 0xc0,
+                _ => 0xbd,
+            };
             let header = [&[0x80, 0xc0, 10][..], &time(3, shown), &time(1, decoded)].concat();
             let mut unit = vec![0, 0, 1, id, 0, 0];
             unit.extend(header);
@@ -411,6 +444,11 @@ mod tests {
                 self.unit(PICTURES, shown, decoded, now);
                 self.unit(SOUND, decoded, decoded, now);
             }
+        }
+
+        /// By how much what is passed on is to be held back, in nanoseconds.
+        fn held_back(&self) -> i64 {
+            self.held_back.load(Relaxed)
         }
 
         fn out(&self) -> Vec<Out> {
@@ -478,6 +516,23 @@ mod tests {
             let late = 7_499 * 40 * MS + 50 * MS + 7_499 * drift - last.expect("a time");
             assert!(late.abs() < 10 * MS, "{drift}: placed {late} ns before it came");
         }
+    }
+
+    #[test]
+    fn what_is_neither_picture_nor_sound_moves_nothing() {
+        let mut sender = Sender::new();
+        for second in 0..10 {
+            sender.second(second, 90_000, jitter);
+            // As subtitles are, ahead of what they belong to.
+            let shown = 90_000 + second * 90_000 + 160_000;
+            sender.unit(DATA, shown, shown, (second + 1) * 1_000 * MS);
+        }
+        let out: Vec<_> = sender.out();
+        let data = out.iter().filter(|(of, ..)| *of == DATA).count();
+        assert!(data >= 9, "{data} came out");
+        let media: Vec<_> = out.into_iter().filter(|(of, ..)| *of != DATA).collect();
+        assert_even(&media);
+        assert!(sender.held_back() < 100 * MS, "held back by {} ns", sender.held_back());
     }
 
     #[test]
