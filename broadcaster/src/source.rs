@@ -249,7 +249,7 @@ impl Source {
         let mut course = Course::new();
         let mut continuation = None;
         while let Some(turn) = turns.recv().await {
-            let lost = match turn {
+            let (lost, is_unlike) = match turn {
                 Turn::Ended => {
                     events.record(Happened::SourceEnded { channel: whose });
                     return Ok(());
@@ -267,11 +267,14 @@ impl Source {
                     }
                     continue;
                 }
-                Turn::Trouble(trouble) => policy.lost(trouble, &mut course)?,
+                Turn::Trouble(trouble) => {
+                    let is_unlike = matches!(trouble, Trouble::Unlike(_));
+                    (policy.lost(trouble, &mut course)?, is_unlike)
+                }
             };
             let reason = lost.to_string();
             let is_new = course.away_for(&reason);
-            if course.lost() {
+            if course.lost() || is_unlike && is_new {
                 events.record(Happened::SourceLost { channel: whose.clone(), reason });
                 self.set_away(course.lost_at);
                 news();
