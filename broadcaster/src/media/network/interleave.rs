@@ -1,4 +1,4 @@
-//! How far apart a sender's pictures and sound of one moment lie in what it sends. ffmpeg gathers up to 0.7 s of quiet sound
+//! How far apart a sender's pictures and sound of one moment lie in what it sends. ffmpeg gathers 0.36 s of quiet sound
 //! into one packet of a transport stream, so sound comes that much later than the pictures that belong to it. Whoever shows
 //! both together has to wait for the later one, and whoever is sent both should not have to find out for how long: all is
 //! passed on by so much later that each comes in its time.

@@ -45,23 +45,25 @@ pub(super) fn manners(source: &SourceSpec) -> Manners {
     }
 }
 
-/// The same error, with what to try where a source over the network says why.
+/// The same error, with what to try where it is the source over the network that failed.
 pub(super) fn explained(source: &SourceSpec, error: MediaError) -> MediaError {
     let SourceSpec::Network(url) = source else { return error };
-    let MediaError::Pipeline { reason, .. } = error else { return error };
+    let MediaError::Pipeline { element, reason } = &error else { return error };
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-    let remedy = match &url.kind {
-        Kind::Rtsp(_) if says(&["401", "Unauthorized", "403"]) => {
+    let remedy = match (&url.kind, element.as_str()) {
+        (Kind::Rtsp(_), "rtspsrc") if says(&["401", "Unauthorized", "403"]) => {
             "give its login, as in rtsp://USER:PASSWORD@HOST/PATH"
         }
-        Kind::Rtsp(_) if says(&["404", "Not Found"]) => "its manual tells the path of its stream",
-        Kind::Rtsp(_) => "see whether it is on, and whether host and port are right",
-        Kind::Srt(srt) if !srt.listens && says(&["Connection"]) => {
+        (Kind::Rtsp(_), "rtspsrc") if says(&["404", "Not Found"]) => {
+            "its manual tells the path of its stream"
+        }
+        (Kind::Rtsp(_), "rtspsrc") => "see whether it is on, and whether host and port are right",
+        (Kind::Srt(srt), "srtsrc") if !srt.listens && says(&["Connection"]) => {
             "nobody answers there; to be called by a sender, write srt://:PORT"
         }
-        _ => return MediaError::Pipeline { element: source.to_string(), reason },
+        _ => return error,
     };
-    MediaError::Remote { what: source.to_string(), reason, remedy }
+    MediaError::Remote { what: source.to_string(), reason: reason.clone(), remedy }
 }
 
 /// Makes a track of each picture and sound that the source has. A port is opened where none is yet, and tracks
